@@ -1,0 +1,1 @@
+"""ELSA: hierarchical split fine-tuning of language models. The library: no sockets, no gRPC."""

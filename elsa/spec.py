@@ -1,0 +1,221 @@
+"""What an operator asks for: `RunSpec` and its parts, parsed once from YAML at the door.
+
+Everything that a run may decide stands here, with bounds and defaults; where the data lies on a site is the
+site owner's business and stands in the client's settings. `Split` is the cut of a model with a known number
+of blocks; `SplitSpec` is what a person writes, before that number is known.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from elsa.errors import SpecError, SplitError
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+Task = Literal["classification", "causal-lm"]
+CodecName = Literal["none", "bf16"]
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A model of `bottom + trunk + top` blocks cut in three; the head is always the client's.
+
+    Raises:
+        SplitError: if bottom < 1, trunk < 1 or top < 0.
+    """
+
+    bottom: int
+    trunk: int
+    top: int
+
+    def __post_init__(self) -> None:
+        if self.bottom < 1 or self.trunk < 1 or self.top < 0:
+            raise SplitError(
+                f"split {self} is impossible: bottom and trunk need at least 1 block, top at least 0; "
+                "choose smaller bottom and top"
+            )
+
+    @property
+    def blocks(self) -> int:
+        """Number of blocks of the whole model."""
+        return self.bottom + self.trunk + self.top
+
+    @property
+    def trunk_blocks(self) -> range:
+        """Indices of the blocks that the edge runs."""
+        return range(self.bottom, self.bottom + self.trunk)
+
+    def __str__(self) -> str:
+        return f"{self.bottom}/{self.trunk}/{self.top}"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(_Part):
+    """Which model, and for what task."""
+
+    source: str = Field(
+        "minilm", min_length=1, description="'minilm' (packaged), a local folder, or a hub name"
+    )
+    task: Task = "classification"
+    max_tokens: int = Field(128, ge=2, le=131072, description="longer rows are cut or dropped, and counted")
+
+
+class DataSpec(_Part):
+    """Which columns of a site's data set mean what. Rows never leave the site."""
+
+    name: Name = Field("default", description="the data set's name in the clients' settings")
+    text: str = Field("text", description="column of the text (classification)")
+    pair: str | None = Field(None, description="column of the second text of a pair (classification)")
+    label: str = Field("label", description="column of the label (classification)")
+    labels: tuple[str, ...] = Field((), description="all label names, in order of their numbers")
+    prompt: str | None = Field(None, description="column of the prompt (causal-lm); its tokens carry no loss")
+    response: str | None = Field(None, description="column of the response (causal-lm)")
+    holdout: float = Field(0.2, gt=0, lt=1, description="share of a client's rows kept back for evaluation")
+    long_rows: Literal["cut", "drop"] = Field("cut", description="what happens to rows over max_tokens")
+
+
+class SplitSpec(_Part):
+    """How many blocks the client keeps at each end; the edge runs the rest."""
+
+    bottom: int = Field(1, ge=1)
+    top: int = Field(1, ge=0)
+
+    def of(self, blocks: int) -> Split:
+        """The split of a model of `blocks` blocks. Raises SplitError if nothing is left for the trunk."""
+        if self.bottom + self.top >= blocks:
+            raise SplitError(
+                f"split with bottom {self.bottom} and top {self.top} leaves no trunk in a model of {blocks} "
+                f"blocks; bottom + top may be at most {blocks - 1}"
+            )
+        return Split(bottom=self.bottom, trunk=blocks - self.bottom - self.top, top=self.top)
+
+
+class LoraSpec(_Part):
+    """The adapter that is trained (LoRA, arXiv 2106.09685)."""
+
+    rank: int = Field(8, ge=1, le=1024)
+    alpha: float = Field(16.0, gt=0)
+    targets: tuple[str, ...] = Field((), description="module names; empty: query and value projections")
+
+
+class OptimizerSpec(_Part):
+    """AdamW, the same on both sides of the cut, so that a split step equals an unsplit one."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = Field(1e-8, gt=0)
+
+
+class TrainingSpec(_Part):
+    """How long and in what portions clients train."""
+
+    rounds: int = Field(3, ge=1, description="global rounds")
+    edge_rounds: int = Field(2, ge=1, description="edge rounds in a global round")
+    local_steps: int = Field(20, ge=1, description="optimizer steps of a client in an edge round")
+    batch: int = Field(16, ge=1, description="rows in an optimizer step")
+    micro_batches: int = Field(1, ge=1, description="parts of a batch; their gradients are summed")
+    window: int = Field(2, ge=1, le=16, description="micro-batches in flight at once")
+    dropout: bool = Field(False, description="use the model's own dropout while training")
+    optimizer: OptimizerSpec = OptimizerSpec()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.micro_batches > self.batch:
+            raise ValueError(f"micro_batches {self.micro_batches} is more than batch {self.batch}")
+        return self
+
+
+class CodecsSpec(_Part):
+    """The codec of each of the four tensors of a step."""
+
+    h1: CodecName = Field("none", description="activations, client to edge")
+    h2: CodecName = Field("none", description="activations, edge to client")
+    dh2: CodecName = Field("none", description="gradient of h2, client to edge")
+    dh1: CodecName = Field("none", description="gradient of h1, edge to client")
+
+
+class FleetSpec(_Part):
+    """Who must be there before a run starts."""
+
+    min_clients: int = Field(1, ge=1)
+    min_edges: int = Field(1, ge=1)
+    enroll_timeout_s: float = Field(300.0, gt=0, description="a run without its minimum by then fails")
+
+
+class RoundsSpec(_Part):
+    """When a round, of an edge or of the cloud, is closed."""
+
+    quorum: float = Field(
+        1.0, gt=0, le=1, description="share of members whose updates close the round at once"
+    )
+    deadline_s: float = Field(
+        600.0, gt=0, description="the round closes then with what has come; with none, fails"
+    )
+
+
+class RunSpec(_Part):
+    """A whole run, as submitted to the cloud."""
+
+    name: Name = "run"
+    seed: int = Field(0, ge=0, lt=2**31)
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    split: SplitSpec = SplitSpec()
+    splits: Mapping[Name, SplitSpec] = Field({}, description="clients whose split differs, by name")
+    lora: LoraSpec = LoraSpec()
+    training: TrainingSpec = TrainingSpec()
+    codecs: CodecsSpec = CodecsSpec()
+    fleet: FleetSpec = FleetSpec()
+    rounds: RoundsSpec = RoundsSpec()
+
+    @model_validator(mode="after")
+    def _task_has_its_columns(self) -> Self:
+        if self.model.task == "classification" and len(set(self.data.labels)) < 2:
+            raise ValueError("data.labels needs at least two different label names for classification")
+        if self.model.task == "causal-lm" and (self.data.prompt is None) != (self.data.response is None):
+            raise ValueError("data.prompt and data.response go together; for plain text give neither")
+        return self
+
+    def split_of(self, client: str, blocks: int) -> Split:
+        """The split of one client in a model of `blocks` blocks. Raises SplitError."""
+        return self.splits.get(client, self.split).of(blocks)
+
+    @classmethod
+    def from_yaml(cls, text: str, origin: str = "spec") -> "RunSpec":
+        """Parse YAML. Raises SpecError naming the origin, the field and the bound."""
+        try:
+            raw = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SpecError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
+        return parse(cls, raw if raw is not None else {}, origin)
+
+    def to_yaml(self) -> str:
+        """The spec as YAML that `from_yaml` reads back to an equal value."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def parse(model: type[Model], raw: Any, origin: str) -> Model:
+    """`raw` as a `model`; any fault as one SpecError line that names the origin, each field and its bound."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(f"{origin}: {describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """A pydantic error on one line: `field: what is wrong (got value)`, joined by semicolons."""
+    lines = []
+    for item in error.errors(include_url=False):
+        field = ".".join(str(part) for part in item["loc"]) or "the whole"
+        got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+        hint = "unknown field; check its spelling" if item["type"] == "extra_forbidden" else item["msg"]
+        lines.append(f"{field}: {hint}{got}")
+    return "; ".join(lines)
