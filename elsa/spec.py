@@ -60,9 +60,7 @@ class _Part(BaseModel):
 class ModelSpec(_Part):
     """Which model, and for what task."""
 
-    source: str = Field(
-        "minilm", min_length=1, description="'minilm' (packaged), a local folder, or a hub name"
-    )
+    source: str = Field("minilm", min_length=1, description="'minilm' (packaged), a local folder, or a hub name")
     task: Task = "classification"
     max_tokens: int = Field(128, ge=2, le=131072, description="longer rows are cut or dropped, and counted")
 
@@ -153,12 +151,8 @@ class FleetSpec(_Part):
 class RoundsSpec(_Part):
     """When a round, of an edge or of the cloud, is closed."""
 
-    quorum: float = Field(
-        1.0, gt=0, le=1, description="share of members whose updates close the round at once"
-    )
-    deadline_s: float = Field(
-        600.0, gt=0, description="the round closes then with what has come; with none, fails"
-    )
+    quorum: float = Field(1.0, gt=0, le=1, description="share of members whose updates close the round at once")
+    deadline_s: float = Field(600.0, gt=0, description="the round closes then with what has come; with none, fails")
 
 
 class RunSpec(_Part):

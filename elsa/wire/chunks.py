@@ -1,0 +1,76 @@
+"""Long byte sequences as `Chunk` messages of at most 1 MiB, and back, checked piece by piece."""
+
+import zlib
+from collections.abc import Iterator
+
+from elsa.errors import ChecksumError, MalformedError
+from elsa.v1.tensor_pb2 import Chunk
+
+MAX_MESSAGE_BYTES = 1 << 20
+"""Limit of every message; what is larger is cut into chunks."""
+
+CHUNK_BYTES = 1 << 19
+"""Size of the pieces that we send: between 256 KiB and 1 MiB gRPC moves fastest."""
+
+MAX_CHUNK_BYTES = 1_000_000
+"""Largest piece that we take."""
+
+
+def split_chunks(data: bytes | memoryview, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
+    """`data` as chunks of at most `chunk_bytes` bytes, in order; one empty chunk if there is no data."""
+    view = memoryview(data)
+    for offset in range(0, max(len(view), 1), chunk_bytes):
+        piece = bytes(view[offset : offset + chunk_bytes])
+        last = offset + chunk_bytes >= len(view)
+        yield Chunk(offset=offset, data=piece, crc32=zlib.crc32(piece), last=last)
+
+
+class Assembler:
+    """Puts chunks together again into `total_bytes` bytes, refusing gaps, excess and altered pieces.
+
+    Raises, from `add`:
+        MalformedError: a chunk out of place, too large, beyond the total, or last at the wrong place.
+        ChecksumError: a chunk whose CRC-32 is not that of its data.
+    """
+
+    def __init__(self, total_bytes: int, field: str) -> None:
+        self._total_bytes = total_bytes
+        self._field = field
+        self._data = bytearray()
+        self.done = False
+
+    def add(self, chunk: Chunk) -> bool:
+        """Take the next piece; True if it was the last."""
+        self._check_place(chunk)
+        if zlib.crc32(chunk.data) != chunk.crc32:
+            raise ChecksumError(
+                f"{self._field}: chunk at offset {chunk.offset} has the wrong checksum; send it again"
+            )
+        self._data += chunk.data
+        if chunk.last != (len(self._data) == self._total_bytes):
+            raise MalformedError(
+                f"{self._field}: chunk at offset {chunk.offset} says last={chunk.last} at "
+                f"{len(self._data)} of {self._total_bytes} bytes"
+            )
+        self.done = chunk.last
+        return self.done
+
+    def result(self) -> bytearray:
+        """All bytes. Raises MalformedError if the last chunk has not come."""
+        if not self.done:
+            raise MalformedError(
+                f"{self._field}: ended at {len(self._data)} of {self._total_bytes} bytes; send the rest"
+            )
+        return self._data
+
+    def _check_place(self, chunk: Chunk) -> None:
+        if self.done:
+            raise MalformedError(f"{self._field}: a chunk after the last one")
+        if chunk.offset != len(self._data):
+            raise MalformedError(f"{self._field}: chunk at offset {chunk.offset}, expected offset {len(self._data)}")
+        if len(chunk.data) > MAX_CHUNK_BYTES:
+            raise MalformedError(
+                f"{self._field}: chunk of {len(chunk.data)} bytes; at most {MAX_CHUNK_BYTES} are allowed"
+            )
+        if len(self._data) + len(chunk.data) > self._total_bytes:
+            raise MalformedError(f"{self._field}: more than the {self._total_bytes} bytes that were announced")

@@ -1,0 +1,1 @@
+"""How the tensors of a step are encoded for the wire: one module a codec, one registry."""

@@ -1,0 +1,93 @@
+"""Channels to our servers: bounded messages, keepalive, retries of idempotent calls, and patient waiting.
+
+gRPC itself retries what the service config names: calls that change nothing when they are made twice, and only on
+UNAVAILABLE. `patiently` is for the longer wait of a role whose peer is not there yet or is being restarted.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+
+from elsa.errors import DrainingError, UnreachableError
+from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.rpc.server import KEEPALIVE_MS
+from services.rpc.status import translated
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+IDEMPOTENT = {
+    "elsa.v1.SplitService": ["Ping"],
+    "elsa.v1.FleetService": ["RegisterEdge", "RegisterClient", "Heartbeat", "JoinRun"],
+    "elsa.v1.RunService": ["GetRun", "ListRuns", "ReportEvaluation"],
+}
+"""Unary calls that may be made twice."""
+
+SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [
+                    {"service": service, "method": method}
+                    for service, methods in IDEMPOTENT.items()
+                    for method in methods
+                ],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 3,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+
+OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.service_config", SERVICE_CONFIG),
+)
+
+
+def connect(address: str) -> grpc.Channel:
+    """A channel to `address`, host:port. Nothing is sent yet."""
+    return grpc.insecure_channel(address, options=OPTIONS)
+
+
+def patiently(
+    call: Callable[[], Result],
+    peer: str,
+    *,
+    limit_s: float,
+    first_s: float = 0.25,
+    longest_s: float = 5.0,
+    sleep: Callable[[float], object] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Result:
+    """`call()`, made again with growing pauses while `peer` is unreachable or draining, for `limit_s` seconds.
+
+    `call` must be idempotent. Raises UnreachableError when the time is used up, other errors at once.
+    """
+    begin, pause = clock(), first_s
+    while True:
+        try:
+            with translated(peer):
+                return call()
+        except (UnreachableError, DrainingError) as error:
+            left = limit_s - (clock() - begin)
+            if left <= 0:
+                raise UnreachableError(f"{peer} did not answer for {limit_s:g} s; gave up: {error}") from error
+            log.warning("%s; trying again in %.1f s, for %.0f s more", error, pause, left)
+            sleep(min(pause, left))
+            pause = min(pause * 2, longest_s)

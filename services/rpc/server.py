@@ -1,0 +1,238 @@
+"""gRPC servers as all of ours are: bounded messages, keepalive, health, reflection, errors translated.
+
+Edges use the synchronous kind, which moves large messages faster; the cloud the asynchronous one, which holds many
+quiet streams. Both refuse an address off loopback unless that was spelled out, and a port that is taken.
+"""
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer as AioHealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from elsa.errors import AddressError, ElsaError
+from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.rpc.status import code_of
+
+log = logging.getLogger(__name__)
+
+KEEPALIVE_MS = 20_000
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A servicer, how it is added to a server, and its descriptor for health and reflection."""
+
+    servicer: Any
+    add: Callable[[Any, Any], None]
+    descriptor: ServiceDescriptor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundServer:
+    """A started synchronous server and where it listens."""
+
+    server: grpc.Server
+    address: str
+    health: health.HealthServicer
+
+    def stop(self, grace_s: float) -> None:
+        """Turn NOT_SERVING, let calls in flight finish for at most `grace_s` seconds, then end them."""
+        self.health.enter_graceful_shutdown()
+        self.server.stop(grace_s).wait()
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundAioServer:
+    """A started asynchronous server and where it listens."""
+
+    server: grpc.aio.Server
+    address: str
+    health: Any
+
+    async def stop(self, grace_s: float) -> None:
+        """Turn NOT_SERVING, let calls in flight finish for at most `grace_s` seconds, then end them."""
+        await self.health.enter_graceful_shutdown()
+        await self.server.stop(grace_s)
+
+
+def start(services: Sequence[Service], *, host: str, port: int, threads: int, insecure: bool) -> BoundServer:
+    """Start a synchronous server; every open stream holds one of its `threads`.
+
+    Raises AddressError if the port is taken, or if `host` is not loopback and `insecure` is False.
+    """
+    check_host(host, insecure)
+    pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
+    server = grpc.server(pool, interceptors=[_Translator()], options=OPTIONS)
+    checks = health.HealthServicer()
+    address = _bind(server, host, port)
+    _add_all(server, services, checks)
+    server.start()
+    for name in _names(services):
+        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return BoundServer(server=server, address=address, health=checks)
+
+
+async def start_aio(services: Sequence[Service], *, host: str, port: int, insecure: bool) -> BoundAioServer:
+    """Start an asynchronous server on the running loop. Raises as `start`."""
+    check_host(host, insecure)
+    server = grpc.aio.server(interceptors=[_AioTranslator()], options=OPTIONS)
+    checks = AioHealthServicer()
+    address = _bind(server, host, port)
+    _add_all(server, services, checks)
+    await server.start()
+    for name in _names(services):
+        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    return BoundAioServer(server=server, address=address, health=checks)
+
+
+def check_host(host: str, insecure: bool) -> None:
+    """Raise AddressError if `host` is not loopback and `insecure` is False."""
+    if not insecure and not is_loopback(host):
+        raise AddressError(
+            f"refusing to listen on {host} without TLS: use 127.0.0.1, or add --insecure if everyone who can "
+            "reach this address may read and change what is sent"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` is 'localhost' or a loopback address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _bind(server: Any, host: str, port: int) -> str:
+    try:
+        bound = server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise AddressError(_busy(host, port)) from error
+    if bound == 0:
+        raise AddressError(_busy(host, port))
+    return f"{host}:{bound}"
+
+
+def _busy(host: str, port: int) -> str:
+    return f"cannot listen on {host}:{port}: taken, or not an address of this machine; choose another --port"
+
+
+def _add_all(server: Any, services: Sequence[Service], checks: Any) -> None:
+    for service in services:
+        service.add(service.servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    names = [*_names(services), health.SERVICE_NAME, reflection.SERVICE_NAME]
+    reflection.enable_server_reflection([name for name in names if name], server)
+
+
+def _names(services: Sequence[Service]) -> list[str]:
+    return ["", *(service.descriptor.full_name for service in services)]
+
+
+def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
+    if isinstance(error, ElsaError):
+        return code_of(error), str(error)
+    log.error("a call failed", exc_info=error)
+    return grpc.StatusCode.INTERNAL, "internal error; see the server's log"
+
+
+Handler = Any  # grpc.RpcMethodHandler: its typed form fits neither of the two servers
+Wrapped = Callable[..., Any]
+
+
+def _with_behavior(handler: Handler, wrap: Callable[[Wrapped, bool], Wrapped]) -> Handler:
+    """`handler` with its function wrapped; the second argument of `wrap` is whether it streams answers."""
+    kinds = {
+        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
+        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
+        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
+        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
+    }
+    attribute, make = kinds[handler.request_streaming, handler.response_streaming]
+    return make(
+        wrap(getattr(handler, attribute), handler.response_streaming),
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """Errors of synchronous handlers as status codes."""
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = continuation(handler_call_details)
+        return handler and _with_behavior(handler, self._wrap)
+
+    def _wrap(self, function: Wrapped, streams: bool) -> Wrapped:
+        def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            try:
+                return function(request, context)
+            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
+                self._abort(error, context)
+
+        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            try:
+                yield from function(request, context)
+            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
+                self._abort(error, context)
+
+        return stream if streams else unary
+
+    def _abort(self, error: Exception, context: grpc.ServicerContext) -> None:
+        if not context.is_active():  # the caller is gone: nobody to tell, nothing of ours to log
+            return
+        context.abort(*_status(error))
+
+
+class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Errors of asynchronous handlers as status codes."""
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        handler = await continuation(handler_call_details)
+        # The health service mixes styles; its handlers raise nothing that needs translation.
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler
+        return _with_behavior(handler, self._wrap)
+
+    def _wrap(self, function: Wrapped, streams: bool) -> Wrapped:
+        async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                return await function(request, context)
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
+                await context.abort(*_status(error))
+
+        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            try:
+                async for response in function(request, context):
+                    yield response
+            except (asyncio.CancelledError, grpc.aio.AbortError):
+                raise
+            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
+                await context.abort(*_status(error))
+
+        return stream if streams else unary
