@@ -1,0 +1,1 @@
+"""Who learns with whom and at which edge; NumPy and SciPy only."""
