@@ -33,13 +33,14 @@ _Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 # Markup that stands around words which belong to the sentence: the words stay, the marks go.
 _MARKUP = (
+    (re.compile(r"~(?:\w+\.)+(?=\w)"), ""),  # ~a.b.Name is shown as Name
     (re.compile(r":[a-zA-Z:+-]+:`(?:[^`<]*<)?[~!]?([^`>]+)>?`"), r"\1"),  # :class:`~a.B`, :ref:`text <b>`
     (re.compile(r"`([^`<]+?)\s*<[^`>]+>`_{0,2}"), r"\1"),  # `text <address>`_
     (re.compile(r"\[`{1,2}[~!]?([^`]+)`{1,2}\](?:\([^)]*\))?"), r"\1"),  # [`Name`](address)
     (re.compile(r"\[([^\]]+)\]\([^)]*\)"), r"\1"),  # [text](address)
     (re.compile(r"`+[~!]?([^`]+)`+_{0,2}"), r"\1"),  # ``name``, `name`_
     (re.compile(r"\*{1,2}([^*\s](?:[^*]*[^*\s])?)\*{1,2}"), r"\1"),  # *word*, **word**
-    (re.compile(r"\[[\w#, ]+\]_"), ""),  # [1]_
+    (re.compile(r"\s*\[[\w#, ]+\]_"), ""),  # [1]_
 )
 _END = re.compile(r"(?<!e\.g)(?<!i\.e)(?<!etc)(?<!vs)(?<!cf)(?<!et al)(?<!\b[A-Z])[.!?](?=\s+[^a-z\s]|\s*$)")
 _FOREIGN = re.compile(r"[^A-Za-z0-9 ,.;:'\"()/!?%_-]|::|\(\)|https?:|www\.|\.\.|__|--")

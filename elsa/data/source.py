@@ -85,7 +85,7 @@ def _json(path: Path) -> Iterator[NumberedRow]:
 
 def _parsed(text: str, place: str) -> object:
     try:
-        return json.loads(text)
+        return json.loads(text.rstrip())
     except json.JSONDecodeError as error:
         where = f"{place}, line {error.lineno}" if "\n" in text.strip() else place
         raise DataError(
