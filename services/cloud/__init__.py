@@ -1,0 +1,1 @@
+"""The cloud: keeps the fleet and the runs, decides who trains where, aggregates adapters. No torch."""

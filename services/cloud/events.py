@@ -1,0 +1,114 @@
+"""What happens in a run, as `WatchRun` tells it; all but `NodeProgress` are kept."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from services.cloud.lifecycle import RunState
+from services.cloud.records import ClientReport
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateChanged:
+    """The run has a new state."""
+
+    kind: Literal["state_changed"] = "state_changed"
+    state: RunState
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeJoined:
+    """A node answered the offer."""
+
+    kind: Literal["node_joined"] = "node_joined"
+    node_id: str
+    detail: str
+    accepted: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientAssigned:
+    """A client was given an edge."""
+
+    kind: Literal["client_assigned"] = "client_assigned"
+    client_id: str
+    edge_id: str
+    split: str
+    detail: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateReceived:
+    """An edge's aggregate arrived."""
+
+    kind: Literal["update_received"] = "update_received"
+    edge_id: str
+    version: int
+    rows: int
+    reports: tuple[ClientReport, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundClosed:
+    """A new global version is there."""
+
+    kind: Literal["round_closed"] = "round_closed"
+    version: int
+    edge_ids: tuple[str, ...]
+    missing_edge_ids: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """Metrics of one version, over one client's rows or several clients'."""
+
+    version: int
+    rows: int
+    loss: float
+    accuracy: float
+    clients: int = 0
+    """Clients that have reported; 0 for one client's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReported:
+    """A client evaluated a version."""
+
+    kind: Literal["evaluation_reported"] = "evaluation_reported"
+    client_id: str
+    evaluation: Metrics
+    total: Metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeProgress:
+    """Where a node is; not kept."""
+
+    node_id: str
+    run_id: str
+    version: int
+    edge_round: int
+    activity: str
+    step: int
+    steps: int
+    loss: float
+
+
+KeptEvent = Annotated[
+    StateChanged | NodeJoined | ClientAssigned | UpdateReceived | RoundClosed | EvaluationReported,
+    Field(discriminator="kind"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One event of a run."""
+
+    run_id: str
+    sequence: int
+    """Rises by one within a run, from 1; 0 in what is not kept."""
+    unix_s: float
+    body: KeptEvent | NodeProgress

@@ -1,0 +1,151 @@
+"""What the cloud keeps, a dataclass a table row; `tables.py` says how it is stored."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from elsa.model.adapter_config import AdapterConfig
+from services.cloud.lifecycle import RunState
+
+
+class Role(StrEnum):
+    """What a node is."""
+
+    EDGE = "edge"
+    CLIENT = "client"
+
+
+class Answer(StrEnum):
+    """What became of the offer of a run to a node."""
+
+    OFFERED = "offered"
+    JOINED = "joined"
+    REFUSED = "refused"
+    LEFT_OUT = "left out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """An edge or a client that has registered."""
+
+    node_id: str
+    role: Role
+    address: str = ""
+    """Edge: host:port for its clients."""
+    capacity: int = 0
+    """Edge: sessions at once."""
+    datasets: tuple[str, ...] = ()
+    """Client: what its owner offers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as it stands."""
+
+    run_id: str
+    number: int
+    """Order of submission, from 1."""
+    name: str
+    state: RunState
+    reason: str = ""
+    spec: str
+    """YAML."""
+    rounds: int
+    version: int | None = None
+    """Newest global adapter, None before the first."""
+    config: AdapterConfig | None = None
+    created_unix_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """A client's way to an edge."""
+
+    edge_id: str
+    latency_ms: float
+    throughput: float = 0.0
+    """Bytes a second; 0 if not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A node that was offered a run."""
+
+    run_id: str
+    node_id: str
+    role: Role
+    answer: Answer = Answer.OFFERED
+    detail: str = ""
+    """What it said on one line: row report or refusal."""
+    room: int = 0
+    """Edge: sessions for this run."""
+    train_rows: int = 0
+    heldout_rows: int = 0
+    links: tuple[Link, ...] = ()
+    edge_id: str | None = None
+    """Client: where it trains, once that is decided."""
+    split: str | None = None
+    """Client: bottom/top."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """The making of one global version; version 0 is the initial adapter."""
+
+    run_id: str
+    version: int
+    opened_unix_s: float
+    closed_unix_s: float | None = None
+    sha256: str | None = None
+    """Its blob, once closed."""
+    total_bytes: int = 0
+    edge_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseSeconds:
+    """Seconds by phase, as `elsa.v1.PhaseSeconds`."""
+
+    bottom: float = 0.0
+    network: float = 0.0
+    wait: float = 0.0
+    trunk: float = 0.0
+    top: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientReport:
+    """What one client did in one edge round."""
+
+    client_id: str
+    edge_round: int
+    rows: int
+    steps: int
+    loss: float
+    seconds: PhaseSeconds = PhaseSeconds()
+    up_bytes: int = 0
+    down_bytes: int = 0
+    wall_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """An edge's aggregate, made from global version `version`."""
+
+    run_id: str
+    version: int
+    edge_id: str
+    rows: int
+    sha256: str
+    reports: tuple[ClientReport, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One client's metrics of a version."""
+
+    run_id: str
+    version: int
+    client_id: str
+    rows: int
+    loss: float
+    accuracy: float

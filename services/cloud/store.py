@@ -1,0 +1,129 @@
+"""The cloud's memory: records in a SQL database, read and written in transactions.
+
+SQLite by default, any SQLAlchemy URL otherwise. Transactions are short and run on the event loop's thread, so two
+of them never interleave within a process.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from sqlalchemy import Connection, Select, and_, create_engine, event, func, insert, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from elsa.errors import InputError, NotFoundError
+from services.cloud.events import Event, KeptEvent, StateChanged
+from services.cloud.lifecycle import MOVES, RunState, check_move
+from services.cloud.records import Answer, Member, Run
+from services.cloud.tables import EVENTS, MEMBERS, METADATA, RUNS, TABLE_OF
+
+Record = TypeVar("Record")
+_OPEN = [state for state in RunState if MOVES[state]]
+_PAGE = 500
+
+
+class Transaction:
+    """Reads and writes that happen together or not at all. Get one from `Store.transaction`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, kind: type[Record], **key: object) -> Record | None:
+        """The record with this whole primary key, or None."""
+        found = self.all(kind, **key)
+        return found[0] if found else None
+
+    def all(self, kind: type[Record], **where: object) -> list[Record]:
+        """The records with these values, in order of their primary key."""
+        table = TABLE_OF[kind]
+        same = [table.c[name] == value for name, value in where.items()]
+        return self._select(kind, select(table).where(*same).order_by(*table.primary_key))
+
+    def put(self, record: object) -> None:
+        """Write a record; one with the same primary key is replaced."""
+        table = TABLE_OF[type(record)]
+        values = {column.name: getattr(record, column.name) for column in table.columns}
+        same = and_(*(column == values[column.name] for column in table.primary_key))
+        if not self._connection.execute(update(table).where(same).values(values)).rowcount:
+            self._connection.execute(insert(table).values(values))
+
+    def run(self, run_id: str) -> Run:
+        """A run. Raises NotFoundError."""
+        run = self.get(Run, run_id=run_id)
+        if run is None:
+            raise NotFoundError(f"no run {run_id}; `elsa runs` lists those that there are")
+        return run
+
+    def runs(self) -> list[Run]:
+        """All runs, newest first."""
+        return self._select(Run, select(RUNS).order_by(RUNS.c.number.desc()))
+
+    def open_runs(self) -> list[Run]:
+        """Runs that have not ended, oldest first."""
+        return self._select(Run, select(RUNS).where(RUNS.c.state.in_(_OPEN)).order_by(RUNS.c.number))
+
+    def memberships(self, node_id: str) -> list[tuple[Run, Member]]:
+        """The open runs that a node is offered or takes part in, oldest first."""
+        wanted = (MEMBERS.c.node_id == node_id) & MEMBERS.c.answer.in_([Answer.OFFERED, Answer.JOINED])
+        found = {member.run_id: member for member in self._select(Member, select(MEMBERS).where(wanted))}
+        return [(run, found[run.run_id]) for run in self.open_runs() if run.run_id in found]
+
+    def next_number(self) -> int:
+        """The number of the next run to be submitted."""
+        return (self._connection.execute(select(func.max(RUNS.c.number))).scalar() or 0) + 1
+
+    def events(self, run_id: str, after: int) -> list[Event]:
+        """The next few hundred events of a run past sequence number `after`."""
+        later = (EVENTS.c.run_id == run_id) & (EVENTS.c.sequence > after)
+        return self._select(Event, select(EVENTS).where(later).order_by(EVENTS.c.sequence).limit(_PAGE))
+
+    def append(self, run_id: str, body: KeptEvent, now: float) -> None:
+        """Add an event to a run."""
+        last = select(func.max(EVENTS.c.sequence)).where(EVENTS.c.run_id == run_id)
+        sequence = (self._connection.execute(last).scalar() or 0) + 1
+        values = {"run_id": run_id, "sequence": sequence, "unix_s": now, "body": body}
+        self._connection.execute(insert(EVENTS).values(values))
+
+    def move(self, run: Run, state: RunState, now: float, reason: str = "") -> Run:
+        """Put a run in another state, with its event. Raises RoundGivenUpError if that move is not allowed."""
+        check_move(run.run_id, run.state, state)
+        moved = replace(run, state=state, reason=reason)
+        self.put(moved)
+        self.append(run.run_id, StateChanged(state=state, reason=reason), now)
+        return moved
+
+    def _select(self, kind: type[Record], query: Select[Any]) -> list[Record]:
+        return [kind(**row) for row in self._connection.execute(query).mappings()]
+
+
+class Store:
+    """Opens the database at `url` and makes its tables where they are missing.
+
+    Raises InputError if it cannot be opened.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._engine = create_engine(url)
+            if self._engine.dialect.name == "sqlite":
+                event.listen(self._engine, "connect", _set_up_sqlite)
+            METADATA.create_all(self._engine)
+        except (SQLAlchemyError, ImportError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"cannot open the database ({reason}); check ELSA_DATABASE_URL") from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """A transaction: committed at the end, rolled back on an error."""
+        with self._engine.begin() as connection:
+            yield Transaction(connection)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}").close()

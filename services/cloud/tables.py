@@ -1,0 +1,154 @@
+"""The database's tables, a column a field of the record of the same table."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import BigInteger, Column, Enum, Float, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeDecorator
+
+from elsa.model.adapter_config import AdapterConfig
+from services.cloud.events import Event, KeptEvent
+from services.cloud.lifecycle import RunState
+from services.cloud.records import (
+    Answer,
+    ClientReport,
+    Evaluation,
+    Link,
+    Member,
+    Node,
+    Role,
+    Round,
+    Run,
+    Update,
+)
+
+
+class JsonOf(TypeDecorator[Any]):
+    """A column of any dataclass, or tuple of them, as JSON."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.kind = kind
+        self._adapter: TypeAdapter[Any] = TypeAdapter(kind)
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """To the database."""
+        return None if value is None else self._adapter.dump_json(value).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """From the database."""
+        return None if value is None else self._adapter.validate_json(value)
+
+
+def _words(kind: Any) -> Enum:
+    return Enum(kind, native_enum=False, length=16, values_callable=lambda words: [word.value for word in words])
+
+
+METADATA = MetaData()
+_ID, _SHA = String(96), String(64)
+
+
+def _run() -> Column[Any]:
+    return Column("run_id", _ID, ForeignKey("runs.run_id"), primary_key=True)
+
+
+def _node(name: str) -> Column[Any]:
+    return Column(name, _ID, ForeignKey("nodes.node_id"), primary_key=True)
+
+
+def _version() -> Column[Any]:
+    return Column("version", Integer, primary_key=True, autoincrement=False)
+
+
+NODES = Table(
+    "nodes",
+    METADATA,
+    Column("node_id", _ID, primary_key=True),
+    Column("role", _words(Role), nullable=False),
+    Column("address", Text, nullable=False),
+    Column("capacity", Integer, nullable=False),
+    Column("datasets", JsonOf(tuple[str, ...]), nullable=False),
+)
+RUNS = Table(
+    "runs",
+    METADATA,
+    Column("run_id", _ID, primary_key=True),
+    Column("number", Integer, nullable=False, unique=True),
+    Column("name", _ID, nullable=False),
+    Column("state", _words(RunState), nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("spec", Text, nullable=False),
+    Column("rounds", Integer, nullable=False),
+    Column("version", Integer),
+    Column("config", JsonOf(AdapterConfig)),
+    Column("created_unix_s", Float, nullable=False),
+)
+MEMBERS = Table(
+    "members",
+    METADATA,
+    _run(),
+    _node("node_id"),
+    Column("role", _words(Role), nullable=False),
+    Column("answer", _words(Answer), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("room", Integer, nullable=False),
+    Column("train_rows", BigInteger, nullable=False),
+    Column("heldout_rows", BigInteger, nullable=False),
+    Column("links", JsonOf(tuple[Link, ...]), nullable=False),
+    Column("edge_id", _ID, ForeignKey("nodes.node_id")),
+    Column("split", String(32)),
+)
+ROUNDS = Table(
+    "rounds",
+    METADATA,
+    _run(),
+    _version(),
+    Column("opened_unix_s", Float, nullable=False),
+    Column("closed_unix_s", Float),
+    Column("sha256", _SHA),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("edge_ids", JsonOf(tuple[str, ...]), nullable=False),
+)
+UPDATES = Table(
+    "updates",
+    METADATA,
+    _run(),
+    _version(),
+    _node("edge_id"),
+    Column("rows", BigInteger, nullable=False),
+    Column("sha256", _SHA, nullable=False),
+    Column("reports", JsonOf(tuple[ClientReport, ...]), nullable=False),
+)
+EVALUATIONS = Table(
+    "evaluations",
+    METADATA,
+    _run(),
+    _version(),
+    _node("client_id"),
+    Column("rows", BigInteger, nullable=False),
+    Column("loss", Float, nullable=False),
+    Column("accuracy", Float, nullable=False),
+)
+EVENTS = Table(
+    "events",
+    METADATA,
+    _run(),
+    Column("sequence", Integer, primary_key=True, autoincrement=False),
+    Column("unix_s", Float, nullable=False),
+    Column("body", JsonOf(KeptEvent), nullable=False),
+)
+
+TABLE_OF: dict[type, Table] = {
+    Node: NODES,
+    Run: RUNS,
+    Member: MEMBERS,
+    Round: ROUNDS,
+    Update: UPDATES,
+    Evaluation: EVALUATIONS,
+    Event: EVENTS,
+}
+"""Where each record is kept."""
