@@ -1,0 +1,85 @@
+"""Drives every run from what the database holds, so that a cloud that was killed goes on where it was.
+
+`advance` takes the steps of `steps.py` that are due for one run. It may be called at any time and any number of
+times: after each fact that comes in, and by a timer for what time alone brings.
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable
+
+from elsa.errors import ElsaError
+from services.cloud.changes import Changes
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Member
+from services.cloud.steps import Steps
+from services.cloud.store import Store
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Advances runs, each by one task at a time. Lives on one event loop."""
+
+    def __init__(self, store: Store, steps: Steps, changes: Changes, *, clock: Callable[[], float]) -> None:
+        self._store, self._steps, self._changes = store, steps, changes
+        self._clock = clock
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+
+    def kick(self, *run_ids: str) -> None:
+        """Have runs advanced in the background; without names, all that have not ended."""
+        if not run_ids:
+            with self._store.transaction() as transaction:
+                run_ids = tuple(run.run_id for run in transaction.open_runs())
+        for run_id in run_ids:
+            self._again.add(run_id)
+            if run_id not in self._tasks:
+                self._tasks[run_id] = asyncio.create_task(self._drive(run_id))
+
+    async def tick(self, every_s: float) -> None:
+        """Kick all runs every so many seconds, for deadlines; runs until cancelled."""
+        while True:
+            self.kick()
+            await asyncio.sleep(every_s)
+
+    async def close(self) -> None:
+        """Stop what runs in the background; the database holds all that is needed to go on."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def advance(self, run_id: str, now: float) -> None:
+        """Do all that is due for a run at `now`, unix seconds. A fault of the run's own fails it."""
+        async with self._locks[run_id]:
+            try:
+                while await self._steps.take(run_id, now):
+                    self.announce(run_id)
+            except ElsaError as error:
+                log.warning("run %s failed: %s", run_id, error)
+                self.end(run_id, RunState.FAILED, now, str(error))
+
+    def end(self, run_id: str, state: RunState, now: float, reason: str) -> None:
+        """Fail or cancel a run. Raises NotFoundError, and RoundGivenUpError if it has ended already."""
+        with self._store.transaction() as transaction:
+            transaction.move(transaction.run(run_id), state, now, reason)
+        self.announce(run_id)
+
+    def announce(self, run_id: str) -> None:
+        """Wake all who wait for something of a run."""
+        with self._store.transaction() as transaction:
+            members = transaction.all(Member, run_id=run_id)
+        self._changes.notify(("run", run_id), ("events", run_id), *(("node", member.node_id) for member in members))
+
+    async def _drive(self, run_id: str) -> None:
+        try:
+            while run_id in self._again:
+                self._again.discard(run_id)
+                await self.advance(run_id, self._clock())
+        except Exception:  # the outermost loop of a run: the next tick tries again
+            log.exception("run %s could not advance; trying again", run_id)
+        finally:
+            del self._tasks[run_id]

@@ -1,0 +1,85 @@
+"""Who is registered and who is alive.
+
+Names, addresses and offers are in the database; when a node was last heard is in memory alone, and after a restart
+every known node counts as just heard.
+"""
+
+import math
+import re
+from collections.abc import Callable
+
+from elsa.errors import CapacityError, MalformedError, NotFoundError, PermissionDeniedError
+from services.cloud.records import Node, Role
+from services.cloud.store import Store, Transaction
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class Fleet:
+    """Nodes in `store`; one is alive if it was heard within three heartbeats and a second."""
+
+    def __init__(self, store: Store, *, heartbeat_s: float, max_nodes: int, clock: Callable[[], float]) -> None:
+        self.heartbeat_s = heartbeat_s
+        self._store = store
+        self._max_nodes = max_nodes
+        self._clock = clock
+        self._begin = clock()
+        self._heard: dict[str, float] = {}
+
+    def register_edge(self, edge_id: str, address: str, capacity: int) -> None:
+        """Make an edge known, or known again. Raises MalformedError, CapacityError, PermissionDeniedError."""
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdecimal():
+            raise MalformedError(f"address: {address!r} is not host:port")
+        if capacity < 1:
+            raise MalformedError(f"capacity: {capacity} sessions; an edge has room for at least 1")
+        self._register(Node(node_id=edge_id, role=Role.EDGE, address=address, capacity=capacity))
+
+    def register_client(self, client_id: str, datasets: tuple[str, ...]) -> None:
+        """Make a client known, or known again. Raises as `register_edge`."""
+        self._register(Node(node_id=client_id, role=Role.CLIENT, datasets=datasets))
+
+    def heartbeat(self, node_id: str) -> bool:
+        """Note that a node is alive; True if it had been silent. Raises NotFoundError if it is unknown."""
+        with self._store.transaction() as transaction:
+            known_node(transaction, node_id)
+        back = not self.is_alive(node_id)
+        self._heard[node_id] = self._clock()
+        return back
+
+    def is_alive(self, node_id: str) -> bool:
+        """Whether a registered node was heard lately."""
+        return self.silent_s(node_id) <= 3 * self.heartbeat_s + 1
+
+    def silent_s(self, node_id: str) -> float:
+        """Seconds since a registered node was heard."""
+        return self._clock() - self._heard.get(node_id, self._begin)
+
+    def _register(self, node: Node) -> None:
+        if not _NAME.fullmatch(node.node_id):
+            raise MalformedError(
+                f"name {node.node_id!r}: 1 to 63 letters, digits, dots, dashes or underscores, "
+                "a letter or digit first"
+            )
+        with self._store.transaction() as transaction:
+            known = transaction.get(Node, node_id=node.node_id)
+            if known is not None and known.role is not node.role:
+                raise PermissionDeniedError(f"{node.node_id} is registered as {known.role}; choose another name")
+            if known is None and len(transaction.all(Node)) >= self._max_nodes:
+                raise CapacityError(f"the fleet is full with {self._max_nodes} nodes; raise ELSA_MAX_NODES")
+            transaction.put(node)
+        self._heard[node.node_id] = self._clock()
+
+
+def known_node(transaction: Transaction, node_id: str) -> Node:
+    """A registered node. Raises NotFoundError."""
+    node = transaction.get(Node, node_id=node_id)
+    if node is None:
+        raise NotFoundError(f"{node_id or 'a node without a name'} is not registered; register it first")
+    return node
+
+
+def check_number(field: str, value: float, least: float = 0.0, most: float = math.inf) -> None:
+    """Raise MalformedError unless `value` is finite and within its bounds."""
+    if not (math.isfinite(value) and least <= value <= most):
+        raise MalformedError(f"{field}: {value}; it must be between {least:g} and {most:g}")

@@ -1,0 +1,57 @@
+"""When a round closes and what its metrics are: decisions from facts, without side effects."""
+
+import math
+from collections.abc import Collection, Sequence
+
+from elsa.spec import RoundsSpec
+from services.cloud.enrolment import GO, WAIT, Verdict
+from services.cloud.events import Metrics
+from services.cloud.records import Answer, Evaluation, Member
+
+
+def working_edges(members: Sequence[Member]) -> tuple[str, ...]:
+    """The edges that have clients, in order of their names."""
+    return tuple(sorted({member.edge_id for member in members if member.answer is Answer.JOINED and member.edge_id}))
+
+
+def closing(
+    rounds: RoundsSpec, version: int, edges: Collection[str], delivered: Collection[str], open_s: float
+) -> Verdict:
+    """Whether the round that makes `version` closes: at its quorum, or at its deadline with what has come."""
+    quorum = math.ceil(rounds.quorum * len(edges) - 1e-9)
+    if delivered and (len(delivered) >= quorum or open_s >= rounds.deadline_s):
+        return GO
+    if open_s >= rounds.deadline_s:
+        return Verdict(
+            failure=f"round {version}: no edge delivered within {rounds.deadline_s:g} s; see the logs of "
+            f"{', '.join(edges)}, or raise rounds.deadline_s"
+        )
+    return WAIT
+
+
+def evaluated(
+    rounds: RoundsSpec, clients: Collection[str], reported: Collection[str], gone: Collection[str], open_s: float
+) -> bool:
+    """Whether the evaluations of the last version are in: from all clients that are not gone, or at the deadline."""
+    return open_s >= rounds.deadline_s or set(clients) <= set(reported) | set(gone)
+
+
+def total(version: int, evaluations: Sequence[Evaluation]) -> Metrics:
+    """Metrics of a version over all clients that reported, weighted by rows; at least one."""
+    rows = sum(evaluation.rows for evaluation in evaluations)
+    return Metrics(
+        version=version,
+        rows=rows,
+        loss=math.fsum(evaluation.loss * evaluation.rows for evaluation in evaluations) / rows,
+        accuracy=math.fsum(evaluation.accuracy * evaluation.rows for evaluation in evaluations) / rows,
+        clients=len(evaluations),
+    )
+
+
+def totals(evaluations: Sequence[Evaluation]) -> tuple[Metrics, ...]:
+    """The metrics of each version that was evaluated, in order."""
+    versions = sorted({evaluation.version for evaluation in evaluations})
+    return tuple(
+        total(version, [evaluation for evaluation in evaluations if evaluation.version == version])
+        for version in versions
+    )

@@ -1,0 +1,253 @@
+"""Runs as operators and clients see them: submit, look, cancel, join, report."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from elsa.errors import (
+    CapacityError,
+    MalformedError,
+    PermissionDeniedError,
+    RoundGivenUpError,
+    SpecError,
+    StaleRoundError,
+)
+from elsa.spec import RunSpec
+from services.cloud.changes import Changes
+from services.cloud.engine import Engine
+from services.cloud.events import EvaluationReported, Metrics, NodeJoined, StateChanged
+from services.cloud.fleet import check_number, known_node
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Answer, Evaluation, Link, Member, Role, Run
+from services.cloud.rounds import total, totals
+from services.cloud.store import Store, Transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOffer:
+    """What a client brings to a run."""
+
+    train_rows: int
+    heldout_rows: int
+    row_report: str
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeOffer:
+    """What an edge brings to a run."""
+
+    room: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a node does not take part."""
+
+    reason: str
+
+
+Reply = ClientOffer | EdgeOffer | Refusal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """A run with who takes part and how good its versions are."""
+
+    run: Run
+    client_ids: tuple[str, ...]
+    edge_ids: tuple[str, ...]
+    evaluations: tuple[Metrics, ...]
+
+
+class Runs:
+    """What may be done with runs. Facts are written here; `engine` draws the consequences."""
+
+    def __init__(
+        self,
+        store: Store,
+        engine: Engine,
+        changes: Changes,
+        *,
+        max_open_runs: int,
+        max_spec_bytes: int,
+        clock: Callable[[], float],
+    ) -> None:
+        self._store, self._engine, self._changes = store, engine, changes
+        self._max_open_runs, self._max_spec_bytes = max_open_runs, max_spec_bytes
+        self._clock = clock
+
+    def submit(self, text: str) -> str:
+        """Make a run of a specification in YAML; its id. Raises SpecError, CapacityError."""
+        if len(text.encode()) > self._max_spec_bytes:
+            raise SpecError(f"spec: larger than {self._max_spec_bytes} bytes; shorten it")
+        spec, now = RunSpec.from_yaml(text), self._clock()
+        with self._store.transaction() as transaction:
+            if len(transaction.open_runs()) >= self._max_open_runs:
+                raise CapacityError(f"{self._max_open_runs} runs are open already; cancel one or wait")
+            number = transaction.next_number()
+            run = Run(
+                run_id=f"{spec.name}-{number}",
+                number=number,
+                name=spec.name,
+                state=RunState.PENDING,
+                spec=text,
+                rounds=spec.training.rounds,
+                created_unix_s=now,
+            )
+            transaction.put(run)
+            transaction.append(run.run_id, StateChanged(state=run.state), now)
+        self._engine.kick(run.run_id)
+        return run.run_id
+
+    def get(self, run_id: str) -> RunView:
+        """One run. Raises NotFoundError."""
+        with self._store.transaction() as transaction:
+            return _view(transaction, transaction.run(run_id))
+
+    def list(self) -> Sequence[RunView]:
+        """All runs, newest first."""
+        with self._store.transaction() as transaction:
+            return [_view(transaction, run) for run in transaction.runs()]
+
+    def cancel(self, run_id: str) -> None:
+        """End a run. Raises NotFoundError, and StaleRoundError if it has ended already."""
+        try:
+            self._engine.end(run_id, RunState.CANCELLED, self._clock(), "cancelled by an operator")
+        except RoundGivenUpError as error:
+            raise StaleRoundError(f"run {run_id} has ended already; nothing to cancel") from error
+
+    def join(self, run_id: str, node_id: str, reply: Reply) -> None:
+        """Take a node's answer to the offer of a run; a later one replaces it until the run has its members.
+
+        Raises:
+            NotFoundError: an unknown run or node.
+            PermissionDeniedError: a run that was not offered to this node.
+            MalformedError: an answer that is not of this node's role or breaks its bounds.
+            StaleRoundError, RoundGivenUpError: a run that began without it, or has ended.
+        """
+        with self._store.transaction() as transaction:
+            run, before = transaction.run(run_id), member_of(transaction, run_id, node_id)
+            if run.state.ended:
+                raise RoundGivenUpError(f"run {run_id} is {run.state}")
+            if run.state is not RunState.ENROLLING:
+                raise StaleRoundError(f"run {run_id} is {run.state} and takes no more answers; wait for the next")
+            member = _answered(before, reply)
+            if member != before:
+                transaction.put(member)
+                accepted = member.answer is Answer.JOINED
+                event = NodeJoined(node_id=node_id, detail=_detail(member), accepted=accepted)
+                transaction.append(run_id, event, self._clock())
+        self._changes.notify(("events", run_id), ("node", node_id))
+        if member.role is Role.EDGE:
+            self._engine.announce(run_id)
+        self._engine.kick(run_id)
+
+    def report_evaluation(self, evaluation: Evaluation) -> None:
+        """Take a client's evaluation; a second one of the same version is dropped.
+
+        Raises:
+            NotFoundError: an unknown run or client.
+            PermissionDeniedError: a client that does not take part.
+            MalformedError: a version that is not there, or metrics out of bounds.
+            StaleRoundError: a run that does not train.
+        """
+        run_id, version = evaluation.run_id, evaluation.version
+        _check_evaluation(evaluation)
+        with self._store.transaction() as transaction:
+            run, client = transaction.run(run_id), member_of(transaction, run_id, evaluation.client_id)
+            known = transaction.all(Evaluation, run_id=run_id, version=version)
+            if any(other.client_id == evaluation.client_id for other in known):
+                return
+            if run.state is not RunState.TRAINING:
+                raise StaleRoundError(f"run {run_id} is {run.state} and takes no evaluations")
+            if client.edge_id is None:
+                raise PermissionDeniedError(f"{evaluation.client_id} is no client of run {run_id}")
+            if run.version is None or version > run.version:
+                raise MalformedError(f"evaluation.version: {version}; the newest is {run.version}")
+            transaction.put(evaluation)
+            body = EvaluationReported(
+                client_id=evaluation.client_id,
+                evaluation=_own(evaluation),
+                total=total(version, [*known, evaluation]),
+            )
+            transaction.append(run_id, body, self._clock())
+        self._changes.notify(("events", run_id))
+        self._engine.kick(run_id)
+
+
+def member_of(transaction: Transaction, run_id: str, node_id: str) -> Member:
+    """A node as a member of a run. Raises NotFoundError, PermissionDeniedError if it was not offered it."""
+    transaction.run(run_id)
+    known_node(transaction, node_id)
+    member = transaction.get(Member, run_id=run_id, node_id=node_id)
+    if member is None:
+        raise PermissionDeniedError(f"run {run_id} was not offered to {node_id}")
+    return member
+
+
+def _view(transaction: Transaction, run: Run) -> RunView:
+    joined = transaction.all(Member, run_id=run.run_id, answer=Answer.JOINED)
+    return RunView(
+        run=run,
+        client_ids=tuple(member.node_id for member in joined if member.role is Role.CLIENT),
+        edge_ids=tuple(member.node_id for member in joined if member.role is Role.EDGE),
+        evaluations=totals(transaction.all(Evaluation, run_id=run.run_id)),
+    )
+
+
+def _answered(member: Member, reply: Reply) -> Member:
+    """`member` with its answer, checked."""
+    blank = Member(run_id=member.run_id, node_id=member.node_id, role=member.role)
+    if isinstance(reply, Refusal):
+        return replace(blank, answer=Answer.REFUSED, detail=_line(reply.reason) or "no reason given")
+    if isinstance(reply, EdgeOffer) and member.role is Role.EDGE:
+        check_number("edge.room", reply.room, 1)
+        return replace(blank, answer=Answer.JOINED, room=reply.room)
+    if isinstance(reply, ClientOffer) and member.role is Role.CLIENT:
+        _check_client(reply)
+        return replace(
+            blank,
+            answer=Answer.JOINED,
+            detail=_line(reply.row_report),
+            train_rows=reply.train_rows,
+            heldout_rows=reply.heldout_rows,
+            links=reply.links,
+        )
+    raise MalformedError(f"answer: {member.node_id} is registered as {member.role}; answer as one or refuse")
+
+
+def _check_client(offer: ClientOffer) -> None:
+    check_number("client.train_rows", offer.train_rows, 1)
+    check_number("client.heldout_rows", offer.heldout_rows, 1)
+    if not offer.links:
+        raise MalformedError("client.links: none; a client joins with at least one edge that it reaches")
+    if len({link.edge_id for link in offer.links}) < len(offer.links):
+        raise MalformedError("client.links: an edge stands there twice")
+    for link in offer.links:
+        check_number(f"client.links, latency_ms to {link.edge_id}", link.latency_ms)
+        check_number(f"client.links, throughput to {link.edge_id}", link.throughput)
+
+
+def _check_evaluation(evaluation: Evaluation) -> None:
+    check_number("evaluation.rows", evaluation.rows, 1)
+    check_number("evaluation.loss", evaluation.loss)
+    check_number("evaluation.accuracy", evaluation.accuracy, 0, 1)
+
+
+def _own(evaluation: Evaluation) -> Metrics:
+    return Metrics(
+        version=evaluation.version, rows=evaluation.rows, loss=evaluation.loss, accuracy=evaluation.accuracy
+    )
+
+
+def _detail(member: Member) -> str:
+    if member.answer is Answer.REFUSED:
+        return member.detail
+    if member.role is Role.EDGE:
+        return f"room for {member.room}"
+    rows = f"{member.train_rows} rows to train on, {member.heldout_rows} kept back"
+    return f"{rows}; {member.detail}" if member.detail else rows
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:500]

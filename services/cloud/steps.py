@@ -1,0 +1,177 @@
+"""The steps of a run: from one state or round to the next, each in one transaction.
+
+A step reads the facts, lets `enrolment.py` and `rounds.py` decide, and writes what follows. Arithmetic and files go
+to threads; what they made is written only if the run is still as it was.
+"""
+
+import asyncio
+from dataclasses import replace
+
+from elsa.aggregate.fedavg import fedavg
+from elsa.cluster.assignment import assign
+from elsa.spec import RunSpec
+from elsa.wire.adapter import decode_adapter, encode_adapter
+from services.cloud.blobs import Blobs
+from services.cloud.enrolment import Verdict, after_enrolling, after_pending, fits
+from services.cloud.events import ClientAssigned, RoundClosed
+from services.cloud.export import Exports
+from services.cloud.fleet import Fleet
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Answer, Evaluation, Member, Node, Role, Round, Run, Update
+from services.cloud.rounds import closing, evaluated, working_edges
+from services.cloud.store import Store, Transaction
+
+
+class Steps:
+    """Takes steps; a client silent for `gone_after_s` seconds is not waited for at the end."""
+
+    def __init__(self, store: Store, blobs: Blobs, fleet: Fleet, exports: Exports, *, gone_after_s: float) -> None:
+        self._store, self._blobs, self._fleet, self._exports = store, blobs, fleet, exports
+        self._gone_after_s = gone_after_s
+
+    async def take(self, run_id: str, now: float) -> bool:
+        """Take the one step that is due at `now`, unix seconds; False if none was."""
+        with self._store.transaction() as transaction:
+            run = transaction.run(run_id)
+            if run.state is RunState.PENDING:
+                return self._pending(transaction, run, now)
+            if run.state is RunState.ENROLLING:
+                return self._enrolling(transaction, run, now)
+            members = transaction.all(Member, run_id=run_id)
+        if run.state is RunState.CLUSTERING:
+            return await self._cluster(run, members, now)
+        if run.state is RunState.TRAINING:
+            finish = run.version == run.rounds
+            return await (self._finish(run, members, now) if finish else self._round(run, members, now))
+        return False
+
+    def _pending(self, transaction: Transaction, run: Run, now: float) -> bool:
+        spec = RunSpec.from_yaml(run.spec)
+        fitting = self._fitting(transaction, spec)
+        verdict = after_pending(spec.fleet, fitting, spec.data.name, now - run.created_unix_s)
+        if not _moved(transaction, run, RunState.ENROLLING, verdict, now):
+            return False
+        if verdict.go:
+            self._offer(transaction, run, fitting)
+        return True
+
+    def _enrolling(self, transaction: Transaction, run: Run, now: float) -> bool:
+        spec = RunSpec.from_yaml(run.spec)
+        if self._offer(transaction, run, self._fitting(transaction, spec)):
+            return True
+        members = transaction.all(Member, run_id=run.run_id)
+        alive = {member.node_id for member in members if self._fleet.is_alive(member.node_id)}
+        waited_s = now - run.created_unix_s
+        initial = run.version is not None
+        verdict = after_enrolling(spec.fleet, members, alive, initial=initial, waited_s=waited_s)
+        if verdict.go:
+            for member in members:
+                if member.answer is Answer.OFFERED or member.node_id not in alive:
+                    transaction.put(replace(member, answer=Answer.LEFT_OUT))
+        return _moved(transaction, run, RunState.CLUSTERING, verdict, now)
+
+    def _fitting(self, transaction: Transaction, spec: RunSpec) -> list[Node]:
+        nodes = transaction.all(Node)
+        return [node for node in nodes if fits(node, spec.data.name) and self._fleet.is_alive(node.node_id)]
+
+    def _offer(self, transaction: Transaction, run: Run, nodes: list[Node]) -> bool:
+        """Offer a run to those of `nodes` that were not offered it before; whether there were any."""
+        offered = {member.node_id for member in transaction.all(Member, run_id=run.run_id)}
+        new = [node for node in nodes if node.node_id not in offered]
+        for node in new:
+            transaction.put(Member(run_id=run.run_id, node_id=node.node_id, role=node.role))
+        return bool(new)
+
+    async def _cluster(self, run: Run, members: list[Member], now: float) -> bool:
+        joined = [member for member in members if member.answer is Answer.JOINED]
+        rooms = {member.node_id: member.room for member in joined if member.role is Role.EDGE}
+        clients = {member.node_id: member for member in joined if member.role is Role.CLIENT}
+        latencies = {
+            name: {link.edge_id: link.latency_ms for link in client.links} for name, client in clients.items()
+        }
+        edges = await asyncio.to_thread(assign, latencies, rooms)
+        spec = RunSpec.from_yaml(run.spec)
+        with self._store.transaction() as transaction:
+            if transaction.run(run.run_id) != run:
+                return True
+            for name in sorted(edges):
+                _give(transaction, clients[name], edges[name], spec, now)
+            transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
+            transaction.move(run, RunState.TRAINING, now)
+        return True
+
+    async def _round(self, run: Run, members: list[Member], now: float) -> bool:
+        assert run.version is not None
+        spec, edges = RunSpec.from_yaml(run.spec).rounds, working_edges(members)
+        with self._store.transaction() as transaction:
+            opened = transaction.all(Round, run_id=run.run_id, version=run.version + 1)[0]
+            updates = transaction.all(Update, run_id=run.run_id, version=run.version)
+            delivered = [update.edge_id for update in updates]
+            verdict = closing(spec, opened.version, edges, delivered, now - opened.opened_unix_s)
+            if not verdict.go:
+                return _moved(transaction, run, RunState.TRAINING, verdict, now)
+        sha256, size = await asyncio.to_thread(self._aggregate, updates)
+        closed = replace(opened, closed_unix_s=now, sha256=sha256, total_bytes=size, edge_ids=tuple(delivered))
+        with self._store.transaction() as transaction:
+            if transaction.run(run.run_id) == run:
+                _close(transaction, run, closed, edges, now)
+        return True
+
+    def _aggregate(self, updates: list[Update]) -> tuple[str, int]:
+        tensors = {
+            update.edge_id: (float(update.rows), decode_adapter(self._blobs.get(update.sha256))) for update in updates
+        }
+        data = encode_adapter(fedavg(tensors))
+        return self._blobs.put(data), len(data)
+
+    async def _finish(self, run: Run, members: list[Member], now: float) -> bool:
+        spec = RunSpec.from_yaml(run.spec).rounds
+        clients = [member.node_id for member in members if member.answer is Answer.JOINED and member.edge_id]
+        gone = [name for name in clients if self._fleet.silent_s(name) > self._gone_after_s]
+        with self._store.transaction() as transaction:
+            last = transaction.all(Round, run_id=run.run_id, version=run.version)[0]
+            reports = transaction.all(Evaluation, run_id=run.run_id, version=run.version)
+        reported = [report.client_id for report in reports]
+        if not evaluated(spec, clients, reported, gone, now - (last.closed_unix_s or now)):
+            return False
+        await asyncio.to_thread(self._exports.write, run, last)
+        with self._store.transaction() as transaction:
+            if transaction.run(run.run_id) == run:
+                transaction.move(run, RunState.COMPLETED, now)
+        return True
+
+
+def _moved(transaction: Transaction, run: Run, state: RunState, verdict: Verdict, now: float) -> bool:
+    """Carry out a verdict: on to `state`, or FAILED; False if it is to wait."""
+    if verdict.failure:
+        transaction.move(run, RunState.FAILED, now, verdict.failure)
+    elif verdict.go:
+        transaction.move(run, state, now)
+    return bool(verdict.go or verdict.failure)
+
+
+def _give(transaction: Transaction, client: Member, edge_id: str, spec: RunSpec, now: float) -> None:
+    """Assign a client to an edge, with its event."""
+    cut = spec.splits.get(client.node_id, spec.split)
+    split = f"{cut.bottom}/{cut.top}"
+    latency_ms = next(link.latency_ms for link in client.links if link.edge_id == edge_id)
+    transaction.put(replace(client, edge_id=edge_id, split=split))
+    detail = f"{latency_ms:.3g} ms, the least sum of latencies that the edges' room allows"
+    event = ClientAssigned(client_id=client.node_id, edge_id=edge_id, split=split, detail=detail)
+    transaction.append(client.run_id, event, now)
+
+
+def _close(transaction: Transaction, run: Run, closed: Round, edges: tuple[str, ...], now: float) -> None:
+    """Make a round's version the newest, with its event, and open the next round if there is one."""
+    transaction.put(closed)
+    transaction.put(replace(run, version=closed.version))
+    missing = tuple(edge for edge in edges if edge not in closed.edge_ids)
+    event = RoundClosed(
+        version=closed.version,
+        edge_ids=closed.edge_ids,
+        missing_edge_ids=missing,
+        seconds=now - closed.opened_unix_s,
+    )
+    transaction.append(run.run_id, event, now)
+    if closed.version < run.rounds:
+        transaction.put(Round(run_id=run.run_id, version=closed.version + 1, opened_unix_s=now))

@@ -1,0 +1,111 @@
+"""What nodes and operators wait for: a node's assignments, and a run's events with live progress."""
+
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from services.cloud.changes import Changes
+from services.cloud.events import Event, NodeProgress
+from services.cloud.fleet import known_node
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Answer, Member, Node, Role, Run
+from services.cloud.store import Store, Transaction
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgePeer:
+    """An edge, as a client needs to know it."""
+
+    edge_id: str
+    address: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a node has to do with one run."""
+
+    run: Run
+    edges: tuple[EdgePeer, ...]
+    client_ids: tuple[str, ...]
+
+
+async def watch_assignments(store: Store, changes: Changes, node_id: str) -> AsyncIterator[tuple[Assignment, ...]]:
+    """All assignments of a node, at once and after every change. Raises NotFoundError, DrainingError."""
+    last = None
+    while True:
+        change = changes.next(("node", node_id))
+        with store.transaction() as transaction:
+            known_node(transaction, node_id)
+            found = transaction.memberships(node_id)
+            now = tuple(_assignment(transaction, run, member) for run, member in found)
+        if now != last:
+            yield now
+            last = now
+        else:
+            await change.wait()
+
+
+def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignment:
+    everyone = transaction.all(Member, run_id=run.run_id)
+    if member.role is Role.EDGE:
+        own = [other.node_id for other in everyone if other.edge_id == member.node_id]
+        return Assignment(run=run, edges=(), client_ids=tuple(own))
+    if run.state is RunState.ENROLLING:
+        asked = [other.node_id for other in everyone if other.role is Role.EDGE and _is_in(other)]
+    else:
+        asked = [member.edge_id] if member.edge_id else []
+    return Assignment(run=run, edges=tuple(_peer(transaction, edge_id) for edge_id in asked), client_ids=())
+
+
+def _is_in(member: Member) -> bool:
+    return member.answer in (Answer.OFFERED, Answer.JOINED)
+
+
+def _peer(transaction: Transaction, edge_id: str) -> EdgePeer:
+    node = transaction.get(Node, node_id=edge_id)
+    return EdgePeer(edge_id=edge_id, address=node.address if node else "")
+
+
+class RunWatch:
+    """Streams of runs' events. Progress reaches those who watch at that moment, the newest few hundred at most."""
+
+    def __init__(self, store: Store, changes: Changes, *, clock: Callable[[], float]) -> None:
+        self._store, self._changes, self._clock = store, changes, clock
+        self._live: defaultdict[str, list[deque[Event]]] = defaultdict(list)
+
+    def progress(self, body: NodeProgress) -> None:
+        """Show a node's progress to those who watch its run; of a node that is not in the run, nothing."""
+        if not self._live.get(body.run_id):
+            return
+        with self._store.transaction() as transaction:
+            if transaction.get(Member, run_id=body.run_id, node_id=body.node_id) is None:
+                return
+        event = Event(run_id=body.run_id, sequence=0, unix_s=self._clock(), body=body)
+        for queue in self._live[body.run_id]:
+            queue.append(event)
+        self._changes.notify(("events", body.run_id))
+
+    async def watch(self, run_id: str, after: int) -> AsyncIterator[Event]:
+        """Kept events past sequence number `after`, then new ones as they come, until the run has ended.
+
+        Raises NotFoundError, DrainingError.
+        """
+        live: deque[Event] = deque(maxlen=500)
+        self._live[run_id].append(live)
+        try:
+            while True:
+                change = self._changes.next(("events", run_id))
+                with self._store.transaction() as transaction:
+                    ended, kept = transaction.run(run_id).state.ended, transaction.events(run_id, after)
+                for event in [*kept, *live]:
+                    yield event
+                    after = event.sequence or after
+                live.clear()
+                if not kept:
+                    if ended:
+                        return
+                    await change.wait()
+        finally:
+            self._live[run_id].remove(live)
+            if not self._live[run_id]:
+                del self._live[run_id]
