@@ -23,8 +23,8 @@ def read_rows(source: str) -> Iterator[NumberedRow]:
 
     `source` is a file ending in .jsonl, .json (lines or one array), .csv (UTF-8, with a header), each also
     with .gz, or .parquet; `hf:NAME[:SPLIT]`, a Hugging Face data set or a local folder of one (split train
-    when none is given); or `builtin`, the corpus of `elsa.data.corpus`. The number is the line in a file of
-    lines, the row counted from 1 otherwise. Rows are read as they are asked for.
+    when none is given), its class numbers as names; or `builtin`, the corpus of `elsa.data.corpus`. The number
+    is the line in a file of lines, the row counted from 1 otherwise. Rows are read as they are asked for.
 
     Raises:
         DataError: an unknown suffix or a missing file, at once; a fault inside a file, when it is reached.
@@ -164,7 +164,18 @@ def _hugging_face(source: str) -> Iterator[NumberedRow]:
             f"{source}: cannot be loaded ({_one_line(error)}); check the name, the split and the network, "
             "or give a local file"
         ) from error
-    return enumerate(rows, start=1)
+    names = {column: kind.names for column, kind in rows.features.items() if hasattr(kind, "names")}
+    return enumerate((_named(row, names) for row in rows), start=1)
+
+
+def _named(row: Row, names: Mapping[str, list[str]]) -> Row:
+    """The row with class numbers as names, since the run's order of labels need not be the data set's."""
+    known = {
+        column: classes[number]
+        for column, classes in names.items()
+        if isinstance(number := row[column], int) and 0 <= number < len(classes)
+    }
+    return {**row, **known}
 
 
 def _one_line(error: BaseException) -> str:

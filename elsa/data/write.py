@@ -1,7 +1,7 @@
 """Writes rows as JSON Lines, whole or not at all: shards for clients, the cached corpus."""
 
 import json
-import os
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> int:
     """
     if path.suffix != ".jsonl":
         raise DataError(f"{path}: rows are written as JSON Lines; give a name that ends in .jsonl")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.aside")
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.aside")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         count = _write(aside, path, rows)

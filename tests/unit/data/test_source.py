@@ -70,6 +70,16 @@ def test_a_folder_as_hugging_face_data_set_gives_the_same_rows(
     assert "nosuch" in text and "check the name, the split" in text
 
 
+def test_class_numbers_of_a_data_set_become_its_own_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["neg", "pos"]))
+    rows = {"text": ["x", "y", "z"], "label": [1, 0, -1]}
+    (tmp_path / "site").mkdir()
+    datasets.Dataset.from_dict(rows, features).to_parquet(tmp_path / "site" / "train.parquet")
+    assert [row["label"] for _, row in read_rows(f"hf:{tmp_path / 'site'}")] == ["pos", "neg", -1]
+
+
 def test_a_missing_hugging_face_folder_is_named(tmp_path: Path) -> None:
     text = error_of(f"hf:{tmp_path / 'nothing' / 'there'}")
     assert "nothing" in text and "cannot be loaded" in text
