@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, LoraModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 
@@ -126,8 +126,10 @@ def attach(segment: Segment, config: AdapterConfig, name: str = "default") -> No
     else:
         inner = f"adapter{attached.made}"
         _activate(attached, [])
+        attached.tuner.active_adapter = [inner]  # PEFT refuses to inject while none is active
         attached.tuner.peft_config[inner] = lora
         attached.tuner.inject_adapter(segment.model, inner)
+    cast_adapter_dtype(segment.model, inner)  # float32 factors on a base of half precision
     attached.made += 1
     attached.inner[name] = inner
     attached.tensors[name] = _tensors(segment.model, attached.layers, inner)

@@ -7,40 +7,20 @@ segment is for one thread at a time.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from elsa.errors import CheckpointError, SplitError
-from elsa.model.initial import initial_head
+from elsa.errors import SplitError
+from elsa.model.loading import load
 from elsa.model.skeleton import Skeleton, head_modules, skeleton
+from elsa.model.stand_in import Feed, PassThrough, place, swapped
 from elsa.model.weights import Checkpoint
 from elsa.spec import Split, Task
 
 if TYPE_CHECKING:
     from elsa.model.adapter import Attached
-
-
-class PassThrough(nn.Module):
-    """Stands for a block, a norm or a pooler that does not run: returns its first argument."""
-
-    def forward(self, first: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        """Return `first` as it is."""
-        return first
-
-
-class Feed(nn.Module):
-    """Stands for the embeddings where states come from elsewhere: returns them, whatever it is given."""
-
-    def __init__(self, states: torch.Tensor) -> None:
-        super().__init__()
-        self.states = states
-
-    def forward(self, *args: object, **kwargs: object) -> torch.Tensor:
-        """Return the states it was made with."""
-        return self.states
 
 
 class Segment:
@@ -80,10 +60,11 @@ class Segment:
         self.width: int = bones.config.hidden_size
         self.attached: Attached | None = None
         self._blocks = bones.blocks
+        self._idle = PassThrough()
         _, new = head_modules(bones, checkpoint) if ends else ((), ())
         self.new_modules = tuple(path.rpartition(".")[2] for path in new)
         self._carve()
-        _load(self.model, checkpoint, new, dtype, seed, bones.config.initializer_range)
+        load(self.model, checkpoint, new, dtype, seed, bones.config.initializer_range)
 
     @classmethod
     def client(
@@ -172,7 +153,7 @@ class Segment:
         """States (batch, tokens, width) through the trunk's blocks, to the same shape. Raises as `bottom`."""
         _check(split, self.blocks_total)
         self._need(split.trunk_blocks, ends=False)
-        with self._swapped([*self._fed(hidden), *self._silenced(), *self._outside(split.trunk_blocks)]):
+        with swapped(self.model, [*self._fed(hidden), *self._silenced(), *self._outside(split.trunk_blocks)]):
             return self._backbone(torch.zeros_like(attention_mask), attention_mask)
 
     def top(
@@ -214,7 +195,7 @@ class Segment:
         more = {}
         if token_type_ids is not None and self.architecture.token_types:
             more["token_type_ids"] = token_type_ids
-        with self._swapped([*self._silenced(), *self._outside(blocks)]):
+        with swapped(self.model, [*self._silenced(), *self._outside(blocks)]):
             return self._backbone(input_ids, attention_mask, **more)
 
     def _run_to_logits(self, hidden: torch.Tensor, attention_mask: torch.Tensor, blocks: range) -> torch.Tensor:
@@ -222,7 +203,7 @@ class Segment:
         # Decoders classify the last token that is not padding by number: say so by numbers made from the mask.
         padding = self.config.pad_token_id
         marks = torch.where(attention_mask.bool(), padding + 1, padding)  # (batch, tokens)
-        with self._swapped([*self._fed(hidden), *self._outside(blocks)]):
+        with swapped(self.model, [*self._fed(hidden), *self._outside(blocks)]):
             logits: torch.Tensor = self.model(input_ids=marks, attention_mask=attention_mask).logits
         return logits
 
@@ -237,32 +218,18 @@ class Segment:
         for path in self.architecture.added:
             yield path, Feed(hidden.new_zeros(()))
         for path in self.architecture.after_embeddings:
-            yield path, PassThrough()
+            yield path, self._idle
 
     def _silenced(self) -> Iterator[tuple[str, nn.Module]]:
         """No final norm and no pooler, for phases that end before them."""
         for path in (self.architecture.final_norm, self.architecture.pooler):
             if path is not None:
-                yield path, PassThrough()
+                yield path, self._idle
 
     def _outside(self, blocks: range) -> Iterator[tuple[str, nn.Module]]:
         for index in range(self.blocks_total):
             if index not in blocks:
-                yield f"{self.architecture.blocks}.{index}", PassThrough()
-
-    @contextmanager
-    def _swapped(self, stand_ins: Iterable[tuple[str, nn.Module]]) -> Iterator[None]:
-        """Put modules in the places of others, and put those back."""
-        kept: list[tuple[nn.Module, str, nn.Module | None]] = []
-        try:
-            for path, stand_in in stand_ins:
-                parent, name = _place(self.model, path)
-                kept.append((parent, name, parent._modules[name]))
-                parent._modules[name] = stand_in
-            yield
-        finally:
-            for parent, name, module in kept:
-                parent._modules[name] = module
+                yield f"{self.architecture.blocks}.{index}", self._idle
 
     def _need(self, blocks: range, *, ends: bool) -> None:
         missing = sorted(set(blocks) - self.owned)
@@ -277,20 +244,14 @@ class Segment:
         """Replace for good what is not owned, so that it is never allocated."""
         for index in range(self.blocks_total):
             if index not in self.owned:
-                self._blocks[index] = PassThrough()
+                self._blocks[index] = self._idle
         if self.ends:
             return
         paths = [*self.architecture.embedding_paths(), *self.architecture.head_paths(self.task)]
         for path in (*paths, self.architecture.final_norm):
             if path is not None:
-                parent, name = _place(self.model, path)
-                parent._modules[name] = PassThrough()
-
-
-def _place(model: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The parent of the module at a path, and its name there."""
-    parent, _, name = path.rpartition(".")
-    return model.get_submodule(parent), name
+                parent, name = place(self.model, path)
+                parent._modules[name] = self._idle
 
 
 def _check(split: Split, blocks: int) -> None:
@@ -299,34 +260,3 @@ def _check(split: Split, blocks: int) -> None:
             f"split {split} is of {split.blocks} blocks and the model has {blocks}; "
             f"choose bottom + trunk + top = {blocks}"
         )
-
-
-def _load(
-    model: Any, checkpoint: Checkpoint, new: tuple[str, ...], dtype: torch.dtype, seed: int, spread: float
-) -> None:
-    """Give every parameter that is left its values, tie what is tied, freeze all."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    ties = {
-        name: source
-        for name, source in model.get_expanded_tied_weights_keys(all_submodels=True).items()
-        if name in parameters
-    }
-    drawn = {name for name in parameters if name.startswith(tuple(f"{path}." for path in new))}
-    state = checkpoint.read(parameters.keys() - ties.keys() - drawn, dtype)
-    for name in drawn:
-        values = initial_head(name, tuple(parameters[name].shape), seed, spread)
-        state[name] = torch.from_numpy(values).to(dtype)
-    for name, tensor in state.items():
-        if tensor.shape != parameters[name].shape:
-            raise CheckpointError(
-                f"tensor {name} of checkpoint {checkpoint.source} has shape {tuple(tensor.shape)} and its "
-                f"config.json asks for {tuple(parameters[name].shape)}; use files of one and the same model"
-            )
-    model.load_state_dict(state, strict=False, assign=True)
-    for name, source in ties.items():
-        parent, last = _place(model, name)
-        setattr(parent, last, model.get_parameter(source))
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:
-            raise CheckpointError(f"tensor {name} was not loaded from {checkpoint.source}; report this model")
-        parameter.requires_grad_(False)

