@@ -6,6 +6,7 @@ times: after each fact that comes in, and by a timer for what time alone brings.
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable
 
@@ -38,6 +39,14 @@ class Engine:
             self._again.add(run_id)
             if run_id not in self._tasks:
                 self._tasks[run_id] = asyncio.create_task(self._drive(run_id))
+
+    def arrived(self, node_id: str) -> None:
+        """Draw the consequences of a node that registered or came back: runs may begin, its address may be new."""
+        with self._store.transaction() as transaction:
+            runs = [run.run_id for run, _ in transaction.memberships(node_id)]
+        for run_id in runs:
+            self.announce(run_id)
+        self.kick()
 
     async def tick(self, every_s: float) -> None:
         """Kick all runs every so many seconds, for deadlines; runs until cancelled."""
@@ -78,7 +87,10 @@ class Engine:
         try:
             while run_id in self._again:
                 self._again.discard(run_id)
+                begin = time.monotonic()
                 await self.advance(run_id, self._clock())
+                if run_id in self._again:  # many facts at once: at most half of the time goes to one run
+                    await asyncio.sleep(min(time.monotonic() - begin, 1.0))
         except Exception:  # the outermost loop of a run: the next tick tries again
             log.exception("run %s could not advance; trying again", run_id)
         finally:

@@ -1,11 +1,12 @@
 """Runs as operators and clients see them: submit, look, cancel, join, report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from elsa.errors import (
     CapacityError,
     MalformedError,
+    NotFoundError,
     PermissionDeniedError,
     RoundGivenUpError,
     SpecError,
@@ -17,36 +18,10 @@ from services.cloud.engine import Engine
 from services.cloud.events import EvaluationReported, Metrics, NodeJoined, StateChanged
 from services.cloud.fleet import check_number, known_node
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Answer, Evaluation, Link, Member, Role, Run
+from services.cloud.offers import Reply, answered, summary
+from services.cloud.records import Answer, Evaluation, Member, Role, Round, Run
 from services.cloud.rounds import total, totals
 from services.cloud.store import Store, Transaction
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClientOffer:
-    """What a client brings to a run."""
-
-    train_rows: int
-    heldout_rows: int
-    row_report: str
-    links: tuple[Link, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EdgeOffer:
-    """What an edge brings to a run."""
-
-    room: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Why a node does not take part."""
-
-    reason: str
-
-
-Reply = ClientOffer | EdgeOffer | Refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +84,17 @@ class Runs:
         with self._store.transaction() as transaction:
             return [_view(transaction, run) for run in transaction.runs()]
 
+    def version(self, run_id: str, version: int | None) -> tuple[Run, Round]:
+        """A run and the closed round that made `version`; None: the newest. Raises NotFoundError."""
+        with self._store.transaction() as transaction:
+            run = transaction.run(run_id)
+            wanted = run.version if version is None else version
+            made = transaction.get(Round, run_id=run_id, version=wanted) if wanted is not None else None
+        if made is None or made.sha256 is None:
+            newest = "it has none yet" if run.version is None else f"the newest is {run.version}"
+            raise NotFoundError(f"run {run_id} has no version {'to export' if wanted is None else wanted}; {newest}")
+        return run, made
+
     def cancel(self, run_id: str) -> None:
         """End a run. Raises NotFoundError, and StaleRoundError if it has ended already."""
         try:
@@ -131,11 +117,11 @@ class Runs:
                 raise RoundGivenUpError(f"run {run_id} is {run.state}")
             if run.state is not RunState.ENROLLING:
                 raise StaleRoundError(f"run {run_id} is {run.state} and takes no more answers; wait for the next")
-            member = _answered(before, reply)
+            member = answered(before, reply)
             if member != before:
                 transaction.put(member)
                 accepted = member.answer is Answer.JOINED
-                event = NodeJoined(node_id=node_id, detail=_detail(member), accepted=accepted)
+                event = NodeJoined(node_id=node_id, detail=summary(member), accepted=accepted)
                 transaction.append(run_id, event, self._clock())
         self._changes.notify(("events", run_id), ("node", node_id))
         if member.role is Role.EDGE:
@@ -195,39 +181,6 @@ def _view(transaction: Transaction, run: Run) -> RunView:
     )
 
 
-def _answered(member: Member, reply: Reply) -> Member:
-    """`member` with its answer, checked."""
-    blank = Member(run_id=member.run_id, node_id=member.node_id, role=member.role)
-    if isinstance(reply, Refusal):
-        return replace(blank, answer=Answer.REFUSED, detail=_line(reply.reason) or "no reason given")
-    if isinstance(reply, EdgeOffer) and member.role is Role.EDGE:
-        check_number("edge.room", reply.room, 1)
-        return replace(blank, answer=Answer.JOINED, room=reply.room)
-    if isinstance(reply, ClientOffer) and member.role is Role.CLIENT:
-        _check_client(reply)
-        return replace(
-            blank,
-            answer=Answer.JOINED,
-            detail=_line(reply.row_report),
-            train_rows=reply.train_rows,
-            heldout_rows=reply.heldout_rows,
-            links=reply.links,
-        )
-    raise MalformedError(f"answer: {member.node_id} is registered as {member.role}; answer as one or refuse")
-
-
-def _check_client(offer: ClientOffer) -> None:
-    check_number("client.train_rows", offer.train_rows, 1)
-    check_number("client.heldout_rows", offer.heldout_rows, 1)
-    if not offer.links:
-        raise MalformedError("client.links: none; a client joins with at least one edge that it reaches")
-    if len({link.edge_id for link in offer.links}) < len(offer.links):
-        raise MalformedError("client.links: an edge stands there twice")
-    for link in offer.links:
-        check_number(f"client.links, latency_ms to {link.edge_id}", link.latency_ms)
-        check_number(f"client.links, throughput to {link.edge_id}", link.throughput)
-
-
 def _check_evaluation(evaluation: Evaluation) -> None:
     check_number("evaluation.rows", evaluation.rows, 1)
     check_number("evaluation.loss", evaluation.loss)
@@ -238,16 +191,3 @@ def _own(evaluation: Evaluation) -> Metrics:
     return Metrics(
         version=evaluation.version, rows=evaluation.rows, loss=evaluation.loss, accuracy=evaluation.accuracy
     )
-
-
-def _detail(member: Member) -> str:
-    if member.answer is Answer.REFUSED:
-        return member.detail
-    if member.role is Role.EDGE:
-        return f"room for {member.room}"
-    rows = f"{member.train_rows} rows to train on, {member.heldout_rows} kept back"
-    return f"{rows}; {member.detail}" if member.detail else rows
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:500]

@@ -1,7 +1,7 @@
 """What nodes and operators wait for: a node's assignments, and a run's events with live progress."""
 
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 
 from services.cloud.changes import Changes
@@ -29,7 +29,9 @@ class Assignment:
     client_ids: tuple[str, ...]
 
 
-async def watch_assignments(store: Store, changes: Changes, node_id: str) -> AsyncIterator[tuple[Assignment, ...]]:
+async def watch_assignments(
+    store: Store, changes: Changes, node_id: str
+) -> AsyncGenerator[tuple[Assignment, ...], None]:
     """All assignments of a node, at once and after every change. Raises NotFoundError, DrainingError."""
     last = None
     while True:
@@ -85,7 +87,7 @@ class RunWatch:
             queue.append(event)
         self._changes.notify(("events", body.run_id))
 
-    async def watch(self, run_id: str, after: int) -> AsyncIterator[Event]:
+    async def watch(self, run_id: str, after: int) -> AsyncGenerator[Event, None]:
         """Kept events past sequence number `after`, then new ones as they come, until the run has ended.
 
         Raises NotFoundError, DrainingError.
@@ -97,10 +99,11 @@ class RunWatch:
                 change = self._changes.next(("events", run_id))
                 with self._store.transaction() as transaction:
                     ended, kept = transaction.run(run_id).state.ended, transaction.events(run_id, after)
-                for event in [*kept, *live]:
+                shown = [*kept, *live]
+                live.clear()
+                for event in shown:
                     yield event
                     after = event.sequence or after
-                live.clear()
                 if not kept:
                     if ended:
                         return

@@ -1,0 +1,103 @@
+"""`AdapterService` of the cloud: edges push aggregates and pull global adapters."""
+
+
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc.aio
+
+from elsa.errors import MalformedError, UnreachableError
+from elsa.model.adapter_config import AdapterConfig
+from elsa.v1 import adapter_pb2, adapter_pb2_grpc
+from elsa.wire.chunks import Assembler, split_chunks
+from services.cloud.adapters import Adapters, Push
+from services.cloud.convert import reports_from_proto
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
+    """Decodes, calls, encodes; a push that is silent for `idle_s` seconds is ended."""
+
+    def __init__(self, adapters: Adapters, *, idle_s: float) -> None:
+        self._adapters = adapters
+        self._idle_s = idle_s
+
+    async def PushAdapter(
+        self, request_iterator: AsyncIterator[adapter_pb2.PushAdapterRequest], context: Context
+    ) -> adapter_pb2.PushAdapterResponse:
+        """See adapter.proto."""
+        messages = aiter(request_iterator)
+        push = push_from_proto(await self._next(messages))
+        self._adapters.check(push)
+        adapter = Assembler(push.total_bytes, "adapter")
+        while not adapter.done:
+            message = await self._next(messages)
+            adapter.add(_chunk_of(message))
+        stored = await self._adapters.take(push, bytes(adapter.result()))
+        return adapter_pb2.PushAdapterResponse(stored=stored)
+
+    async def PullAdapter(
+        self, request: adapter_pb2.PullAdapterRequest, context: Context
+    ) -> AsyncIterator[adapter_pb2.PullAdapterResponse]:
+        """See adapter.proto."""
+        pulled = await self._adapters.pull(request.run_id, request.node_id, request.version, request.wait_s)
+        header = adapter_pb2.PulledHeader(version=pulled.version, total_bytes=len(pulled.data), sha256=pulled.sha256)
+        yield adapter_pb2.PullAdapterResponse(header=header)
+        for chunk in split_chunks(pulled.data):
+            yield adapter_pb2.PullAdapterResponse(chunk=chunk)
+
+    async def _next(self, messages: AsyncIterator[adapter_pb2.PushAdapterRequest]) -> adapter_pb2.PushAdapterRequest:
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await anext(messages)
+        except StopAsyncIteration:
+            raise MalformedError("adapter: the stream ended before its last chunk; send the rest") from None
+        except TimeoutError:
+            raise UnreachableError(f"adapter: nothing came for {self._idle_s:g} s; push it again") from None
+
+
+def push_from_proto(message: adapter_pb2.PushAdapterRequest) -> Push:
+    """The header that opens a push. Raises MalformedError naming the field."""
+    if message.WhichOneof("message") != "header":
+        raise MalformedError("message: the first message of a push is its header")
+    header = message.header
+    if not _DIGEST.fullmatch(header.sha256):
+        raise MalformedError(f"header.sha256: {header.sha256[:80]!r} is not 64 lower-case hexadecimal digits")
+    return Push(
+        run_id=header.run_id,
+        node_id=header.node_id,
+        version=header.version,
+        rows=header.rows,
+        total_bytes=header.total_bytes,
+        sha256=header.sha256,
+        reports=reports_from_proto(header.reports),
+        initial=header.initial,
+        config=config_from_proto(header.config) if header.HasField("config") else None,
+    )
+
+
+def config_from_proto(message: adapter_pb2.AdapterConfig) -> AdapterConfig:
+    """What an adapter is. Raises MalformedError naming the field."""
+    if message.task not in ("classification", "causal-lm"):
+        raise MalformedError(f"header.config.task: {message.task!r}; it is 'classification' or 'causal-lm'")
+    if message.rank < 1 or not message.target_modules:
+        raise MalformedError("header.config: rank is at least 1 and target_modules are at least one")
+    return AdapterConfig(
+        rank=message.rank,
+        alpha=message.alpha,
+        targets=tuple(message.target_modules),
+        modules_to_save=tuple(message.modules_to_save),
+        task="classification" if message.task == "classification" else "causal-lm",
+        base=message.base_model,
+    )
+
+
+def _chunk_of(message: adapter_pb2.PushAdapterRequest) -> Any:
+    if message.WhichOneof("message") != "chunk":
+        raise MalformedError("message: after the header of a push come chunks alone")
+    return message.chunk

@@ -1,0 +1,61 @@
+"""Messages that more than one servicer speaks, to and from the cloud's own values."""
+
+import math
+from collections.abc import Iterable
+
+from elsa.errors import MalformedError
+from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
+from services.cloud.lifecycle import RunState
+from services.cloud.records import ClientReport, PhaseSeconds
+
+
+def state_to_proto(state: RunState) -> fleet_pb2.RunState.ValueType:
+    """`RunState.PENDING` as `RUN_STATE_PENDING`, and so on."""
+    return fleet_pb2.RunState.Value(f"RUN_STATE_{state.name}")
+
+
+def reports_to_proto(reports: Iterable[ClientReport]) -> list[adapter_pb2.ClientReport]:
+    """What clients did, as messages."""
+    return [
+        adapter_pb2.ClientReport(
+            client_id=report.client_id,
+            edge_round=report.edge_round,
+            rows=report.rows,
+            steps=report.steps,
+            loss=report.loss,
+            seconds=split_pb2.PhaseSeconds(
+                bottom=report.seconds.bottom,
+                network=report.seconds.network,
+                wait=report.seconds.wait,
+                trunk=report.seconds.trunk,
+                top=report.seconds.top,
+            ),
+            bytes=split_pb2.ByteCount(up=report.up_bytes, down=report.down_bytes),
+            wall_s=report.wall_s,
+        )
+        for report in reports
+    ]
+
+
+def reports_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> tuple[ClientReport, ...]:
+    """What clients did. Raises MalformedError for figures that are not finite."""
+    return tuple(_report_from_proto(message) for message in messages)
+
+
+def _report_from_proto(message: adapter_pb2.ClientReport) -> ClientReport:
+    seconds = message.seconds
+    figures = {phase: getattr(seconds, phase) for phase in ("bottom", "network", "wait", "trunk", "top")}
+    for name, value in {**figures, "loss": message.loss, "wall_s": message.wall_s}.items():
+        if not math.isfinite(value):
+            raise MalformedError(f"reports.{name} of {message.client_id}: {value}; it must be finite")
+    return ClientReport(
+        client_id=message.client_id,
+        edge_round=message.edge_round,
+        rows=message.rows,
+        steps=message.steps,
+        loss=message.loss,
+        seconds=PhaseSeconds(**figures),
+        up_bytes=message.bytes.up,
+        down_bytes=message.bytes.down,
+        wall_s=message.wall_s,
+    )

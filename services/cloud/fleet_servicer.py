@@ -1,0 +1,119 @@
+"""`FleetService` over the fleet, the runs and the watches."""
+
+
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc.aio
+
+from elsa.errors import MalformedError
+from elsa.v1 import fleet_pb2, fleet_pb2_grpc
+from services.cloud.changes import Changes
+from services.cloud.convert import state_to_proto
+from services.cloud.engine import Engine
+from services.cloud.events import NodeProgress
+from services.cloud.fleet import Fleet
+from services.cloud.offers import ClientOffer, EdgeOffer, Refusal, Reply
+from services.cloud.records import Link
+from services.cloud.runs import Runs
+from services.cloud.store import Store
+from services.cloud.watch import Assignment, RunWatch, watch_assignments
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
+    """Decodes, calls, encodes."""
+
+    def __init__(
+        self, fleet: Fleet, runs: Runs, engine: Engine, watch: RunWatch, store: Store, changes: Changes
+    ) -> None:
+        self._fleet, self._runs, self._engine, self._watch = fleet, runs, engine, watch
+        self._store, self._changes = store, changes
+
+    async def RegisterEdge(
+        self, request: fleet_pb2.RegisterEdgeRequest, context: Context
+    ) -> fleet_pb2.RegisterEdgeResponse:
+        """See fleet.proto."""
+        self._fleet.register_edge(request.edge_id, request.address, request.capacity)
+        self._engine.arrived(request.edge_id)
+        return fleet_pb2.RegisterEdgeResponse(heartbeat_s=self._fleet.heartbeat_s)
+
+    async def RegisterClient(
+        self, request: fleet_pb2.RegisterClientRequest, context: Context
+    ) -> fleet_pb2.RegisterClientResponse:
+        """See fleet.proto."""
+        self._fleet.register_client(request.client_id, tuple(request.datasets))
+        self._engine.arrived(request.client_id)
+        return fleet_pb2.RegisterClientResponse(heartbeat_s=self._fleet.heartbeat_s)
+
+    async def Heartbeat(self, request: fleet_pb2.HeartbeatRequest, context: Context) -> fleet_pb2.HeartbeatResponse:
+        """See fleet.proto."""
+        if self._fleet.heartbeat(request.node_id):
+            self._engine.arrived(request.node_id)
+        for progress in request.progress:
+            self._watch.progress(progress_from_proto(request.node_id, progress))
+        return fleet_pb2.HeartbeatResponse()
+
+    async def JoinRun(self, request: fleet_pb2.JoinRunRequest, context: Context) -> fleet_pb2.JoinRunResponse:
+        """See fleet.proto."""
+        self._runs.join(request.run_id, request.node_id, reply_from_proto(request))
+        return fleet_pb2.JoinRunResponse()
+
+    async def WatchAssignment(
+        self, request: fleet_pb2.WatchAssignmentRequest, context: Context
+    ) -> AsyncIterator[fleet_pb2.WatchAssignmentResponse]:
+        """See fleet.proto."""
+        async with aclosing(watch_assignments(self._store, self._changes, request.node_id)) as changes:
+            async for assignments in changes:
+                yield fleet_pb2.WatchAssignmentResponse(assignments=map(assignment_to_proto, assignments))
+
+
+def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:
+    """A node's answer. Raises MalformedError if none is set."""
+    match request.WhichOneof("answer"):
+        case "client":
+            offer = request.client
+            return ClientOffer(
+                train_rows=offer.train_rows,
+                heldout_rows=offer.heldout_rows,
+                row_report=offer.row_report,
+                links=tuple(
+                    Link(edge_id=link.edge_id, latency_ms=link.latency_ms, throughput=link.throughput)
+                    for link in offer.links
+                ),
+            )
+        case "edge":
+            return EdgeOffer(room=request.edge.room)
+        case "refusal":
+            return Refusal(reason=request.refusal)
+    raise MalformedError("answer: none is set; set client, edge or refusal")
+
+
+def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
+    """What a node has to do with one run, as a message."""
+    run = assignment.run
+    return fleet_pb2.Assignment(
+        run_id=run.run_id,
+        state=state_to_proto(run.state),
+        spec=run.spec,
+        edges=[fleet_pb2.EdgePeer(edge_id=edge.edge_id, address=edge.address) for edge in assignment.edges],
+        client_ids=assignment.client_ids,
+        version=run.version or 0,
+    )
+
+
+def progress_from_proto(node_id: str, message: fleet_pb2.Progress) -> NodeProgress:
+    """How far a node is."""
+    return NodeProgress(
+        node_id=node_id,
+        run_id=message.run_id,
+        version=message.version,
+        edge_round=message.edge_round,
+        activity=message.activity[:80],
+        step=message.step,
+        steps=message.steps,
+        loss=message.loss,
+    )

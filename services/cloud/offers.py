@@ -1,0 +1,81 @@
+"""How a node answers the offer of a run, and what the cloud checks of it."""
+
+from dataclasses import dataclass, replace
+
+from elsa.errors import MalformedError
+from services.cloud.fleet import check_number
+from services.cloud.records import Answer, Link, Member, Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOffer:
+    """What a client brings to a run."""
+
+    train_rows: int
+    heldout_rows: int
+    row_report: str
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeOffer:
+    """What an edge brings to a run."""
+
+    room: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Why a node does not take part."""
+
+    reason: str
+
+
+Reply = ClientOffer | EdgeOffer | Refusal
+
+
+def answered(member: Member, reply: Reply) -> Member:
+    """`member` with its answer. Raises MalformedError for one that is not of its role or out of bounds."""
+    blank = Member(run_id=member.run_id, node_id=member.node_id, role=member.role)
+    if isinstance(reply, Refusal):
+        return replace(blank, answer=Answer.REFUSED, detail=_line(reply.reason) or "no reason given")
+    if isinstance(reply, EdgeOffer) and member.role is Role.EDGE:
+        check_number("edge.room", reply.room, 1)
+        return replace(blank, answer=Answer.JOINED, room=reply.room)
+    if isinstance(reply, ClientOffer) and member.role is Role.CLIENT:
+        _check_client(reply)
+        return replace(
+            blank,
+            answer=Answer.JOINED,
+            detail=_line(reply.row_report),
+            train_rows=reply.train_rows,
+            heldout_rows=reply.heldout_rows,
+            links=reply.links,
+        )
+    raise MalformedError(f"answer: {member.node_id} is registered as {member.role}; answer as one or refuse")
+
+
+def _check_client(offer: ClientOffer) -> None:
+    check_number("client.train_rows", offer.train_rows, 1)
+    check_number("client.heldout_rows", offer.heldout_rows, 1)
+    if not offer.links:
+        raise MalformedError("client.links: none; a client joins with at least one edge that it reaches")
+    if len({link.edge_id for link in offer.links}) < len(offer.links):
+        raise MalformedError("client.links: an edge stands there twice")
+    for link in offer.links:
+        check_number(f"client.links, latency_ms to {link.edge_id}", link.latency_ms)
+        check_number(f"client.links, throughput to {link.edge_id}", link.throughput)
+
+
+def summary(member: Member) -> str:
+    """What a member that has answered brings, or why it does not come, on one line."""
+    if member.answer is Answer.REFUSED:
+        return member.detail
+    if member.role is Role.EDGE:
+        return f"room for {member.room}"
+    rows = f"{member.train_rows} rows to train on, {member.heldout_rows} kept back"
+    return f"{rows}; {member.detail}" if member.detail else rows
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:500]

@@ -1,0 +1,180 @@
+"""`RunService` over the runs, their events and their exports."""
+
+
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import grpc.aio
+
+from elsa.v1 import fleet_pb2, run_pb2, run_pb2_grpc
+from elsa.wire.chunks import split_chunks
+from services.cloud import events
+from services.cloud.convert import reports_to_proto, state_to_proto
+from services.cloud.export import Exports
+from services.cloud.records import Evaluation
+from services.cloud.runs import Runs, RunView
+from services.cloud.watch import RunWatch
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RunServicer(run_pb2_grpc.RunServiceServicer):
+    """Decodes, calls, encodes."""
+
+    def __init__(self, runs: Runs, watch: RunWatch, exports: Exports) -> None:
+        self._runs, self._watch, self._exports = runs, watch, exports
+
+    async def SubmitRun(self, request: run_pb2.SubmitRunRequest, context: Context) -> run_pb2.SubmitRunResponse:
+        """See run.proto."""
+        return run_pb2.SubmitRunResponse(run_id=self._runs.submit(request.spec))
+
+    async def GetRun(self, request: run_pb2.GetRunRequest, context: Context) -> run_pb2.GetRunResponse:
+        """See run.proto."""
+        return run_pb2.GetRunResponse(run=run_to_proto(self._runs.get(request.run_id)))
+
+    async def ListRuns(self, request: run_pb2.ListRunsRequest, context: Context) -> run_pb2.ListRunsResponse:
+        """See run.proto."""
+        return run_pb2.ListRunsResponse(runs=map(run_to_proto, self._runs.list()))
+
+    async def WatchRun(
+        self, request: run_pb2.WatchRunRequest, context: Context
+    ) -> AsyncIterator[run_pb2.WatchRunResponse]:
+        """See run.proto."""
+        async with aclosing(self._watch.watch(request.run_id, request.after)) as happened:
+            async for event in happened:
+                yield run_pb2.WatchRunResponse(event=event_to_proto(event))
+
+    async def CancelRun(self, request: run_pb2.CancelRunRequest, context: Context) -> run_pb2.CancelRunResponse:
+        """See run.proto."""
+        self._runs.cancel(request.run_id)
+        return run_pb2.CancelRunResponse()
+
+    async def ReportEvaluation(
+        self, request: run_pb2.ReportEvaluationRequest, context: Context
+    ) -> run_pb2.ReportEvaluationResponse:
+        """See run.proto."""
+        self._runs.report_evaluation(evaluation_from_proto(request))
+        return run_pb2.ReportEvaluationResponse()
+
+    async def ExportAdapter(
+        self, request: run_pb2.ExportAdapterRequest, context: Context
+    ) -> AsyncIterator[run_pb2.ExportAdapterResponse]:
+        """See run.proto."""
+        wanted = request.version if request.HasField("version") else None
+        run, made = self._runs.version(request.run_id, wanted)
+        for name, data in await asyncio.to_thread(self._exports.files, run, made):
+            header = run_pb2.FileHeader(name=name, total_bytes=len(data))
+            yield run_pb2.ExportAdapterResponse(file=header)
+            for chunk in split_chunks(data):
+                yield run_pb2.ExportAdapterResponse(chunk=chunk)
+
+
+def run_to_proto(view: RunView) -> run_pb2.Run:
+    """A run as a message."""
+    run = view.run
+    return run_pb2.Run(
+        run_id=run.run_id,
+        name=run.name,
+        state=state_to_proto(run.state),
+        reason=run.reason,
+        spec=run.spec,
+        version=run.version or 0,
+        rounds=run.rounds,
+        client_ids=view.client_ids,
+        edge_ids=view.edge_ids,
+        created_unix_s=run.created_unix_s,
+        evaluations=map(metrics_to_proto, view.evaluations),
+    )
+
+
+def metrics_to_proto(metrics: events.Metrics) -> run_pb2.Evaluation:
+    """Metrics as a message."""
+    return run_pb2.Evaluation(
+        version=metrics.version,
+        rows=metrics.rows,
+        loss=metrics.loss,
+        accuracy=metrics.accuracy,
+        clients=metrics.clients,
+    )
+
+
+def evaluation_from_proto(request: run_pb2.ReportEvaluationRequest) -> Evaluation:
+    """A client's metrics, not yet checked."""
+    message = request.evaluation
+    return Evaluation(
+        run_id=request.run_id,
+        client_id=request.client_id,
+        version=message.version,
+        rows=message.rows,
+        loss=message.loss,
+        accuracy=message.accuracy,
+    )
+
+
+def event_to_proto(event: events.Event) -> run_pb2.RunEvent:
+    """An event as a message."""
+    message = run_pb2.RunEvent(sequence=event.sequence, unix_s=event.unix_s)
+    match event.body:
+        case events.StateChanged() as body:
+            state = state_to_proto(body.state)
+            message.state_changed.CopyFrom(run_pb2.StateChanged(state=state, reason=body.reason))
+        case events.NodeJoined() as body:
+            message.node_joined.CopyFrom(
+                run_pb2.NodeJoined(node_id=body.node_id, detail=body.detail, accepted=body.accepted)
+            )
+        case events.ClientAssigned() as body:
+            message.client_assigned.CopyFrom(_assigned(body))
+        case events.UpdateReceived() as body:
+            message.update_received.CopyFrom(_update(body))
+        case events.RoundClosed() as body:
+            message.round_closed.CopyFrom(_closed(body))
+        case events.EvaluationReported() as body:
+            message.evaluation_reported.CopyFrom(_evaluated(body))
+        case events.NodeProgress() as body:
+            message.node_progress.CopyFrom(_progress(body))
+    return message
+
+
+def _assigned(body: events.ClientAssigned) -> run_pb2.ClientAssigned:
+    return run_pb2.ClientAssigned(
+        client_id=body.client_id, edge_id=body.edge_id, split=body.split, detail=body.detail
+    )
+
+
+def _update(body: events.UpdateReceived) -> run_pb2.UpdateReceived:
+    return run_pb2.UpdateReceived(
+        edge_id=body.edge_id, version=body.version, rows=body.rows, reports=reports_to_proto(body.reports)
+    )
+
+
+def _closed(body: events.RoundClosed) -> run_pb2.RoundClosed:
+    return run_pb2.RoundClosed(
+        version=body.version,
+        edge_ids=body.edge_ids,
+        missing_edge_ids=body.missing_edge_ids,
+        seconds=body.seconds,
+    )
+
+
+def _evaluated(body: events.EvaluationReported) -> run_pb2.EvaluationReported:
+    return run_pb2.EvaluationReported(
+        client_id=body.client_id,
+        evaluation=metrics_to_proto(body.evaluation),
+        total=metrics_to_proto(body.total),
+    )
+
+
+def _progress(body: events.NodeProgress) -> run_pb2.NodeProgress:
+    progress = fleet_pb2.Progress(
+        run_id=body.run_id,
+        version=body.version,
+        edge_round=body.edge_round,
+        activity=body.activity,
+        step=body.step,
+        steps=body.steps,
+        loss=body.loss,
+    )
+    return run_pb2.NodeProgress(node_id=body.node_id, progress=progress)

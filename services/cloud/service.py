@@ -1,0 +1,128 @@
+"""The cloud as a process: puts its objects together, serves until it is told to stop, and closes them in order."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from elsa.errors import InputError
+from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, fleet_pb2_grpc, run_pb2, run_pb2_grpc
+from services.cloud.adapter_servicer import AdapterServicer
+from services.cloud.adapters import Adapters
+from services.cloud.blobs import Blobs
+from services.cloud.changes import Changes
+from services.cloud.engine import Engine
+from services.cloud.export import Exports
+from services.cloud.fleet import Fleet
+from services.cloud.fleet_servicer import FleetServicer
+from services.cloud.run_servicer import RunServicer
+from services.cloud.runs import Runs
+from services.cloud.settings import CloudSettings
+from services.cloud.steps import Steps
+from services.cloud.store import Store
+from services.cloud.watch import RunWatch
+from services.rpc.process import stop_on_signals, write_ready
+from services.rpc.server import Service, check_host, start_aio
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cloud:
+    """A cloud that serves."""
+
+    address: str
+    engine: Engine
+
+
+@asynccontextmanager
+async def serving(settings: CloudSettings, clock: Callable[[], float] = time.time) -> AsyncIterator[Cloud]:
+    """A cloud that serves within the context; `clock` gives unix seconds.
+
+    Raises AddressError if it may not or cannot listen, InputError if its state cannot be kept.
+    """
+    check_host(settings.host, settings.insecure)
+    _make_folder(settings)
+    store, changes = Store(settings.database), Changes()
+    blobs = Blobs(settings.blobs)
+    fleet = Fleet(store, heartbeat_s=settings.heartbeat_s, max_nodes=settings.max_nodes, clock=clock)
+    exports = Exports(settings.state / "exports", blobs)
+    steps = Steps(store, blobs, fleet, exports, gone_after_s=settings.gone_after_s)
+    engine = Engine(store, steps, changes, clock=clock)
+    services = _services(settings, store, changes, blobs, fleet, exports, engine, clock)
+    try:
+        server = await start_aio(services, host=settings.host, port=settings.port, insecure=settings.insecure)
+        ticking = asyncio.create_task(engine.tick(settings.tick_s))
+        try:
+            yield Cloud(address=server.address, engine=engine)
+        finally:
+            changes.close()
+            await server.stop(settings.grace_s)
+            ticking.cancel()
+            with suppress(asyncio.CancelledError):
+                await ticking
+            await engine.close()
+    finally:
+        store.close()
+
+
+async def serve(settings: CloudSettings, clock: Callable[[], float] = time.time) -> None:
+    """Serve until SIGTERM or SIGINT. Raises as `serving`."""
+    stop = stop_on_signals()
+    async with serving(settings, clock) as cloud:
+        log.info("cloud: serving at %s, state in %s", cloud.address, settings.state)
+        await asyncio.to_thread(write_ready, settings.ready_file, cloud.address)
+        await asyncio.to_thread(stop.wait)
+
+
+def run(settings: CloudSettings) -> None:
+    """Serve until SIGTERM or SIGINT, from synchronous code. Raises as `serving`."""
+    asyncio.run(serve(settings))
+
+
+def _services(
+    settings: CloudSettings,
+    store: Store,
+    changes: Changes,
+    blobs: Blobs,
+    fleet: Fleet,
+    exports: Exports,
+    engine: Engine,
+    clock: Callable[[], float],
+) -> list[Service]:
+    runs = Runs(
+        store,
+        engine,
+        changes,
+        max_open_runs=settings.max_open_runs,
+        max_spec_bytes=settings.max_spec_bytes,
+        clock=clock,
+    )
+    adapters = Adapters(store, blobs, engine, changes, max_adapter_bytes=settings.max_adapter_bytes, clock=clock)
+    watch = RunWatch(store, changes, clock=clock)
+    return [
+        Service(
+            servicer=FleetServicer(fleet, runs, engine, watch, store, changes),  # type: ignore[abstract]
+            add=fleet_pb2_grpc.add_FleetServiceServicer_to_server,
+            descriptor=fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
+        ),
+        Service(
+            servicer=RunServicer(runs, watch, exports),
+            add=run_pb2_grpc.add_RunServiceServicer_to_server,
+            descriptor=run_pb2.DESCRIPTOR.services_by_name["RunService"],
+        ),
+        Service(
+            servicer=AdapterServicer(adapters, idle_s=settings.idle_s),
+            add=adapter_pb2_grpc.add_AdapterServiceServicer_to_server,
+            descriptor=adapter_pb2.DESCRIPTOR.services_by_name["AdapterService"],
+        ),
+    ]
+
+
+def _make_folder(settings: CloudSettings) -> None:
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot keep state in {settings.state} ({error.strerror}); set ELSA_STATE") from error

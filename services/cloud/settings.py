@@ -1,0 +1,59 @@
+"""What the cloud's owner may set: environment variables that begin with ELSA_, or arguments."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from elsa.errors import SpecError
+from elsa.spec import describe
+
+
+class CloudSettings(BaseSettings):
+    """Settings of the cloud. Seconds and bytes unless said otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)
+
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(7400, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    insecure: bool = Field(False, description="allow an address off loopback without TLS")
+    state: Path = Field(Path("elsa-state/cloud"), description="folder of the database, blobs and exports")
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the state folder")
+    blobs_url: str = Field("", description="fsspec URL; empty: a folder in the state folder")
+    ready_file: Path | None = Field(None, description="written with address and pid once the cloud serves")
+    heartbeat_s: float = Field(2.0, gt=0, le=600, description="between heartbeats of a node")
+    tick_s: float = Field(0.5, gt=0, le=60, description="between looks at deadlines")
+    gone_after_s: float = Field(
+        60.0, gt=0, description="silence after which a client's last evaluation is not awaited"
+    )
+    idle_s: float = Field(60.0, gt=0, description="silence after which a push is ended")
+    grace_s: float = Field(5.0, ge=0, description="for calls in flight when the cloud stops")
+    max_nodes: int = Field(10_000, ge=1)
+    max_open_runs: int = Field(64, ge=1)
+    max_spec_bytes: int = Field(256 * 1024, ge=1, le=900_000)
+    max_adapter_bytes: int = Field(2**30, ge=1)
+
+    @model_validator(mode="after")
+    def _gone_is_longer_than_silent(self) -> Self:
+        if self.gone_after_s < 3 * self.heartbeat_s + 1:
+            raise ValueError(f"gone_after_s {self.gone_after_s:g} is less than three heartbeats and a second")
+        return self
+
+    @classmethod
+    def load(cls, **given: object) -> "CloudSettings":
+        """Settings from the environment; what is `given` and not None wins. Raises SpecError naming the field."""
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise SpecError(f"settings of the cloud (ELSA_...): {describe(error)}") from error
+
+    @property
+    def database(self) -> str:
+        """URL of the database."""
+        return self.database_url or f"sqlite:///{self.state / 'elsa.db'}"
+
+    @property
+    def blobs(self) -> str:
+        """URL of the blobs."""
+        return self.blobs_url or str(self.state / "blobs")
