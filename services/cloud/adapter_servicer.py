@@ -1,7 +1,5 @@
 """`AdapterService` of the cloud: edges push aggregates and pull global adapters."""
 
-
-
 import asyncio
 import re
 from collections.abc import AsyncIterator

@@ -132,7 +132,7 @@ class Adapters:
             if run.version is not None and run.version >= version:
                 return transaction.get(Round, run_id=run_id, version=run.version)
         if run.state.ended:
-            raise RoundGivenUpError(f"run {run_id} is {run.state} without version {version}")
+            raise RoundGivenUpError(f"run {run_id} has ended ({run.state}) without version {version}")
         return None
 
     async def _expected(self, run_id: str) -> Layout:
@@ -156,7 +156,7 @@ def _check_new(transaction: Transaction, push: Push) -> bool:
     if taken == push.sha256:
         return False
     if run.state.ended:
-        raise RoundGivenUpError(f"run {push.run_id} is {run.state}")
+        raise RoundGivenUpError(f"run {push.run_id} has ended ({run.state})")
     _check_initial(run, push, taken) if push.initial else _check_update(transaction, run, push, taken)
     return True
 

@@ -1,11 +1,10 @@
 """`FleetService` over the fleet, the runs and the watches."""
 
-
-
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from elsa.errors import MalformedError
@@ -22,6 +21,7 @@ from services.cloud.store import Store
 from services.cloud.watch import Assignment, RunWatch, watch_assignments
 
 Context = grpc.aio.ServicerContext[Any, Any]
+_NO_CLUSTERS = "this cloud does not cluster clients; go on without a fingerprint"
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
@@ -69,6 +69,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         async with aclosing(watch_assignments(self._store, self._changes, request.node_id)) as changes:
             async for assignments in changes:
                 yield fleet_pb2.WatchAssignmentResponse(assignments=map(assignment_to_proto, assignments))
+
+    async def GetProbes(self, request: fleet_pb2.GetProbesRequest, context: Context) -> fleet_pb2.GetProbesResponse:
+        """See fleet.proto; this cloud assigns by latency alone."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_CLUSTERS)
+
+    async def UploadFingerprint(
+        self, request: fleet_pb2.UploadFingerprintRequest, context: Context
+    ) -> fleet_pb2.UploadFingerprintResponse:
+        """See fleet.proto; this cloud assigns by latency alone."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_CLUSTERS)
 
 
 def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:

@@ -1,7 +1,5 @@
 """`RunService` over the runs, their events and their exports."""
 
-
-
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing

@@ -114,7 +114,7 @@ class Runs:
         with self._store.transaction() as transaction:
             run, before = transaction.run(run_id), member_of(transaction, run_id, node_id)
             if run.state.ended:
-                raise RoundGivenUpError(f"run {run_id} is {run.state}")
+                raise RoundGivenUpError(f"run {run_id} has ended ({run.state})")
             if run.state is not RunState.ENROLLING:
                 raise StaleRoundError(f"run {run_id} is {run.state} and takes no more answers; wait for the next")
             member = answered(before, reply)

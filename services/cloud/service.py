@@ -104,7 +104,7 @@ def _services(
     watch = RunWatch(store, changes, clock=clock)
     return [
         Service(
-            servicer=FleetServicer(fleet, runs, engine, watch, store, changes),  # type: ignore[abstract]
+            servicer=FleetServicer(fleet, runs, engine, watch, store, changes),
             add=fleet_pb2_grpc.add_FleetServiceServicer_to_server,
             descriptor=fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
         ),

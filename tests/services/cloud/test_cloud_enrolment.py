@@ -1,0 +1,223 @@
+"""Enrolment: who is offered a run, who joins, and what a run without its minimum says."""
+
+import grpc
+from cloud_harness import CLIENTS, EDGES, Clock, adapter, refused, run_async, site, spec
+
+from elsa.v1 import fleet_pb2
+
+ENROLLING, TRAINING, FAILED = (
+    fleet_pb2.RUN_STATE_ENROLLING,
+    fleet_pb2.RUN_STATE_TRAINING,
+    fleet_pb2.RUN_STATE_FAILED,
+)
+
+
+@run_async
+async def test_run_without_a_fleet_fails_in_time_and_says_who_is_there(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register(edges=EDGES[:1], clients=CLIENTS[:1])
+        await at.register(edges=(), clients=("other",), datasets=("other",))
+        run = await at.submit()
+        at.later(301)
+        reason = (await at.reach(run, FAILED)).state_changed.reason
+        assert "1 of 2 edges (edge-1)" in reason and "1 of 4 clients (client-1)" in reason
+
+
+@run_async
+async def test_all_answered_but_too_few_fails_at_once(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for node in (*EDGES, *CLIENTS[:3]):
+            await at.join(run, node)
+        await at.refuse(run, "client-4", "no column\n'label' in trec.csv")
+        reason = (await at.reach(run, FAILED)).state_changed.reason
+        assert reason.startswith("3 of 4 clients joined; client-4 refused: no column 'label' in trec.csv")
+
+
+@run_async
+async def test_timeout_names_who_refused_and_who_has_not_answered(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit(spec(fleet={"min_clients": 3}))
+        await at.reach(run, ENROLLING)
+        await at.join(run, "client-1")
+        await at.refuse(run, "client-3", "busy")
+        at.later(301)
+        reason = (await at.reach(run, FAILED)).state_changed.reason
+        assert reason.startswith("1 of 3 clients joined; 0 of 2 edges joined; client-2 has not answered")
+        assert "client-3 refused: busy" in reason
+
+
+@run_async
+async def test_timeout_starts_with_those_who_joined(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit(spec(fleet={"min_clients": 2}))
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for node in (*EDGES, *CLIENTS[:2]):
+            await at.join(run, node)
+        at.later(301)
+        await at.reach(run, TRAINING)
+        assert list((await at.get(run)).client_ids) == ["client-1", "client-2"]
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION, "takes no more answers"):
+            await at.join(run, "client-3")
+
+
+@run_async
+async def test_silent_nodes_are_not_awaited(tmp_path):
+    async with site(tmp_path, heartbeat_s=2) as at:
+        await at.register()
+        run = await at.submit(spec(fleet={"min_clients": 3}))
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for node in (*EDGES, *CLIENTS[:3]):
+            await at.join(run, node)
+        at.clock.now += 8
+        for node in (*EDGES, *CLIENTS[:3]):
+            await at.heartbeat(node)
+        await at.reach(run, TRAINING)
+        assert "client-4" not in (await at.get(run)).client_ids
+
+
+@run_async
+async def test_run_without_a_first_adapter_fails(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        for node in (*EDGES, *CLIENTS):
+            await at.join(run, node)
+        at.later(301)
+        assert "no edge pushed the first adapter" in (await at.reach(run, FAILED)).state_changed.reason
+
+
+@run_async
+async def test_first_adapters_must_be_the_same(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION, "takes no updates yet"):
+            await at.push(run, "edge-1", adapter())
+        assert await at.push(run, "edge-1", adapter(), initial=True)
+        assert not await at.push(run, "edge-2", adapter(), initial=True)
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "edge-2", "differs", "same model files"):
+            await at.push(run, "edge-2", adapter(1), initial=True)
+
+
+@run_async
+async def test_too_little_room_fails_the_run_and_names_a_client(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for edge in EDGES:
+            await at.join(run, edge, room=1)
+        for client in CLIENTS:
+            await at.join(run, client)
+        reason = (await at.reach(run, FAILED)).state_changed.reason
+        assert reason.startswith("client-") and "edge-1 1/1, edge-2 1/1" in reason
+
+
+@run_async
+async def test_client_goes_to_its_nearest_edge_with_its_own_split(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started(spec(splits={"client-2": {"bottom": 2, "top": 0}}))
+        given = [event async for event in _assigned(at, run)]
+        assert [(one.client_id, one.edge_id, one.split) for one in given] == [
+            ("client-1", "edge-1", "1/1"),
+            ("client-2", "edge-2", "2/0"),
+            ("client-3", "edge-1", "1/1"),
+            ("client-4", "edge-2", "1/1"),
+        ]
+
+
+async def _assigned(at, run):
+    async for event in at.events(run):
+        if event.HasField("client_assigned"):
+            yield event.client_assigned
+        if event.state_changed.state == TRAINING:
+            return
+
+
+@run_async
+async def test_nodes_that_come_late_are_offered_the_run_too(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register(clients=CLIENTS[:3])
+        run = await at.submit(spec(fleet={"min_clients": 3}))
+        await at.reach(run, ENROLLING)
+        await at.register(clients=CLIENTS)
+        await at.enroll(run)
+        assert list((await at.get(run)).client_ids) == list(CLIENTS)
+
+
+@run_async
+async def test_enrolment_survives_a_restart(tmp_path):
+    clock = Clock()
+    async with site(tmp_path, clock) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for node in (*EDGES, *CLIENTS[:3]):
+            await at.join(run, node)
+    async with site(tmp_path, clock) as at:
+        await at.join(run, "client-4")
+        await at.reach(run, TRAINING)
+
+
+@run_async
+async def test_answers_that_do_not_fit_are_refused(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        await at.register(edges=(), clients=("other",), datasets=("other",))
+        async with refused(grpc.StatusCode.PERMISSION_DENIED, "not offered to other"):
+            await at.refuse(run, "other", "no")
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "answer"):
+            await at.fleet.JoinRun(fleet_pb2.JoinRunRequest(run_id=run, node_id="client-1"))
+        for node, offer, word in (
+            ("client-1", {"edge": {"room": 2}}, "registered as client"),
+            ("edge-1", {"edge": {"room": 0}}, "edge.room"),
+            ("client-1", {"client": {"train_rows": 1, "heldout_rows": 1}}, "links"),
+            ("client-1", {"client": {"train_rows": 0, "heldout_rows": 1}}, "train_rows"),
+        ):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, word):
+                await at.fleet.JoinRun(fleet_pb2.JoinRunRequest(run_id=run, node_id=node, **offer))
+
+
+@run_async
+async def test_same_answer_twice_is_one_event(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit(spec(fleet={"min_clients": 3}))
+        await at.reach(run, ENROLLING)
+        await at.join(run, "client-1")
+        await at.join(run, "client-1")
+        await at.refuse(run, "client-1", "changed my mind")
+        await at.join(run, "client-1")
+        sequence = (await at.wait(run, lambda event: event.sequence == 5)).sequence
+        assert sequence == 5  # submitted, offered, joined, refused, joined
+
+
+@run_async
+async def test_names_addresses_and_the_size_of_the_fleet_are_checked(tmp_path):
+    async with site(tmp_path, max_nodes=6) as at:
+        await at.register()
+        await at.register()
+        for call, code, word in (
+            (at.register(edges=(), clients=("a b",)), grpc.StatusCode.INVALID_ARGUMENT, "a b"),
+            (at.register(edges=("client-1",)), grpc.StatusCode.PERMISSION_DENIED, "registered as client"),
+            (at.register(edges=("edge-3",)), grpc.StatusCode.RESOURCE_EXHAUSTED, "6 nodes"),
+        ):
+            async with refused(code, word):
+                await call
+        for fields, word in (({"address": "nowhere", "capacity": 1}, "host:port"), ({"address": "h:1"}, "capacity")):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, word):
+                await at.fleet.RegisterEdge(fleet_pb2.RegisterEdgeRequest(edge_id="edge-1", **fields))
