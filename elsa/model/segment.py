@@ -124,6 +124,11 @@ class Segment:
         owned = range(bones.config.num_hidden_layers)
         return cls(checkpoint, bones, owned, ends=True, dtype=dtype, seed=seed)
 
+    def train(self, mode: bool) -> None:
+        """Run the model's own dropout from now on, or not."""
+        if self.model.training != mode:
+            self.model.train(mode)
+
     def bottom(
         self,
         input_ids: torch.Tensor,

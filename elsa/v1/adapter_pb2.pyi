@@ -37,6 +37,7 @@ class AdapterConfig(_message.Message):
     MODULES_TO_SAVE_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
     BASE_MODEL_FIELD_NUMBER: _builtins.int
+    TRANSPOSED_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Rank of the two factors; at least 1."""
     alpha: _builtins.float
@@ -45,6 +46,8 @@ class AdapterConfig(_message.Message):
     """"classification" or "causal-lm"."""
     base_model: _builtins.str
     """Name of the base model."""
+    transposed: _builtins.bool
+    """Whether the adapted modules keep their weights as (in, out), as GPT-2's do: PEFT's fan_in_fan_out."""
     @_builtins.property
     def target_modules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the modules that are adapted."""
@@ -62,10 +65,11 @@ class AdapterConfig(_message.Message):
         modules_to_save: _abc.Iterable[_builtins.str] | None = ...,
         task: _builtins.str = ...,
         base_model: _builtins.str = ...,
+        transposed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_model", b"base_model", "modules_to_save", b"modules_to_save", "rank", b"rank", "target_modules", b"target_modules", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "base_model", b"base_model", "modules_to_save", b"modules_to_save", "rank", b"rank", "target_modules", b"target_modules", "task", b"task", "transposed", b"transposed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,6 +41,7 @@ _ERRORS: dict[grpc.StatusCode, type[errors.ElsaError]] = {}
 for _error, _code in TABLE:
     _ERRORS.setdefault(_code, _error)
 _ERRORS[grpc.StatusCode.DEADLINE_EXCEEDED] = errors.UnreachableError
+_ERRORS[grpc.StatusCode.CANCELLED] = errors.UnreachableError
 
 
 def code_of(error: errors.ElsaError) -> grpc.StatusCode:

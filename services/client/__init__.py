@@ -1,0 +1,1 @@
+"""The client: keeps its rows, the ends of the model and the head; trains them through its edge."""

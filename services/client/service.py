@@ -1,0 +1,77 @@
+"""A client as a process: its link to the cloud, its runs, and an orderly end."""
+
+import logging
+import threading
+
+import torch
+
+from elsa.errors import ElsaError
+from elsa.spec import RunSpec
+from elsa.v1 import fleet_pb2
+from elsa.v1.fleet_pb2_grpc import FleetServiceStub
+from services.client.driver import RunDriver
+from services.client.settings import ClientSettings
+from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
+from services.rpc.process import stop_on_signals, write_ready
+
+log = logging.getLogger(__name__)
+
+
+class Client:
+    """A whole client. `start`, then `follow` until it is stopped, then `close`."""
+
+    def __init__(self, settings: ClientSettings, stop: threading.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._failure: ElsaError | None = None
+        self._drivers = RunDrivers(self._new_driver)
+        self._link = CloudLink(
+            settings.cloud, settings.name, self._register, stop=stop, patience_s=settings.patience_s
+        )
+
+    def start(self) -> None:
+        """Make this client known to the cloud. Raises UnreachableError."""
+        self._link.start()
+
+    def follow(self) -> None:
+        """Do what the cloud assigns until stopped. Raises what a run failed with, UnreachableError."""
+        self._drivers.follow(self._link.assignments())
+        if self._failure is not None:
+            raise self._failure
+
+    def close(self) -> None:
+        """End the runs and leave."""
+        self._stop.set()
+        self._drivers.close()
+        self._link.close()
+
+    def _register(self, fleet: FleetServiceStub) -> float:
+        request = fleet_pb2.RegisterClientRequest(client_id=self._settings.name, datasets=sorted(self._settings.data))
+        return fleet.RegisterClient(request, timeout=CALL_TIMEOUT_S).heartbeat_s
+
+    def _new_driver(self, assignment: fleet_pb2.Assignment) -> RunDriver:
+        spec = RunSpec.from_yaml(assignment.spec, f"run {assignment.run_id}")
+        return RunDriver(assignment.run_id, spec, settings=self._settings, link=self._link, fail=self._fail)
+
+    def _fail(self, error: ElsaError) -> None:
+        self._failure = error
+        self.close()
+
+
+def run(settings: ClientSettings) -> None:
+    """Run a client until SIGTERM or SIGINT. Raises UnreachableError, or what a run failed with here."""
+    torch.set_num_threads(settings.threads)
+    stop = stop_on_signals()
+    client = Client(settings, stop)
+
+    def close_when_stopped() -> None:
+        stop.wait()
+        client.close()
+
+    threading.Thread(target=close_when_stopped, name="stopper", daemon=True).start()
+    try:
+        client.start()
+        write_ready(settings.ready_file, "")
+        client.follow()
+    finally:
+        client.close()

@@ -1,0 +1,27 @@
+"""What the owner of a site decides, from flags, environment (`ELSA_…`) or YAML."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from elsa.spec import Name
+
+
+class ClientSettings(BaseSettings):
+    """Settings of a client."""
+
+    model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)
+
+    name: Name = Field("client", description="name of this client, unique in the fleet")
+    cloud: str = Field("127.0.0.1:7400", description="host:port of the cloud")
+    data: Mapping[Name, str] = Field(
+        {}, description="data sets offered to runs: name and file (.jsonl .csv .parquet, .gz), hf:NAME or builtin"
+    )
+    heldout: Mapping[Name, str] = Field(
+        {}, description="rows to evaluate on, by the data set's name; else a share of its rows is kept back"
+    )
+    threads: int = Field(1, ge=1, description="threads of the compute kernels: this role's share of the cores")
+    patience_s: float = Field(120.0, gt=0, description="how long to go on asking a peer that does not answer")
+    ready_file: Path | None = Field(None, description="written once this client is registered: JSON with its pid")

@@ -1,0 +1,172 @@
+"""A client's model in one run: evaluates a global adapter and trains a round, both through its edge."""
+
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from elsa.data.batches import batches, sequential
+from elsa.model import adapter as adapters
+from elsa.model.segment import Segment
+from elsa.model.weights import Checkpoint
+from elsa.spec import RunSpec
+from elsa.train.loss import Score
+from elsa.train.phases import Stopwatch
+from elsa.train.step import SplitTrainer, evaluate
+from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
+from elsa.v1.split_pb2_grpc import SplitServiceStub
+from elsa.wire.adapter import decode_adapter, encode_adapter
+from elsa.wire.codec.registry import codec_set_to_proto
+from services.client.site import SiteData
+from services.client.trunk import PredictTrunk, TrainTrunk
+from services.rpc.adapters import Pulled
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a round of local training made: the session at the edge, our own tensors, and the report."""
+
+    session_id: str
+    data: bytes
+    report: adapter_pb2.ClientReport
+
+
+class RoundTrainer:
+    """The client's segment and rows, ready to train and evaluate.
+
+    Args:
+        name: the client's name.
+        stub, peer: its edge, and how to call it in errors.
+        report: tells those who watch how far this client is.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        run_id: str,
+        spec: RunSpec,
+        checkpoint: Checkpoint,
+        data: SiteData,
+        *,
+        stub: SplitServiceStub,
+        peer: str,
+        stop: threading.Event,
+        patience_s: float,
+        report: Callable[[fleet_pb2.Progress], None],
+    ) -> None:
+        labels = len(spec.data.labels)
+        self._name = name
+        self._run_id = run_id
+        self._spec = spec
+        self._data = data
+        self._stub = stub
+        self._peer = peer
+        self._stop = stop
+        self._patience_s = patience_s
+        self._report = report
+        task = spec.model.task
+        self._split = spec.split_of(name, checkpoint.config(task, labels).num_hidden_layers)
+        self._segment = Segment.client(checkpoint, self._split, task=task, num_labels=labels, seed=spec.seed)
+        adapters.attach(self._segment, adapters.adapter_config(checkpoint, spec.lora, task, labels))
+
+    @property
+    def heldout_rows(self) -> int:
+        """Rows that `evaluate` runs over."""
+        return len(self._data.heldout)
+
+    def evaluate(self, pulled: Pulled) -> Score:
+        """Loss and hits of a global adapter on the rows kept back. Raises StaleRoundError if the edge is past it."""
+        adapters.write(self._segment, decode_adapter(pulled.data))
+        opening = split_pb2.PredictOpen(
+            run_id=self._run_id,
+            client_id=self._name,
+            version=pulled.version,
+            split=self._split_message(),
+            codecs=codec_set_to_proto(self._spec.codecs),
+            window=self._spec.training.window,
+        )
+        self._tell(pulled, "evaluating")
+        trunk = PredictTrunk(self._stub, opening, self._peer, width=self._segment.width)
+        try:
+            return evaluate(
+                self._segment,
+                trunk,
+                sequential(self._data.heldout.by_length(), self._spec.training.batch),
+                split=self._split,
+                task=self._spec.model.task,
+                window=self._spec.training.window,
+            )
+        finally:
+            trunk.close()
+
+    def train(self, pulled: Pulled) -> Trained:
+        """Train `local_steps` steps from a pulled adapter. Raises StaleRoundError if the edge is past its round."""
+        adapters.write(self._segment, decode_adapter(pulled.data))
+        watch, begin = Stopwatch(), time.monotonic()
+        trunk = TrainTrunk(
+            self._stub,
+            self._opening(pulled),
+            self._peer,
+            width=self._segment.width,
+            watch=watch,
+            stop=self._stop,
+            patience_s=self._patience_s,
+        )
+        trunk.open()
+        try:
+            losses = self._steps(trunk, pulled, watch)
+            finished = trunk.finish(len(losses))
+        finally:
+            trunk.abandon()
+        report = adapter_pb2.ClientReport(
+            client_id=self._name,
+            edge_round=pulled.edge_round,
+            rows=len(self._data.train),
+            steps=finished.steps,
+            loss=sum(losses) / len(losses),
+            seconds=finished.seconds,
+            bytes=finished.bytes,
+            wall_s=time.monotonic() - begin,
+        )
+        own = encode_adapter(adapters.read(self._segment, split=self._split))
+        return Trained(session_id=trunk.opened.session_id, data=own, report=report)
+
+    def _steps(self, trunk: TrainTrunk, pulled: Pulled, watch: Stopwatch) -> list[float]:
+        training = self._spec.training
+        trainer = SplitTrainer(
+            self._segment, trunk, split=self._split, task=self._spec.model.task, training=training, watch=watch
+        )
+        seed = [self._spec.seed, zlib.crc32(self._name.encode()), pulled.version, pulled.edge_round]
+        losses: list[float] = []
+        for batch in batches(self._data.train, training.batch, training.local_steps, seed):
+            losses.append(trainer.train_step(batch))
+            self._tell(pulled, "training", step=len(losses), loss=losses[-1])
+        return losses
+
+    def _tell(self, pulled: Pulled, activity: str, step: int = 0, loss: float = 0.0) -> None:
+        self._report(
+            fleet_pb2.Progress(
+                run_id=self._run_id,
+                version=pulled.version,
+                edge_round=pulled.edge_round,
+                activity=activity,
+                step=step,
+                steps=self._spec.training.local_steps,
+                loss=loss,
+            )
+        )
+
+    def _opening(self, pulled: Pulled) -> split_pb2.TrainOpen:
+        return split_pb2.TrainOpen(
+            run_id=self._run_id,
+            client_id=self._name,
+            version=pulled.version,
+            edge_round=pulled.edge_round,
+            split=self._split_message(),
+            codecs=codec_set_to_proto(self._spec.codecs),
+            window=self._spec.training.window,
+        )
+
+    def _split_message(self) -> split_pb2.Split:
+        return split_pb2.Split(bottom=self._split.bottom, trunk=self._split.trunk, top=self._split.top)

@@ -1,0 +1,232 @@
+"""An edge's blocks as a `Trunk`: the split step over `SplitService`.
+
+A Train stream that breaks is taken up again with its resume token: what has no answer yet is sent again, and the
+edge answers from memory what it had done. A Predict stream is simply opened anew by who uses it.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from elsa.errors import MalformedError, UnreachableError
+from elsa.train.phases import Stopwatch
+from elsa.train.session import Position
+from elsa.train.trunk import BackwardReply, ForwardReply, Reply
+from elsa.v1 import split_pb2 as pb
+from elsa.v1.split_pb2_grpc import SplitServiceStub
+from elsa.wire.codec.registry import codec_set_from_proto
+from elsa.wire.tensor import payload_to_proto
+from services.client.stream import Stream
+from services.rpc.payloads import receive_tensor
+
+log = logging.getLogger(__name__)
+
+RESUME_PAUSE_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    """A request that has no answer yet."""
+
+    kind: str
+    position: Position
+    tokens: int
+    messages: list[Any]
+
+
+class TrainTrunk:
+    """A Train session at an edge; use `open` first and `finish` last.
+
+    Args:
+        opening: the session to open, without resume token.
+        width: size of a hidden state.
+        watch: where network seconds are added.
+        patience_s: how long to go on trying to take a broken stream up again.
+    """
+
+    def __init__(
+        self,
+        stub: SplitServiceStub,
+        opening: pb.TrainOpen,
+        peer: str,
+        *,
+        width: int,
+        watch: Stopwatch,
+        stop: threading.Event,
+        patience_s: float,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._stub = stub
+        self._opening = opening
+        self._peer = peer
+        self._width = width
+        self._watch = watch
+        self._stop = stop
+        self._patience_s = patience_s
+        self._clock = clock
+        self._codecs = codec_set_from_proto(opening.codecs)
+        self._unanswered: deque[_Sent] = deque()
+        self._stream: Stream | None = None
+        self.opened = pb.TrainOpened()
+
+    def open(self) -> None:
+        """Open the session. Raises what the edge answers."""
+        self._stream = Stream(self._stub.Train, self._peer)
+        self._stream.send(pb.TrainRequest(open=self._opening))
+        self.opened = self._stream.receive().opened
+
+    def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
+        """See `elsa.train.trunk.Trunk`."""
+        begin = self._clock()
+        payload, rest = payload_to_proto(self._codecs.h1.encode(activations))
+        message = pb.Forward(
+            step=position.step, micro_batch=position.micro_batch, lengths=lengths, activations=payload
+        )
+        messages = [pb.TrainRequest(forward=message), *(pb.TrainRequest(chunk=chunk) for chunk in rest)]
+        self._send(_Sent(kind="forward", position=position, tokens=len(activations), messages=messages))
+        self._watch.add("network", self._clock() - begin)
+
+    def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> None:
+        """See `elsa.train.trunk.Trunk`."""
+        begin = self._clock()
+        payload, rest = payload_to_proto(self._codecs.dh2.encode(gradient))
+        message = pb.Backward(step=position.step, micro_batch=position.micro_batch, gradient=payload, apply=apply)
+        messages = [pb.TrainRequest(backward=message), *(pb.TrainRequest(chunk=chunk) for chunk in rest)]
+        self._send(_Sent(kind="backward", position=position, tokens=len(gradient), messages=messages))
+        self._watch.add("network", self._clock() - begin)
+
+    def receive(self) -> Reply:
+        """See `elsa.train.trunk.Trunk`. Raises UnreachableError if the stream broke and stays so."""
+        while True:
+            try:
+                return self._receive()
+            except UnreachableError as error:
+                self._resume(error)
+
+    def finish(self, steps: int) -> pb.Finished:
+        """End the session, which commits it, and give what the edge says of it."""
+        stream = self._open_stream()
+        seconds = self._watch.seconds
+        message = pb.Finish(
+            steps=steps,
+            seconds=pb.PhaseSeconds(bottom=seconds.bottom, network=seconds.network, top=seconds.top),
+            bytes=pb.ByteCount(up=stream.bytes.up, down=stream.bytes.down),
+        )
+        stream.send(pb.TrainRequest(finish=message))
+        stream.close()
+        answer = stream.receive()
+        if answer.WhichOneof("message") != "finished":
+            raise MalformedError(f"{self._peer} answered finish with {answer.WhichOneof('message')}")
+        finished: pb.Finished = answer.finished
+        return finished
+
+    def abandon(self) -> None:
+        """End the stream without committing."""
+        if self._stream is not None:
+            self._stream.cancel()
+
+    def _open_stream(self) -> Stream:
+        if self._stream is None:
+            raise RuntimeError("open the session first")
+        return self._stream
+
+    def _send(self, sent: _Sent) -> None:
+        self._unanswered.append(sent)
+        for message in sent.messages:
+            self._open_stream().send(message)
+
+    def _receive(self) -> Reply:
+        stream, begin = self._open_stream(), self._clock()
+        answer = stream.receive()
+        sent = self._unanswered[0]
+        result = _result_of(answer, sent, self._peer)
+        codec = self._codecs.h2 if sent.kind == "forward" else self._codecs.dh1
+        payload = result.activations if sent.kind == "forward" else result.gradient
+        values = receive_tensor(payload, codec, sent.tokens, self._width, f"{sent.kind}_result", iter(stream))
+        self._unanswered.popleft()
+        spent = self._clock() - begin
+        self._watch.add("network", max(spent - result.wait_s - result.trunk_s, 0.0))
+        if sent.kind == "forward":
+            return ForwardReply(position=sent.position, activations=values)
+        return BackwardReply(position=sent.position, gradient=self._codecs.h1.pullback(values))
+
+    def _resume(self, error: UnreachableError) -> None:
+        """Take the session up on a new stream and send again what has no answer."""
+        begin = time.monotonic()
+        self._opening.resume_token = self.opened.resume_token
+        while True:
+            log.warning("%s; taking the session up again", error)
+            if self._stop.wait(RESUME_PAUSE_S) or time.monotonic() - begin > self._patience_s:
+                raise UnreachableError(f"{self._peer} did not come back; gave up: {error}") from error
+            before = self._open_stream()
+            before.cancel()
+            try:
+                self.open()
+            except UnreachableError as again:
+                error = again
+                continue
+            self._open_stream().bytes += before.bytes
+            for sent in self._unanswered:
+                for message in sent.messages:
+                    self._open_stream().send(message)
+            return
+
+
+class PredictTrunk:
+    """A Predict stream at an edge: forward only."""
+
+    def __init__(self, stub: SplitServiceStub, opening: pb.PredictOpen, peer: str, *, width: int) -> None:
+        self._codecs = codec_set_from_proto(opening.codecs)
+        self._peer = peer
+        self._width = width
+        self._unanswered: deque[_Sent] = deque()
+        self._stream = Stream(stub.Predict, peer)
+        self._stream.send(pb.PredictRequest(open=opening))
+        self._stream.receive()
+
+    def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
+        """See `elsa.train.trunk.Trunk`."""
+        payload, rest = payload_to_proto(self._codecs.h1.encode(activations))
+        message = pb.Forward(
+            step=position.step, micro_batch=position.micro_batch, lengths=lengths, activations=payload
+        )
+        self._stream.send(pb.PredictRequest(forward=message))
+        for chunk in rest:
+            self._stream.send(pb.PredictRequest(chunk=chunk))
+        self._unanswered.append(_Sent(kind="forward", position=position, tokens=len(activations), messages=[]))
+
+    def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> None:
+        """Not possible here."""
+        raise RuntimeError("a Predict stream has no backward")
+
+    def receive(self) -> Reply:
+        """See `elsa.train.trunk.Trunk`."""
+        answer = self._stream.receive()
+        sent = self._unanswered.popleft()
+        result = _result_of(answer, sent, self._peer)
+        values = receive_tensor(
+            result.activations, self._codecs.h2, sent.tokens, self._width, "forward_result", iter(self._stream)
+        )
+        return ForwardReply(position=sent.position, activations=values)
+
+    def close(self) -> None:
+        """Half-close: the edge ends the stream."""
+        self._stream.close()
+
+
+def _result_of(answer: Any, sent: _Sent, peer: str) -> Any:
+    """The result in an answer, if it is the one to the oldest request. Raises MalformedError."""
+    kind = answer.WhichOneof("message")
+    result = getattr(answer, kind or "opened")
+    if kind != f"{sent.kind}_result" or (result.step, result.micro_batch) != (
+        sent.position.step,
+        sent.position.micro_batch,
+    ):
+        raise MalformedError(f"{peer} answered {sent.kind} of {sent.position} with {kind}")
+    return result

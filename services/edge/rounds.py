@@ -1,0 +1,193 @@
+"""One run at one edge: the adapter of the current (version, edge round), and the updates that make the next.
+
+A round closes when the quorum of its clients has delivered, or at its deadline with what has come. All methods may
+be called from any thread.
+"""
+
+import logging
+import math
+import threading
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from elsa.aggregate.fedavg import fedavg
+from elsa.errors import DrainingError, MalformedError, PermissionDeniedError, RoundGivenUpError, StaleRoundError
+from elsa.wire.adapter import encode_adapter
+from services.rpc.adapters import Pulled
+
+log = logging.getLogger(__name__)
+
+Adapter = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a client says of its training in one edge round, as an opaque value for those who watch."""
+
+    client: str
+    rows: int
+    message: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """A client's whole-model adapter."""
+
+    report: Report
+    tensors: Adapter = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """A closed edge round: the aggregate, or what was there before if nobody delivered."""
+
+    adapter: Adapter = field(repr=False)
+    rows: int
+    reports: tuple[Report, ...]
+    missing: tuple[str, ...]
+
+
+class EdgeRounds:
+    """The rounds of one run at this edge."""
+
+    def __init__(self, quorum: float) -> None:
+        self._quorum = quorum
+        self._changed = threading.Condition()
+        self._clients: frozenset[str] = frozenset()
+        self._place: tuple[int, int] | None = None
+        self._adapter: Adapter = {}
+        self._encoded = b""
+        self._updates: dict[str, Update] = {}
+        self._digests: dict[tuple[tuple[int, int], str], str] = {}
+        self._taking = False
+        self._ended: str | None = None
+
+    def admit(self, clients: Collection[str]) -> None:
+        """Take these clients as the run's members at this edge."""
+        with self._changed:
+            self._clients = frozenset(clients)
+
+    def open(self, version: int, edge_round: int, adapter: Adapter, encoded: bytes | None = None) -> None:
+        """Serve `adapter` as (version, edge round) and take updates for it."""
+        data = encode_adapter(adapter) if encoded is None else encoded
+        with self._changed:
+            self._place, self._adapter, self._encoded = (version, edge_round), adapter, data
+            self._updates = {}
+            self._taking = True
+            self._changed.notify_all()
+
+    def end(self, reason: str) -> None:
+        """Answer every wait, now and later, with RoundGivenUpError."""
+        with self._changed:
+            self._ended = reason
+            self._changed.notify_all()
+
+    def adapter_of(self, client: str, version: int, edge_round: int) -> Adapter:
+        """The adapter that a session of `client` starts from.
+
+        Raises PermissionDeniedError for another edge's client, StaleRoundError for another round.
+        """
+        with self._changed:
+            self._check_open(client, version, edge_round)
+            return self._adapter
+
+    def check_version(self, client: str, version: int) -> None:
+        """Raise StaleRoundError unless (version, any edge round) is the current one."""
+        with self._changed:
+            self._check(client)
+            if self._place is None or self._place[0] != version:
+                raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
+
+    def wait_for(self, version: int, edge_round: int, wait_s: float) -> Pulled:
+        """The current adapter once it is at or past (version, edge round).
+
+        Raises DrainingError (UNAVAILABLE) if that takes longer than `wait_s` seconds, RoundGivenUpError if the run
+        ended.
+        """
+        with self._changed:
+            there = self._changed.wait_for(lambda: self._ended or self._is_past(version, edge_round), timeout=wait_s)
+            if self._ended:
+                raise RoundGivenUpError(f"the run has ended: {self._ended}")
+            if not there or self._place is None:
+                raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
+            return Pulled(version=self._place[0], edge_round=self._place[1], data=self._encoded)
+
+    def add(self, version: int, edge_round: int, sha256: str, update: Update) -> bool:
+        """Take a client's update; False if the same had come before.
+
+        Raises:
+            StaleRoundError: for another round than the current one.
+            MalformedError: the names or shapes are not those of the whole model's adapter.
+        """
+        client = update.report.client
+        with self._changed:
+            if self._digests.get(((version, edge_round), client)) == sha256:
+                return False
+            self._check_open(client, version, edge_round)
+            _check_fit(update.tensors, self._adapter)
+            self._updates[client] = update
+            self._digests[(version, edge_round), client] = sha256
+            self._changed.notify_all()
+            return True
+
+    def has(self, client: str, version: int, edge_round: int, sha256: str) -> bool:
+        """Whether this very update was taken already."""
+        with self._changed:
+            return self._digests.get(((version, edge_round), client)) == sha256
+
+    def close(self, deadline_s: float) -> Closed:
+        """Wait for the quorum, at most `deadline_s` seconds, and aggregate what has come, weighted by rows.
+
+        Raises RoundGivenUpError if the run ended meanwhile.
+        """
+        with self._changed:
+            wanted = math.ceil(self._quorum * len(self._clients))
+            self._changed.wait_for(lambda: self._ended or len(self._updates) >= wanted, timeout=deadline_s)
+            if self._ended:
+                raise RoundGivenUpError(f"the run has ended: {self._ended}")
+            self._taking = False  # what comes from now on is late
+            updates = dict(self._updates)
+            before = self._adapter
+        missing = tuple(sorted(self._clients - updates.keys()))
+        if missing:
+            log.warning("round %s closes without %s", self._place, ", ".join(missing))
+        weighted = {client: (float(u.report.rows), u.tensors) for client, u in updates.items()}
+        return Closed(
+            adapter=fedavg(weighted) if weighted else before,
+            rows=sum(u.report.rows for u in updates.values()),
+            reports=tuple(updates[client].report for client in sorted(updates)),
+            missing=missing,
+        )
+
+    def _is_past(self, version: int, edge_round: int) -> bool:
+        return self._taking and self._place is not None and self._place >= (version, edge_round)
+
+    def _check(self, client: str) -> None:
+        if self._ended:
+            raise RoundGivenUpError(f"the run has ended: {self._ended}")
+        if client not in self._clients:
+            raise PermissionDeniedError(f"{client} is not assigned to this edge in this run")
+
+    def _check_open(self, client: str, version: int, edge_round: int) -> None:
+        self._check(client)
+        if not self._taking or self._place != (version, edge_round):
+            raise StaleRoundError(f"version {version}, edge round {edge_round} is not open ({self._now()})")
+
+    def _now(self) -> str:
+        if self._place is None:
+            return "none is yet"
+        state = "open" if self._taking else "closed"
+        return f"version {self._place[0]}, edge round {self._place[1]} is {state}"
+
+
+def _check_fit(tensors: Adapter, whole: Adapter) -> None:
+    for name, values in whole.items():
+        if name not in tensors:
+            raise MalformedError(f"adapter: tensor {name} is missing")
+        if tensors[name].shape != values.shape:
+            raise MalformedError(f"adapter: tensor {name} is {tensors[name].shape}, expected {values.shape}")
+    extra = sorted(set(tensors) - set(whole))
+    if extra:
+        raise MalformedError(f"adapter: tensor {extra[0]} is not part of this model's adapter")

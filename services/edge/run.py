@@ -1,0 +1,77 @@
+"""The runs that an edge takes part in: each with its trunk and its rounds, all sharing the edge's sessions."""
+
+import threading
+from collections.abc import Callable
+
+from elsa.errors import NotFoundError
+from elsa.spec import RunSpec
+from elsa.v1 import split_pb2 as pb
+from services.edge.opening import agreed_from_proto
+from services.edge.rounds import EdgeRounds
+from services.edge.sessions import Session, Sessions
+from services.edge.trunk import EdgeTrunk
+from services.edge.worker import Worker
+
+
+class EdgeRun:
+    """One run at this edge."""
+
+    def __init__(self, run_id: str, spec: RunSpec, trunk: EdgeTrunk, sessions: Sessions) -> None:
+        self.run_id = run_id
+        self.spec = spec
+        self.trunk = trunk
+        self.sessions = sessions
+        self.rounds = EdgeRounds(spec.rounds.quorum)
+
+    def open_session(self, opening: pb.TrainOpen, worker: Worker, cancel: Callable[[], object]) -> Session:
+        """A new session for the current round, or the one of the resume token, on the stream that `cancel` ends.
+
+        Raises:
+            MalformedError, SplitError: the opening breaks its contract.
+            StaleRoundError, PermissionDeniedError: it is for another round, or by another edge's client.
+            NotFoundError: there is no session of the resume token.
+            CapacityError: the edge is full.
+        """
+        if opening.resume_token:
+            return self.sessions.resume(opening.resume_token, self.run_id, opening.client_id, cancel)
+        agreed = agreed_from_proto(opening)
+        start = self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
+        self.sessions.make_room(self.run_id, agreed.client)
+        slot, core = worker.run(lambda: self.trunk.open_session(agreed.split, agreed.window, start)).value
+        session = Session(
+            agreed=agreed,
+            trunk=core,
+            release=lambda: worker.submit(lambda: self.trunk.free(slot)),
+            cancel=cancel,
+        )
+        self.sessions.add(session)
+        return session
+
+
+class EdgeRuns:
+    """All runs of an edge, by id."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+        self._lock = threading.Lock()
+        self._runs: dict[str, EdgeRun] = {}
+
+    def get(self, run_id: str) -> EdgeRun:
+        """One run. Raises NotFoundError."""
+        with self._lock:
+            if run_id not in self._runs:
+                raise NotFoundError(f"run {run_id!r} is not at this edge; ask the cloud for your assignment")
+            return self._runs[run_id]
+
+    def add(self, run: EdgeRun) -> None:
+        """Serve a run."""
+        with self._lock:
+            self._runs[run.run_id] = run
+
+    def remove(self, run_id: str) -> None:
+        """Serve a run no more; its sessions end."""
+        with self._lock:
+            run = self._runs.pop(run_id, None)
+        if run is not None:
+            run.rounds.end("the edge has left it")
+            self.sessions.forget_round(run_id)

@@ -1,0 +1,138 @@
+"""An edge as a process: its server, its link to the cloud, its runs, and an orderly end."""
+
+import logging
+import sys
+import threading
+
+import torch
+
+from elsa.spec import RunSpec
+from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, split_pb2, split_pb2_grpc
+from elsa.v1.fleet_pb2_grpc import FleetServiceStub
+from services.edge.adapter_servicer import AdapterServicer
+from services.edge.driver import RunDriver
+from services.edge.run import EdgeRuns
+from services.edge.sessions import Sessions
+from services.edge.settings import EdgeSettings
+from services.edge.split_servicer import SplitServicer
+from services.edge.worker import Worker
+from services.rpc.memory import available_bytes
+from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
+from services.rpc.process import stop_on_signals, write_ready
+from services.rpc.server import BoundServer, Service, start
+
+log = logging.getLogger(__name__)
+
+SPARE_THREADS = 8
+GRACE_S = 5.0
+
+
+class Edge:
+    """A whole edge. `start`, then `follow` until it is stopped, then `close`."""
+
+    def __init__(self, settings: EdgeSettings, stop: threading.Event) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._worker = Worker()
+        self._runs = EdgeRuns(Sessions(settings.capacity, settings.idle_timeout_s))
+        self._drivers = RunDrivers(self._new_driver)
+        self._server: BoundServer | None = None
+        self._closing = threading.Lock()
+        self._closed = False
+        self._link = CloudLink(
+            settings.cloud, settings.name, self._register, stop=stop, patience_s=settings.patience_s
+        )
+
+    @property
+    def address(self) -> str:
+        """Where this edge listens, once started."""
+        if self._server is None:
+            raise RuntimeError("the edge has not been started")
+        return self._server.address
+
+    def start(self) -> None:
+        """Listen, and make this edge known to the cloud. Raises AddressError, UnreachableError."""
+        services = [
+            Service(
+                servicer=SplitServicer(self._runs, self._worker),  # type: ignore[abstract]  # FetchBlocks: not offered
+                add=split_pb2_grpc.add_SplitServiceServicer_to_server,
+                descriptor=split_pb2.DESCRIPTOR.services_by_name["SplitService"],
+            ),
+            Service(
+                servicer=AdapterServicer(self._runs),
+                add=adapter_pb2_grpc.add_AdapterServiceServicer_to_server,
+                descriptor=adapter_pb2.DESCRIPTOR.services_by_name["AdapterService"],
+            ),
+        ]
+        settings = self._settings
+        threads = 2 * settings.capacity + SPARE_THREADS  # a stream and a pull for each session
+        self._server = start(
+            services, host=settings.host, port=settings.port, threads=threads, insecure=settings.insecure
+        )
+        log.info("%s listens on %s", settings.name, self.address)
+        self._link.start()
+        threading.Thread(target=self._drop_idle, name="idle", daemon=True).start()
+
+    def follow(self) -> None:
+        """Do what the cloud assigns until stopped. Raises UnreachableError once the cloud stays away."""
+        self._drivers.follow(self._link.assignments())
+
+    def close(self) -> None:
+        """End the runs, let calls in flight finish, and leave."""
+        self._stop.set()
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._drivers.close()
+            self._link.close()
+            if self._server is not None:
+                self._server.stop(GRACE_S)
+            self._worker.stop()
+
+    def _register(self, fleet: FleetServiceStub) -> float:
+        request = fleet_pb2.RegisterEdgeRequest(
+            edge_id=self._settings.name,
+            address=self._settings.advertise or self.address,
+            capacity=self._settings.capacity,
+        )
+        return fleet.RegisterEdge(request, timeout=CALL_TIMEOUT_S).heartbeat_s
+
+    def _new_driver(self, assignment: fleet_pb2.Assignment) -> RunDriver:
+        return RunDriver(
+            assignment.run_id,
+            RunSpec.from_yaml(assignment.spec, f"run {assignment.run_id}"),
+            link=self._link,
+            runs=self._runs,
+            worker=self._worker,
+            memory_bytes=self._memory_bytes(),
+        )
+
+    def _memory_bytes(self) -> int:
+        limits = [available_bytes()]
+        if self._settings.max_memory_mib is not None:
+            limits.append(self._settings.max_memory_mib << 20)
+        return min((limit for limit in limits if limit is not None), default=sys.maxsize)
+
+    def _drop_idle(self) -> None:
+        while not self._stop.wait(min(1.0, self._settings.idle_timeout_s / 4)):
+            self._runs.sessions.drop_idle()
+
+
+def run(settings: EdgeSettings) -> None:
+    """Run an edge until SIGTERM or SIGINT. Raises AddressError, UnreachableError."""
+    torch.set_num_threads(settings.threads)
+    stop = stop_on_signals()
+    edge = Edge(settings, stop)
+
+    def close_when_stopped() -> None:
+        stop.wait()
+        edge.close()
+
+    threading.Thread(target=close_when_stopped, name="stopper", daemon=True).start()
+    try:
+        edge.start()
+        write_ready(settings.ready_file, edge.address)
+        edge.follow()
+    finally:
+        edge.close()

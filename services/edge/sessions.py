@@ -1,0 +1,162 @@
+"""Training sessions of an edge: opened, taken up again after a broken stream, dropped when idle, finished.
+
+A session holds a slot of its run's trunk until it is finished or dropped. What it trained stays, as the trunk part
+of its client's update, until that is pushed or the round is over. All methods may be called from any thread.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from elsa.errors import CapacityError, NotFoundError
+from elsa.spec import Split
+from elsa.train.phases import ByteCount, Stopwatch
+from elsa.train.session import TrunkSession
+from elsa.wire.codec.registry import Codecs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreed:
+    """What a client and the edge agreed on when the session was opened."""
+
+    run_id: str
+    client: str
+    version: int
+    edge_round: int
+    split: Split
+    codecs: Codecs
+    window: int
+
+
+@dataclass(kw_only=True)
+class Session:
+    """One client's session; `release` gives its slot back, `cancel` ends the stream that it is on."""
+
+    agreed: Agreed
+    trunk: TrunkSession
+    release: Callable[[], object]
+    cancel: Callable[[], object]
+    session_id: str = field(default_factory=lambda: secrets.token_hex(8))
+    resume_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    bytes: ByteCount = field(default_factory=ByteCount)
+    last_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Committed:
+    """The trunk tensors of a finished session, by PEFT name."""
+
+    agreed: Agreed
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
+
+
+class Sessions:
+    """All sessions of an edge, at most `capacity` at once."""
+
+    def __init__(self, capacity: int, idle_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.idle_timeout_s = idle_timeout_s
+        self._capacity = capacity
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: dict[str, Session] = {}
+        self._committed: dict[str, Committed] = {}
+
+    @property
+    def room(self) -> int:
+        """Sessions that could be opened now."""
+        with self._lock:
+            return self._capacity - len(self._open)
+
+    def make_room(self, run_id: str, client: str) -> None:
+        """Drop what the client has open in the run, and see that there is room. Raises CapacityError."""
+        with self._lock:
+            stale = [s for s in self._open.values() if (s.agreed.run_id, s.agreed.client) == (run_id, client)]
+        for session in stale:
+            self.drop(session, "its client opened a new one")
+        if self.room < 1:
+            raise CapacityError(self._full())
+
+    def add(self, session: Session) -> None:
+        """Keep a new session. Raises CapacityError if the last place was taken meanwhile."""
+        with self._lock:
+            if len(self._open) >= self._capacity:
+                session.release()
+                raise CapacityError(self._full())
+            session.last_s = self._clock()
+            self._open[session.session_id] = session
+
+    def resume(self, token: str, run_id: str, client: str, cancel: Callable[[], object]) -> Session:
+        """The session of that token, from the stream that it was on to the one that `cancel` ends.
+
+        Raises NotFoundError if it was dropped or never was.
+        """
+        with self._lock:
+            for session in self._open.values():
+                same = (session.agreed.run_id, session.agreed.client) == (run_id, client)
+                if same and secrets.compare_digest(session.resume_token, token):
+                    break
+            else:
+                raise NotFoundError("no session with this resume token; it was dropped: open a new one")
+            before, session.cancel = session.cancel, cancel
+            session.last_s = self._clock()
+        before()
+        return session
+
+    def touch(self, session: Session) -> None:
+        """A message came."""
+        session.last_s = self._clock()
+
+    def drop(self, session: Session, why: str) -> None:
+        """End a session and its stream; it commits nothing."""
+        if self._take_out(session):
+            log.info("session of %s dropped: %s", session.agreed.client, why)
+            session.cancel()
+            session.release()
+
+    def commit(self, session: Session, tensors: Mapping[str, np.ndarray]) -> None:
+        """End a session and keep what it trained. Raises NotFoundError if it was dropped meanwhile."""
+        if not self._take_out(session):
+            raise NotFoundError("the session was dropped before it finished; open a new one")
+        session.release()
+        with self._lock:
+            self._committed[session.session_id] = Committed(agreed=session.agreed, tensors=tensors)
+
+    def committed(self, session_id: str) -> Committed:
+        """What a finished session trained. Raises NotFoundError."""
+        with self._lock:
+            if session_id not in self._committed:
+                raise NotFoundError(f"session {session_id} is unknown or not finished; train and finish it first")
+            return self._committed[session_id]
+
+    def forget_round(self, run_id: str) -> None:
+        """A round of the run is over: drop its sessions and what they committed."""
+        with self._lock:
+            gone = [key for key, kept in self._committed.items() if kept.agreed.run_id == run_id]
+            for key in gone:
+                del self._committed[key]
+            stale = [session for session in self._open.values() if session.agreed.run_id == run_id]
+        for session in stale:
+            self.drop(session, "the round is over")
+
+    def drop_idle(self) -> None:
+        """Drop every session that has had no message for `idle_timeout_s` seconds."""
+        limit = self._clock() - self.idle_timeout_s
+        with self._lock:
+            idle = [session for session in self._open.values() if session.last_s < limit]
+        for session in idle:
+            self.drop(session, f"no message for {self.idle_timeout_s:g} s")
+
+    def _full(self) -> str:
+        return f"all {self._capacity} sessions are taken; try again, or raise this edge's capacity"
+
+    def _take_out(self, session: Session) -> bool:
+        with self._lock:
+            return self._open.pop(session.session_id, None) is not None

@@ -1,0 +1,57 @@
+"""`SplitService` at the edge: opens streams and answers pings."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from elsa.errors import ElsaError, MalformedError
+from elsa.v1 import split_pb2 as pb
+from elsa.v1.split_pb2_grpc import SplitServiceServicer
+from services.edge.run import EdgeRuns
+from services.edge.streams import PredictStream, TrainStream
+from services.edge.worker import Worker
+
+MAX_PING_BYTES = 1 << 19
+
+
+class SplitServicer(SplitServiceServicer):
+    """See `split.proto`."""
+
+    def __init__(self, runs: EdgeRuns, worker: Worker) -> None:
+        self._runs = runs
+        self._worker = worker
+
+    def Train(self, request_iterator: Iterator[pb.TrainRequest], context: Any) -> Iterator[pb.TrainResponse]:
+        """One session's stream."""
+        requests = iter(request_iterator)
+        opening = _opening(requests, "TrainRequest").open
+        run = self._runs.get(opening.run_id)
+        session = run.open_session(opening, self._worker, context.cancel)
+        stream = TrainStream(session, run.sessions, run.spec, run.trunk.segment.width, self._worker)
+        try:
+            yield from stream.serve(requests)
+        except ElsaError as error:  # what the client sent was wrong; a stream that broke may be resumed instead
+            run.sessions.drop(session, str(error))
+            raise
+
+    def Predict(self, request_iterator: Iterator[pb.PredictRequest], context: Any) -> Iterator[pb.PredictResponse]:
+        """Forward only, with the global adapter of one version."""
+        requests = iter(request_iterator)
+        opening = _opening(requests, "PredictRequest").open
+        run = self._runs.get(opening.run_id)
+        stream = PredictStream(opening, run.spec, run.trunk, run.rounds, self._worker)
+        yield pb.PredictResponse(opened=pb.PredictOpened(idle_timeout_s=run.sessions.idle_timeout_s))
+        yield from stream.serve(requests)
+
+    def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:
+        """Answer at once."""
+        for field, size in (("payload", len(request.payload)), ("reply_bytes", request.reply_bytes)):
+            if size > MAX_PING_BYTES:
+                raise MalformedError(f"PingRequest.{field}: {size} bytes; at most {MAX_PING_BYTES}")
+        return pb.PingResponse(payload=bytes(request.reply_bytes), room=max(self._runs.sessions.room, 0))
+
+
+def _opening(requests: Iterator[Any], name: str) -> Any:
+    first = next(requests, None)
+    if first is None or first.WhichOneof("message") != "open":
+        raise MalformedError(f"{name}.message: the first must be open")
+    return first

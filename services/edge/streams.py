@@ -1,0 +1,172 @@
+"""The two streams of `SplitService`, after their opening: each message checked, computed and answered.
+
+A stream is served by one thread, message after message; what a client has in flight waits in gRPC's own buffers,
+and several streams meet in the queue of the compute thread.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from elsa.errors import MalformedError
+from elsa.spec import RunSpec
+from elsa.train.phases import ByteCount
+from elsa.train.session import Position
+from elsa.v1 import split_pb2 as pb
+from elsa.wire.adapter import encode_adapter, sha256
+from elsa.wire.codec.registry import codec_set_from_proto
+from elsa.wire.tensor import payload_to_proto
+from services.edge.opening import checked_lengths, checked_window, split_from_proto
+from services.edge.rounds import EdgeRounds
+from services.edge.sessions import Session, Sessions
+from services.edge.trunk import EdgeTrunk
+from services.edge.worker import Timed, Worker
+from services.rpc.payloads import receive_tensor
+
+
+class TrainStream:
+    """Serves the messages of one session after Open."""
+
+    def __init__(self, session: Session, sessions: Sessions, spec: RunSpec, width: int, worker: Worker) -> None:
+        self._session = session
+        self._sessions = sessions
+        self._spec = spec
+        self._width = width
+        self._worker = worker
+
+    def serve(self, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
+        """Answer until Finish, or until the client stops, which commits nothing."""
+        yield pb.TrainResponse(opened=self._opened())
+        counted = self._counting(requests)
+        for request in counted:
+            kind = request.WhichOneof("message")
+            if kind == "finish":
+                yield pb.TrainResponse(finished=self._finish(request.finish))
+                return
+            if kind == "forward":
+                responses = self._forward(request.forward, counted)
+            elif kind == "backward":
+                responses = self._backward(request.backward, counted)
+            else:
+                raise MalformedError(f"TrainRequest.message: {kind or 'nothing'} came where it is not allowed")
+            for response in responses:
+                self._session.bytes += ByteCount(down=response.ByteSize())
+                yield response
+
+    def _opened(self) -> pb.TrainOpened:
+        return pb.TrainOpened(
+            session_id=self._session.session_id,
+            resume_token=self._session.resume_token,
+            step=self._session.trunk.step,
+            idle_timeout_s=self._sessions.idle_timeout_s,
+        )
+
+    def _counting(self, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainRequest]:
+        for request in requests:
+            self._sessions.touch(self._session)
+            if request.WhichOneof("message") != "finish":
+                self._session.bytes += ByteCount(up=request.ByteSize())
+            yield request
+
+    def _forward(self, message: pb.Forward, requests: Iterator[pb.TrainRequest]) -> list[pb.TrainResponse]:
+        codecs = self._session.agreed.codecs
+        lengths = checked_lengths(message.lengths, self._spec)
+        values = receive_tensor(
+            message.activations, codecs.h1, sum(lengths), self._width, "forward.activations", requests
+        )
+        position = Position(step=message.step, micro_batch=message.micro_batch)
+        done = self._compute(lambda: self._session.trunk.forward(position, values, lengths))
+        payload, rest = payload_to_proto(codecs.h2.encode(done.value))
+        result = pb.ForwardResult(
+            step=message.step,
+            micro_batch=message.micro_batch,
+            activations=payload,
+            wait_s=done.wait_s,
+            trunk_s=done.compute_s,
+        )
+        return [pb.TrainResponse(forward_result=result), *(pb.TrainResponse(chunk=chunk) for chunk in rest)]
+
+    def _backward(self, message: pb.Backward, requests: Iterator[pb.TrainRequest]) -> list[pb.TrainResponse]:
+        codecs = self._session.agreed.codecs
+        position = Position(step=message.step, micro_batch=message.micro_batch)
+        tokens = self._session.trunk.tokens(position)
+        values = receive_tensor(message.gradient, codecs.dh2, tokens, self._width, "backward.gradient", requests)
+        upper = codecs.h2.pullback(values)
+        done = self._compute(lambda: self._session.trunk.backward(position, upper, message.apply))
+        payload, rest = payload_to_proto(codecs.dh1.encode(done.value))
+        result = pb.BackwardResult(
+            step=message.step,
+            micro_batch=message.micro_batch,
+            gradient=payload,
+            applied=message.apply,
+            wait_s=done.wait_s,
+            trunk_s=done.compute_s,
+        )
+        return [pb.TrainResponse(backward_result=result), *(pb.TrainResponse(chunk=chunk) for chunk in rest)]
+
+    def _compute(self, work: Callable[[], torch.Tensor]) -> Timed[torch.Tensor]:
+        done = self._worker.run(work)
+        self._session.watch.add("wait", done.wait_s)
+        self._session.watch.add("trunk", done.compute_s)
+        return done
+
+    def _finish(self, message: pb.Finish) -> pb.Finished:
+        session = self._session
+        tensors = self._worker.run(lambda: session.trunk.finish(message.steps)).value
+        self._sessions.commit(session, tensors)
+        own, theirs = session.watch.seconds, message.seconds
+        return pb.Finished(
+            steps=message.steps,
+            seconds=pb.PhaseSeconds(
+                bottom=theirs.bottom, network=theirs.network, wait=own.wait, trunk=own.trunk, top=theirs.top
+            ),
+            bytes=pb.ByteCount(up=session.bytes.up, down=session.bytes.down),
+            trunk_sha256=sha256(encode_adapter(tensors)),
+        )
+
+
+class PredictStream:
+    """Serves the messages of a Predict stream after its opening. Raises as the opening's checks do."""
+
+    def __init__(
+        self, opening: pb.PredictOpen, spec: RunSpec, trunk: EdgeTrunk, rounds: EdgeRounds, worker: Worker
+    ) -> None:
+        self._spec = spec
+        self._trunk = trunk
+        self._rounds = rounds
+        self._worker = worker
+        self._client = opening.client_id
+        self._version = opening.version
+        self._split = split_from_proto(opening.split, "open.split")
+        self._codecs = codec_set_from_proto(opening.codecs)
+        checked_window(opening.window)
+        rounds.check_version(self._client, self._version)
+
+    def serve(self, requests: Iterator[pb.PredictRequest]) -> Iterator[pb.PredictResponse]:
+        """Answer until the client half-closes."""
+        for step, request in enumerate(requests):
+            message = request.forward
+            if request.WhichOneof("message") != "forward" or (message.step, message.micro_batch) != (step, 0):
+                raise MalformedError(f"PredictRequest.message: expected forward with step {step}, micro-batch 0")
+            yield from self._answer(message, requests)
+
+    def _answer(self, message: pb.Forward, requests: Iterator[pb.PredictRequest]) -> Iterator[pb.PredictResponse]:
+        lengths = checked_lengths(message.lengths, self._spec)
+        values = receive_tensor(
+            message.activations,
+            self._codecs.h1,
+            sum(lengths),
+            self._trunk.segment.width,
+            "forward.activations",
+            requests,
+        )
+        done = self._worker.run(lambda: self._predict(values, lengths))
+        payload, rest = payload_to_proto(self._codecs.h2.encode(done.value))
+        result = pb.ForwardResult(step=message.step, activations=payload, wait_s=done.wait_s, trunk_s=done.compute_s)
+        yield pb.PredictResponse(forward_result=result)
+        for chunk in rest:
+            yield pb.PredictResponse(chunk=chunk)
+
+    def _predict(self, values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        self._rounds.check_version(self._client, self._version)
+        return self._trunk.predict(values, lengths, self._split)

@@ -1,0 +1,150 @@
+"""Adapters over `AdapterService`: the caller's push and pull, and the receiver's half of a push."""
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from elsa.errors import ChecksumError, DrainingError, MalformedError, RoundGivenUpError, UnreachableError
+from elsa.v1 import adapter_pb2 as pb
+from elsa.wire.chunks import Assembler, split_chunks
+from services.rpc.status import translated
+
+log = logging.getLogger(__name__)
+
+MAX_ADAPTER_BYTES = 1 << 30
+"""Largest adapter that is taken; a rank-8 adapter of a model of 7 billion parameters has some 20 MB."""
+
+TRANSFER_TIMEOUT_S = 300.0
+MAX_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """An adapter as it was pulled: safetensors bytes, and the round that it belongs to."""
+
+    version: int
+    edge_round: int
+    data: bytes
+
+
+def push(stub: Any, header: pb.AdapterHeader, data: bytes) -> bool:
+    """Push `data` under `header`, whose size and digest are filled in; whether it was new to the receiver."""
+    header.total_bytes = len(data)
+    header.sha256 = hashlib.sha256(data).hexdigest()
+
+    def messages() -> Iterator[pb.PushAdapterRequest]:
+        yield pb.PushAdapterRequest(header=header)
+        for chunk in split_chunks(data):
+            yield pb.PushAdapterRequest(chunk=chunk)
+
+    return bool(stub.PushAdapter(messages(), timeout=TRANSFER_TIMEOUT_S).stored)
+
+
+def pull(stub: Any, request: pb.PullAdapterRequest) -> Pulled:
+    """Pull the newest adapter at or past what `request` asks for.
+
+    Raises MalformedError for a broken stream, ChecksumError if the whole is not what its digest says.
+    """
+    messages = stub.PullAdapter(request, timeout=request.wait_s + TRANSFER_TIMEOUT_S)
+    first = next(messages, None)
+    if first is None or first.WhichOneof("message") != "header":
+        raise MalformedError("PullAdapterResponse.message: the first must be a header")
+    header = first.header
+    pieces = Assembler(_bounded(header.total_bytes), "PullAdapterResponse.chunk")
+    for message in messages:
+        pieces.add(message.chunk)
+    data = bytes(pieces.result())
+    check_digest(data, header.sha256, "PulledHeader.sha256")
+    return Pulled(version=header.version, edge_round=header.edge_round, data=data)
+
+
+def pulled_messages(pulled: Pulled) -> Iterator[pb.PullAdapterResponse]:
+    """What a server streams to answer a pull."""
+    digest = hashlib.sha256(pulled.data).hexdigest()
+    yield pb.PullAdapterResponse(
+        header=pb.PulledHeader(
+            version=pulled.version, edge_round=pulled.edge_round, total_bytes=len(pulled.data), sha256=digest
+        )
+    )
+    for chunk in split_chunks(pulled.data):
+        yield pb.PullAdapterResponse(chunk=chunk)
+
+
+class PushReceiver:
+    """The receiver's half of a push: takes its messages one by one.
+
+    Raises MalformedError for a message out of place or an adapter too large, ChecksumError for altered bytes.
+    """
+
+    def __init__(self) -> None:
+        self.header: pb.AdapterHeader | None = None
+        self._pieces: Assembler | None = None
+
+    def add(self, message: pb.PushAdapterRequest) -> None:
+        """Take the next message."""
+        if message.WhichOneof("message") == "header":
+            if self.header is not None:
+                raise MalformedError("PushAdapterRequest.header: came twice")
+            self.header = message.header
+            self._pieces = Assembler(_bounded(message.header.total_bytes), "PushAdapterRequest.chunk")
+        elif self._pieces is None:
+            raise MalformedError("PushAdapterRequest.message: the first must be a header")
+        else:
+            self._pieces.add(message.chunk)
+
+    def result(self) -> tuple[pb.AdapterHeader, bytes]:
+        """The header and all bytes, compared with the header's digest."""
+        if self.header is None or self._pieces is None:
+            raise MalformedError("PushAdapterRequest.message: the stream was empty")
+        data = bytes(self._pieces.result())
+        check_digest(data, self.header.sha256, "AdapterHeader.sha256")
+        return self.header, data
+
+
+def receive_push(messages: Iterable[pb.PushAdapterRequest]) -> tuple[pb.AdapterHeader, bytes]:
+    """All of a push: its header and bytes."""
+    receiver = PushReceiver()
+    for message in messages:
+        receiver.add(message)
+    return receiver.result()
+
+
+def check_digest(data: bytes, sha256: str, field: str) -> None:
+    """Raise ChecksumError if `data` has another SHA-256."""
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ChecksumError(f"{field}: the {len(data)} bytes that came have another digest; send them again")
+
+
+def _bounded(total_bytes: int) -> int:
+    if total_bytes > MAX_ADAPTER_BYTES:
+        raise MalformedError(f"total_bytes: {total_bytes}; at most {MAX_ADAPTER_BYTES} are taken")
+    return total_bytes
+
+
+def pull_when_there(
+    stub: Any, request: pb.PullAdapterRequest, peer: str, *, stop: threading.Event, patience_s: float
+) -> Pulled:
+    """Pull, asking again while the adapter is not there yet, or while `peer` is away for less than `patience_s`.
+
+    Raises RoundGivenUpError if the run ended or `stop` was set, UnreachableError if `peer` stayed away.
+    """
+    request.wait_s = min(request.wait_s or MAX_WAIT_S / 2, MAX_WAIT_S)
+    away_since: float | None = None
+    while not stop.is_set():
+        try:
+            with translated(peer):
+                return pull(stub, request)
+        except DrainingError:
+            away_since = None
+            stop.wait(0.05)
+        except UnreachableError as error:
+            away_since = away_since or time.monotonic()
+            if time.monotonic() - away_since > patience_s:
+                raise UnreachableError(f"{peer} did not answer for {patience_s:g} s; gave up: {error}") from error
+            log.warning("%s; trying again", error)
+            stop.wait(1.0)
+    raise RoundGivenUpError(f"stopped while waiting for an adapter of {peer}")

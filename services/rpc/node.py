@@ -1,0 +1,172 @@
+"""An edge's or a client's standing link to the cloud: registration, heartbeats, assignments.
+
+The link outlives the cloud: when the cloud is gone it waits and asks again, when the cloud has forgotten the node it
+registers anew, and every stream of assignments begins with the whole truth.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from elsa.errors import DrainingError, ElsaError, NotFoundError, UnreachableError
+from elsa.v1 import fleet_pb2 as pb
+from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
+from elsa.v1.fleet_pb2_grpc import FleetServiceStub
+from elsa.v1.run_pb2_grpc import RunServiceStub
+from services.rpc.channel import connect, patiently
+from services.rpc.status import translated
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+CALL_TIMEOUT_S = 10.0
+
+
+class CloudLink:
+    """One node's link to the cloud at `address`.
+
+    Args:
+        node_id: the node's registered name.
+        register: makes the node known with the stub given; returns the seconds between heartbeats.
+        stop: when set, threads and waits end.
+        patience_s: how long to go on asking a cloud that does not answer.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        node_id: str,
+        register: Callable[[FleetServiceStub], float],
+        *,
+        stop: threading.Event,
+        patience_s: float,
+    ) -> None:
+        self.peer = f"cloud {address}"
+        self.node_id = node_id
+        self.patience_s = patience_s
+        self.stop = stop
+        self._register = register
+        self._channel = connect(address)
+        self.fleet = FleetServiceStub(self._channel)
+        self.runs = RunServiceStub(self._channel)
+        self.adapters = AdapterServiceStub(self._channel)
+        self._heartbeat_s = 1.0
+        self._progress: dict[str, pb.Progress] = {}
+        self._moved = threading.Event()
+        self._lock = threading.Lock()
+        self._watch: Any = None
+
+    def start(self) -> None:
+        """Register, waiting for the cloud if need be, and begin to send heartbeats. Raises UnreachableError."""
+        self._heartbeat_s = self.patiently(lambda: self._register(self.fleet))
+        log.info("registered with %s as %s", self.peer, self.node_id)
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+
+    def patiently(self, call: Callable[[], Result]) -> Result:
+        """`call()` with retries while the cloud does not answer; ends at once when the node stops."""
+        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep)
+
+    def report(self, progress: pb.Progress) -> None:
+        """Tell those who watch how far this node is, with the next heartbeat."""
+        with self._lock:
+            self._progress[progress.run_id] = progress
+
+    def forget(self, run_id: str) -> None:
+        """Tell no more of a run."""
+        with self._lock:
+            self._progress.pop(run_id, None)
+
+    def assignments(self) -> Iterator[Sequence[pb.Assignment]]:
+        """All assignments of this node, at once and after each change, until the node stops.
+
+        Raises UnreachableError once the cloud has not answered for `patience_s` seconds.
+        """
+        while not self.stop.is_set():
+            try:
+                stream = self.patiently(self._open_watch)
+                with translated(self.peer):
+                    for message in stream:
+                        yield message.assignments
+            except NotFoundError:
+                self.patiently(lambda: self._register(self.fleet))
+            except (UnreachableError, DrainingError) as error:
+                if self.stop.is_set():
+                    return
+                log.warning("lost %s: %s", self.peer, error)
+                self.patiently(lambda: self._register(self.fleet))
+
+    def close(self) -> None:
+        """End the watch and the channel."""
+        self.stop.set()
+        if self._watch is not None:
+            self._watch.cancel()
+        self._channel.close()
+
+    def _open_watch(self) -> Any:
+        stream = self.fleet.WatchAssignment(pb.WatchAssignmentRequest(node_id=self.node_id))
+        self._watch = stream
+        return stream
+
+    def _beat(self) -> None:
+        while not self.stop.wait(self._heartbeat_s):
+            with self._lock:
+                progress = list(self._progress.values())
+            try:
+                with translated(self.peer):
+                    request = pb.HeartbeatRequest(node_id=self.node_id, progress=progress)
+                    self.fleet.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+            except ElsaError as error:  # the watch waits and registers anew; a beat that is lost is lost
+                log.debug("heartbeat: %s", error)
+            except ValueError:  # the channel was closed while we waited
+                return
+
+    def _sleep(self, seconds: float) -> None:
+        if self.stop.wait(seconds):
+            raise UnreachableError(f"{self.peer}: stopped while waiting for it")
+
+
+class RunDriver(Protocol):
+    """Takes one run through its life at a node, on threads of its own."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def update(self, assignment: pb.Assignment) -> None:
+        """The cloud's newest word on the run."""
+
+    def stop(self) -> None:
+        """The run has ended, or the node is to stop."""
+
+
+class RunDrivers:
+    """The runs that a node works on: begun when they are first assigned, stopped when they are no more."""
+
+    def __init__(self, make: Callable[[pb.Assignment], RunDriver]) -> None:
+        self._make = make
+        self._lock = threading.Lock()
+        self._drivers: dict[str, RunDriver] = {}
+        self._closed = False
+
+    def follow(self, changes: Iterable[Sequence[pb.Assignment]]) -> None:
+        """Do as the cloud says, change after change."""
+        for assignments in changes:
+            self._apply({assignment.run_id: assignment for assignment in assignments})
+
+    def close(self) -> None:
+        """Stop all, and begin none any more."""
+        self._apply({})
+        self._closed = True
+
+    def _apply(self, assignments: Mapping[str, pb.Assignment]) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            for run_id in self._drivers.keys() - assignments.keys():
+                log.info("run %s has ended", run_id)
+                self._drivers.pop(run_id).stop()
+            for run_id, assignment in assignments.items():
+                if run_id not in self._drivers:
+                    self._drivers[run_id] = self._make(assignment)
+                    self._drivers[run_id].start()
+                self._drivers[run_id].update(assignment)

@@ -1,0 +1,27 @@
+"""Tensors on a stream: a payload and its chunks, whichever of our stream messages carries them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from elsa.errors import MalformedError
+from elsa.v1.tensor_pb2 import Payload
+from elsa.wire.codec.base import Codec
+from elsa.wire.tensor import PayloadAssembler
+
+
+def receive_tensor(
+    payload: Payload, codec: Codec, tokens: int, width: int, field: str, messages: Iterator[Any]
+) -> torch.Tensor:
+    """The (tokens, width) tensor that begins with `payload` and goes on in the chunks of the next `messages`.
+
+    Raises MalformedError naming `field` for anything else than the codec gives, ChecksumError for altered bytes.
+    """
+    assembler = PayloadAssembler(payload, codec.layout(tokens, width), field)
+    while not assembler.done:
+        message = next(messages, None)
+        if message is None or message.WhichOneof("message") != "chunk":
+            raise MalformedError(f"{field}: its chunks must follow it at once")
+        assembler.add(message.chunk)
+    return codec.decode(assembler.result())
