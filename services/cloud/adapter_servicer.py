@@ -92,6 +92,7 @@ def config_from_proto(message: adapter_pb2.AdapterConfig) -> AdapterConfig:
         modules_to_save=tuple(message.modules_to_save),
         task="classification" if message.task == "classification" else "causal-lm",
         base=message.base_model,
+        transposed=message.transposed,
     )
 
 

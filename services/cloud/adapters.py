@@ -182,7 +182,7 @@ def _check_initial(run: Run, push: Push, taken: str | None) -> None:
 
 
 def _check_update(transaction: Transaction, run: Run, push: Push, taken: str | None) -> None:
-    check_number("header.rows", push.rows, 1)
+    check_number("header.rows", push.rows, 1, 2**53)
     newest = f"the newest version of run {run.run_id} is {run.version}"
     if run.state is not RunState.TRAINING or run.version is None:
         raise StaleRoundError(f"run {run.run_id} is {run.state} and takes no updates yet")

@@ -8,6 +8,7 @@ import os
 import uuid
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from elsa.errors import ChecksumError, InputError, NotFoundError
 
@@ -53,6 +54,6 @@ class Blobs:
     def _write(self, place: str, data: bytes) -> None:
         with self._files.open(place, "wb") as file:
             file.write(data)
-            if hasattr(file, "fileno"):  # a local file: on the disk before it gets its name
+            if isinstance(self._files, LocalFileSystem):  # on the disk before it gets its name
                 file.flush()
                 os.fsync(file.fileno())

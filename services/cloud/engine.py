@@ -51,7 +51,10 @@ class Engine:
     async def tick(self, every_s: float) -> None:
         """Kick all runs every so many seconds, for deadlines; runs until cancelled."""
         while True:
-            self.kick()
+            try:
+                self.kick()
+            except Exception:  # the outermost loop of all runs
+                log.exception("the database did not answer; trying again")
             await asyncio.sleep(every_s)
 
     async def close(self) -> None:

@@ -12,6 +12,9 @@ from elsa.errors import CapacityError, MalformedError, NotFoundError, Permission
 from services.cloud.records import Node, Role
 from services.cloud.store import Store, Transaction
 
+MOST = 2**31 - 1
+"""Largest count that is taken: what every database keeps in an integer."""
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
@@ -31,8 +34,7 @@ class Fleet:
         host, _, port = address.rpartition(":")
         if not host or not port.isdecimal():
             raise MalformedError(f"address: {address!r} is not host:port")
-        if capacity < 1:
-            raise MalformedError(f"capacity: {capacity} sessions; an edge has room for at least 1")
+        check_number("capacity", capacity, 1, MOST)
         self._register(Node(node_id=edge_id, role=Role.EDGE, address=address, capacity=capacity))
 
     def register_client(self, client_id: str, datasets: tuple[str, ...]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from elsa.errors import MalformedError
-from services.cloud.fleet import check_number
+from services.cloud.fleet import MOST, check_number
 from services.cloud.records import Answer, Link, Member, Role
 
 
@@ -40,7 +40,7 @@ def answered(member: Member, reply: Reply) -> Member:
     if isinstance(reply, Refusal):
         return replace(blank, answer=Answer.REFUSED, detail=_line(reply.reason) or "no reason given")
     if isinstance(reply, EdgeOffer) and member.role is Role.EDGE:
-        check_number("edge.room", reply.room, 1)
+        check_number("edge.room", reply.room, 1, MOST)
         return replace(blank, answer=Answer.JOINED, room=reply.room)
     if isinstance(reply, ClientOffer) and member.role is Role.CLIENT:
         _check_client(reply)
@@ -56,8 +56,8 @@ def answered(member: Member, reply: Reply) -> Member:
 
 
 def _check_client(offer: ClientOffer) -> None:
-    check_number("client.train_rows", offer.train_rows, 1)
-    check_number("client.heldout_rows", offer.heldout_rows, 1)
+    check_number("client.train_rows", offer.train_rows, 1, MOST)
+    check_number("client.heldout_rows", offer.heldout_rows, 1, MOST)
     if not offer.links:
         raise MalformedError("client.links: none; a client joins with at least one edge that it reaches")
     if len({link.edge_id for link in offer.links}) < len(offer.links):

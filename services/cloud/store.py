@@ -52,7 +52,7 @@ class Transaction:
         """A run. Raises NotFoundError."""
         run = self.get(Run, run_id=run_id)
         if run is None:
-            raise NotFoundError(f"no run {run_id}; `elsa runs` lists those that there are")
+            raise NotFoundError(f"no run {run_id}; list the runs to see which there are")
         return run
 
     def runs(self) -> list[Run]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from services.cloud.changes import Changes
 from services.cloud.events import Event, NodeProgress
-from services.cloud.fleet import known_node
+from services.cloud.fleet import MOST, known_node
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Member, Node, Role, Run
 from services.cloud.store import Store, Transaction
@@ -93,6 +93,7 @@ class RunWatch:
         Raises NotFoundError, DrainingError.
         """
         live: deque[Event] = deque(maxlen=500)
+        after = min(after, MOST)
         self._live[run_id].append(live)
         try:
             while True:

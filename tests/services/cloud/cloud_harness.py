@@ -26,6 +26,7 @@ CONFIG = adapter_pb2.AdapterConfig(
     modules_to_save=["classifier"],
     task="classification",
     base_model="minilm",
+    transposed=True,
 )
 
 

@@ -186,6 +186,8 @@ async def test_answers_that_do_not_fit_are_refused(tmp_path):
             ("client-1", {"edge": {"room": 2}}, "registered as client"),
             ("edge-1", {"edge": {"room": 0}}, "edge.room"),
             ("client-1", {"client": {"train_rows": 1, "heldout_rows": 1}}, "links"),
+            ("edge-1", {"edge": {"room": 2**32 - 1}}, "edge.room"),
+            ("client-1", {"client": {"train_rows": 2**64 - 1, "heldout_rows": 1}}, "train_rows"),
             ("client-1", {"client": {"train_rows": 0, "heldout_rows": 1}}, "train_rows"),
         ):
             async with refused(grpc.StatusCode.INVALID_ARGUMENT, word):

@@ -37,7 +37,7 @@ async def test_run_goes_from_submission_to_export(tmp_path):
         assert (done.version, done.rounds, list(done.client_ids)) == (2, 2, list(CLIENTS))
         assert list(done.edge_ids) == list(EDGES) and done.reason == ""
         exported = load_folder(tmp_path / "cloud" / "exports" / run / "version-2")
-        assert exported.labels == ("a", "b") and exported.config.rank == 2
+        assert exported.labels == ("a", "b") and exported.config.rank == 2 and exported.config.transposed
         assert all(np.all(tensor == 5) for tensor in exported.tensors.values())
 
 
@@ -76,6 +76,7 @@ async def test_watch_goes_on_after_a_given_event(tmp_path):
         everything = [event async for event in at.events(run)]
         assert [event async for event in at.events(run, after=5)] == everything[5:]
         assert [event async for event in at.events(run, after=len(everything))] == []
+        assert [event async for event in at.events(run, after=2**64 - 1)] == []
 
 
 @run_async

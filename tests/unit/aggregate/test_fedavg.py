@@ -1,5 +1,7 @@
 """Laws of federated averaging."""
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -96,3 +98,10 @@ def test_difference_names_contributor_and_tensor(other):
 def test_nothing_cannot_be_averaged():
     with pytest.raises(MalformedError, match="at least one"):
         fedavg({})
+
+
+def test_order_is_irrelevant_even_where_sums_cancel():
+    values = {"x": 1e30, "y": 1.0, "z": -1e30}
+    alone = {name: (1.0, {"a": np.full(1, value, np.float32)}) for name, value in values.items()}
+    sums = {fedavg({name: alone[name] for name in order})["a"].tobytes() for order in permutations(alone)}
+    assert len(sums) == 1
