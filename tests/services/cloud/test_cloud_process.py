@@ -7,15 +7,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import grpc
+import grpc.aio
 import pytest
-from cloud_harness import settings
+from cloud_harness import EDGES, Site, adapter, run_async, settings
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from elsa.errors import AddressError, InputError, SpecError
 from services.cloud.service import serving
 from services.cloud.settings import CloudSettings
+from services.rpc.channel import OPTIONS
 
 NO_TORCH = """
 import importlib, pkgutil, sys
@@ -33,29 +36,49 @@ def test_cloud_imports_without_torch():
     assert done.stdout == "fine\n", done.stderr
 
 
-def test_process_is_ready_serves_and_stops_on_sigterm(tmp_path):
-    ready = tmp_path / "ready.json"
-    given = {"ELSA_PORT": "0", "ELSA_STATE": str(tmp_path / "cloud"), "ELSA_READY_FILE": str(ready)}
-    log = (tmp_path / "log").open("w")
-    with (
-        log,
-        subprocess.Popen(
-            [sys.executable, "-m", "services.cloud"], env={**os.environ, **given}, stderr=log
-        ) as process,
-    ):
+@contextmanager
+def process(folder):
+    """A cloud as a process with its state in `folder`; gives it and its address."""
+    ready = folder / "ready.json"
+    ready.unlink(missing_ok=True)
+    given = {"ELSA_PORT": "0", "ELSA_STATE": str(folder / "cloud"), "ELSA_READY_FILE": str(ready)}
+    command = [sys.executable, "-m", "services.cloud"]
+    with (folder / "log").open("a") as log:
+        cloud = subprocess.Popen(command, env={**os.environ, **given}, stderr=log)
         try:
-            content = _wait_for(ready, process)
-            assert content["pid"] == process.pid
-            with grpc.insecure_channel(content["address"]) as channel:
-                answer = health_pb2_grpc.HealthStub(channel).Check(
-                    health_pb2.HealthCheckRequest(service="elsa.v1.RunService"), timeout=10
-                )
-                assert answer.status == health_pb2.HealthCheckResponse.SERVING
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 0
+            content = _wait_for(ready, cloud)
+            assert content["pid"] == cloud.pid
+            yield cloud, content["address"]
         finally:
-            process.kill()
+            cloud.kill()
+            cloud.wait()
+
+
+def test_process_is_ready_serves_and_stops_on_sigterm(tmp_path):
+    with process(tmp_path) as (cloud, address):
+        with grpc.insecure_channel(address) as channel:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service="elsa.v1.RunService"), timeout=10
+            )
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        cloud.send_signal(signal.SIGTERM)
+        assert cloud.wait(timeout=20) == 0
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@run_async
+async def test_killed_cloud_goes_on_in_the_same_round(tmp_path):
+    with process(tmp_path) as (_, address):
+        async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+            at = Site(cloud=None, clock=None, channel=channel)
+            run = await at.started()
+            await at.push(run, "edge-1", adapter(1))
+    with process(tmp_path) as (_, address):
+        async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+            at = Site(cloud=None, clock=None, channel=channel)
+            assert not await at.push(run, "edge-1", adapter(1))
+            assert await at.push(run, "edge-2", adapter(1))
+            assert list((await at.closed(run, 1)).round_closed.edge_ids) == list(EDGES)
 
 
 def _wait_for(path, process):
