@@ -155,6 +155,8 @@ def _names(services: Sequence[Service]) -> list[str]:
 def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
     if isinstance(error, ElsaError):
         return code_of(error), str(error)
+    if isinstance(error, NotImplementedError):  # what the generated base class raises for a call we do not offer
+        return grpc.StatusCode.UNIMPLEMENTED, "this server does not offer the call"
     log.error("a call failed", exc_info=error)
     return grpc.StatusCode.INTERNAL, "internal error; see the server's log"
 

@@ -1,0 +1,44 @@
+# Every target sets up what it needs: a virtual environment in .venv with the pinned versions of constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check protos format bench clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("ELSA needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo "setting up .venv (once; downloads about 600 MB)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,demo,dev]'
+	@touch $@
+
+demo: $(READY) ## Fine-tune a model over a cloud, two edges and four clients on this machine
+	$(BIN)/elsa demo $(ARGS)
+
+test: $(READY) ## Run the tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
+
+check: $(READY) ## Formatting, lint, types, and that generated code is up to date
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	@out=$$(mktemp -d) && mkdir -p $$out/elsa && PYTHON=$(BIN)/python protos/generate.sh $$out \
+	  && diff -r -x __init__.py -x __pycache__ $$out/elsa/v1 elsa/v1 && rm -r $$out && echo "generated code is up to date"
+
+protos: $(READY) ## Write the generated code of protos/
+	PYTHON=$(BIN)/python protos/generate.sh
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY) ## Measure what benchmarks/README.md states
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## Remove what `make demo` and the tests left
+	rm -rf elsa-demo elsa-state .pytest_cache .mypy_cache .ruff_cache .hypothesis
