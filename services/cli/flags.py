@@ -1,0 +1,116 @@
+"""Flags made from a role's settings: each field is a flag, its description the help, so nothing is written twice.
+
+What a flag says wins over the environment, that over the file, that over the defaults.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_origin
+
+import typer
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+
+from elsa.errors import SpecError
+from elsa.spec import Model, parse
+
+CONFIG_HELP = "YAML file with any of these settings, by their names with underscores"
+UNNAMED = "default"
+_METAVARS = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH"}
+
+
+def with_flags(settings: type[BaseSettings], work: Callable[[Mapping[str, Any], Path | None], None]) -> Any:
+    """A function for typer with a flag for every field of `settings`; it calls `work` with those given."""
+
+    def command(**flags: Any) -> None:
+        config = flags.pop("config")
+        work({name: value for name, value in flags.items() if value not in (None, [])}, config)
+
+    parameters = [_flag(name, field) for name, field in settings.model_fields.items()]
+    kind = Annotated[Path | None, typer.Option("--config", metavar="FILE.yaml", help=CONFIG_HELP)]
+    parameters.append(_parameter("config", kind))
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def merged(settings: type[Model], flags: Mapping[str, Any], config: Path | None, role: str) -> Model:
+    """The settings of a role from its flags, the environment, the file and the defaults.
+
+    Raises:
+        SpecError: one line that names the field and what is wrong with it.
+    """
+    origin = f"settings of the {role}"
+    try:
+        environment = EnvSettingsSource(settings)()  # type: ignore[arg-type]
+    except SettingsError as error:
+        raise SpecError(f"{origin}: {error}; write ELSA_DATA as JSON, or use flags") from error
+    named = {name: _pairs(name, value) if isinstance(value, list) else value for name, value in flags.items()}
+    return parse(settings, {**_from_file(config), **environment, **named}, origin)
+
+
+def _from_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    raw = yaml_mapping(path, "--config")
+    return {name.replace("-", "_"): value for name, value in raw.items()}
+
+
+def yaml_mapping(path: Path, flag: str) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises SpecError naming the file and the flag."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SpecError(f"{flag} {path}: cannot be read ({reason}); give an existing YAML file") from error
+    except yaml.YAMLError as error:
+        raise SpecError(f"{flag} {path}: not YAML: {' '.join(str(error).split())}") from error
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict) or not all(isinstance(name, str) for name in raw):
+        raise SpecError(f"{flag} {path}: must hold names and values, as in 'port: 7400'")
+    return raw
+
+
+def _pairs(flag: str, items: Sequence[str]) -> dict[str, str]:
+    """NAME=SOURCE items as a mapping; a SOURCE alone is the data set named 'default'."""
+    pairs: dict[str, str] = {}
+    for item in items:
+        name, separator, source = item.partition("=")
+        name, source = (name, source) if separator else (UNNAMED, item)
+        if not source:
+            raise SpecError(f"--{flag} {item}: names no source; write --{flag} NAME=SOURCE or --{flag} SOURCE")
+        if name in pairs:
+            raise SpecError(f"--{flag} {item}: {name!r} is given twice; give every data set its own NAME=SOURCE")
+        pairs[name] = source
+    return pairs
+
+
+def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
+    kind, dashed = field.annotation, name.replace("_", "-")
+    said = field.description or name.replace("_", " ")
+    text = f"{said[0].upper()}{said[1:]}{_default(field.default)}"
+    if kind is bool:
+        option = typer.Option(f"--{dashed}/--no-{dashed}", help=text, show_default=False)
+        return _parameter(name, Annotated[bool | None, option])
+    if _is_mapping(kind):
+        option = typer.Option(f"--{dashed}", help=f"{text}; may be repeated", metavar="[NAME=]SOURCE", show_default=False)
+        return _parameter(name, Annotated[list[str] | None, option])
+    metavar = next((shown for word, shown in _METAVARS.items() if word in str(kind)), "TEXT")
+    option = typer.Option(f"--{dashed}", help=text, metavar=metavar, show_default=False)
+    return _parameter(name, Annotated[str | None, option])
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _is_mapping(kind: Any) -> bool:
+    origin = get_origin(kind)
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _default(value: Any) -> str:
+    return "" if value is None or value == "" or value is False or value == {} else f" (default: {value})"

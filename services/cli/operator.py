@@ -1,0 +1,99 @@
+"""An operator's link to the cloud: submit, look, watch, cancel and export runs, waiting for a cloud that is away."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from elsa.errors import DrainingError, NotFoundError, UnreachableError
+from elsa.v1 import run_pb2 as pb
+from elsa.v1.run_pb2_grpc import RunServiceStub
+from services.cli.folder import receive_folder
+from services.rpc.channel import connect, patiently
+from services.rpc.status import translated
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+CALL_TIMEOUT_S = 10.0
+EXPORT_TIMEOUT_S = 600.0
+
+
+class Operator:
+    """A person's calls to the cloud at `address`; one that does not answer is asked again for `patience_s` seconds.
+
+    Calls raise the errors of `elsa.errors`; UnreachableError once patience is used up.
+    """
+
+    def __init__(self, address: str, patience_s: float) -> None:
+        self.peer = f"cloud {address}"
+        self._patience_s = patience_s
+        self._channel = connect(address)
+        self._runs = RunServiceStub(self._channel)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._channel.close()
+
+    def list(self) -> Sequence[pb.Run]:
+        """All runs, newest first."""
+        answer = self._patiently(lambda: self._runs.ListRuns(pb.ListRunsRequest(), timeout=CALL_TIMEOUT_S))
+        return tuple(answer.runs)
+
+    def get(self, run_id: str) -> pb.Run:
+        """One run by its id."""
+        request = pb.GetRunRequest(run_id=run_id)
+        return self._patiently(lambda: self._runs.GetRun(request, timeout=CALL_TIMEOUT_S)).run
+
+    def resolve(self, prefix: str) -> str:
+        """The id of the one run whose id begins so. Raises NotFoundError if there is none, or more than one."""
+        ids = [run.run_id for run in self.list()]
+        fitting = [run_id for run_id in ids if run_id.startswith(prefix)]
+        if prefix in ids:
+            return prefix
+        if len(fitting) == 1 and prefix:
+            return fitting[0]
+        if fitting:
+            shown = ", ".join(fitting[:5])
+            raise NotFoundError(f"{prefix!r} begins the ids of {len(fitting)} runs ({shown}); write more of it")
+        raise NotFoundError(f"{self.peer} has no run {prefix!r}; elsa run list shows those it has")
+
+    def submit(self, spec: str) -> str:
+        """Make a run of a specification in YAML; its id. It is sent once, after the cloud has answered."""
+        self.list()
+        with translated(self.peer):
+            return str(self._runs.SubmitRun(pb.SubmitRunRequest(spec=spec), timeout=CALL_TIMEOUT_S).run_id)
+
+    def cancel(self, run_id: str) -> None:
+        """End a run. Raises StaleRoundError if it has ended."""
+        with translated(self.peer):
+            self._runs.CancelRun(pb.CancelRunRequest(run_id=run_id), timeout=CALL_TIMEOUT_S)
+
+    def watch(self, run_id: str) -> Iterator[pb.RunEvent]:
+        """A run's events from its first one on, until it has ended; goes on where it was after a cloud's restart."""
+        after = 0
+        while True:
+            stream = self._runs.WatchRun(pb.WatchRunRequest(run_id=run_id, after=after))
+            try:
+                with translated(self.peer):
+                    for message in stream:
+                        after = message.event.sequence or after
+                        yield message.event
+                return
+            except (UnreachableError, DrainingError) as error:
+                log.warning("lost %s: %s", self.peer, error)
+                self.get(run_id)
+            finally:
+                stream.cancel()
+
+    def export(self, run_id: str, folder: Path, version: int | None = None) -> None:
+        """Write a version's PEFT folder (the newest when None), whole or not at all. Raises as `receive_folder`."""
+        request = pb.ExportAdapterRequest(run_id=run_id, version=version)
+        with translated(self.peer):
+            receive_folder(self._runs.ExportAdapter(request, timeout=EXPORT_TIMEOUT_S), folder)
+
+    def _patiently(self, call: Callable[[], Result]) -> Result:
+        return patiently(call, self.peer, limit_s=self._patience_s)

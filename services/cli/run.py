@@ -1,0 +1,144 @@
+"""`elsa run …`: submit, watch, list, cancel and export runs of a cloud."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from elsa.errors import SpecError
+
+if TYPE_CHECKING:
+    from services.cli.operator import Operator
+
+Cloud = Annotated[str, typer.Option(envvar="ELSA_CLOUD", metavar="HOST:PORT", help="The cloud's address.")]
+Patience = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to go on asking a silent cloud.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first characters.")]
+HERE = "127.0.0.1:7400"
+PATIENCE_S = 30.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands."""
+    runs = typer.Typer(help="Submit, watch, list, cancel and export the runs of a cloud.")
+    for name, command in (("submit", submit), ("watch", watch), ("list", list_runs), ("cancel", cancel)):
+        runs.command(name)(command)
+    runs.command("export")(export)
+    app.add_typer(runs, name="run")
+
+
+def submit(
+    spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The run's specification.")],
+    cloud: Cloud = HERE,
+    watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    patience: Patience = PATIENCE_S,
+) -> int:
+    """Submit a run, print its id, and follow it.
+
+    Example: elsa run submit examples/text-classification.yaml --cloud cloud.example:7400
+    """
+    from elsa.spec import RunSpec
+
+    try:
+        text = spec.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise SpecError(f"{spec}: cannot be read ({reason}); give the path of a run specification in YAML") from error
+    parsed = RunSpec.from_yaml(text, str(spec))
+    with _operator(cloud, patience) as operator:
+        run_id = operator.submit(parsed.to_yaml())
+        typer.echo(f"run {run_id}")
+        return follow(operator, run_id) if watch else 0
+
+
+def watch(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> int:
+    """Follow a run from its first event to its end; exit 0 if it completes, 1 if it fails or is cancelled.
+
+    Example: elsa run watch 7f3a
+    """
+    with _operator(cloud, patience) as operator:
+        return follow(operator, operator.resolve(run))
+
+
+def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
+    """List all runs, newest first.
+
+    Example: elsa run list --cloud cloud.example:7400
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from services.cli.events import state_word
+
+    with _operator(cloud, patience) as operator:
+        runs = operator.list()
+    table = Table("run", "name", "state", "round", "clients", "edges", "accuracy", "submitted", box=box.SIMPLE_HEAD)
+    for run in runs:
+        accuracy = f"{run.evaluations[-1].accuracy:.3f}" if run.evaluations else "–"
+        begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created_unix_s))
+        members = (str(len(run.client_ids)), str(len(run.edge_ids)))
+        table.add_row(
+            run.run_id, run.name, state_word(run.state), f"{run.version}/{run.rounds}", *members, accuracy, begun
+        )
+    if runs:
+        Console().print(table)
+    else:
+        typer.echo("no runs yet; elsa run submit SPEC.yaml makes one")
+
+
+def cancel(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
+    """End a run; its nodes stop working on it.
+
+    Example: elsa run cancel 7f3a
+    """
+    with _operator(cloud, patience) as operator:
+        run_id = operator.resolve(run)
+        operator.cancel(run_id)
+        typer.echo(f"run {run_id} is cancelled")
+
+
+def export(
+    run: RunId,
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it; an earlier export is replaced.")],
+    version: Annotated[int | None, typer.Option(min=0, help="Global version; the newest if not given.")] = None,
+    cloud: Cloud = HERE,
+    patience: Patience = PATIENCE_S,
+) -> None:
+    """Write a run's adapter as a folder that plain PEFT loads.
+
+    Example: elsa run export 7f3a --to adapter
+    """
+    from services.cli.folder import check_place
+
+    check_place(to)
+    with _operator(cloud, patience) as operator:
+        operator.export(operator.resolve(run), to, version)
+    typer.echo(f'{to} is written; try it: elsa predict {to} "some text"')
+
+
+def follow(operator: "Operator", run_id: str) -> int:
+    """Show a run's events until it has ended; the exit status: 0 only if it completed."""
+    from elsa.v1 import fleet_pb2
+    from services.cli.board import Board, shown
+
+    board = Board(run_id)
+    with shown(board) as show:
+        for event in operator.watch(run_id):
+            board.add(event)
+            show(event)
+    if board.state == fleet_pb2.RUN_STATE_COMPLETED:
+        return 0
+    typer.secho(f"error: {board.ending()}", fg=typer.colors.RED, err=True)
+    return 1
+
+
+def _operator(cloud: str, patience_s: float) -> "Operator":
+    import logging
+
+    from services.cli.operator import Operator
+
+    logging.basicConfig(level="WARNING", format="%(message)s")
+    return Operator(cloud, patience_s)
+
+

@@ -1,0 +1,1 @@
+"""All roles as processes of one machine, for demonstrations, tests and studies."""
