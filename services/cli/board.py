@@ -1,7 +1,7 @@
 """What is known of a run that is watched, put together from its events, as a live view or as lines."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -86,23 +86,7 @@ class Board:
     def render(self) -> Group:
         """The whole board, for a terminal."""
         head = Text.assemble(("run ", "dim"), (self.run_id, "bold"), "  ", (state_word(self.state), "cyan"))
-        return Group(head, self.rounds_table(), self._nodes_table())
-
-    def rounds_table(self) -> Table:
-        """A row a version: how good it is and what it took."""
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in ("round", "accuracy", "loss", "training loss", "on the wire", "seconds"):
-            table.add_column(heading, justify="right")
-        for number, version in sorted(self.versions.items()):
-            table.add_row(
-                "start" if number == 0 else str(number),
-                _figure(version.accuracy),
-                _figure(version.loss),
-                _figure(version.training_loss),
-                size(version.wire_bytes) if version.reports else "–",
-                f"{version.seconds:.1f}" if version.seconds else "–",
-            )
-        return table
+        return Group(head, rounds_table(self.versions), self._nodes_table())
 
     def _nodes_table(self) -> Table:
         table = Table("node", "edge", "does", box=box.SIMPLE_HEAD, pad_edge=False)
@@ -112,6 +96,23 @@ class Board:
 
     def _version(self, number: int) -> Version:
         return self.versions.setdefault(number, Version())
+
+
+def rounds_table(versions: Mapping[int, Version]) -> Table:
+    """A row a version: how good it is and what it took."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("round", "accuracy", "loss", "training loss", "on the wire", "seconds"):
+        table.add_column(heading, justify="right")
+    for number, version in sorted(versions.items()):
+        table.add_row(
+            "start" if number == 0 else str(number),
+            _figure(version.accuracy),
+            _figure(version.loss),
+            _figure(version.training_loss),
+            size(version.wire_bytes) if version.reports else "–",
+            f"{version.seconds:.1f}" if version.seconds else "–",
+        )
+    return table
 
 
 @contextmanager

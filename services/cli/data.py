@@ -42,7 +42,9 @@ def partition(
     """
     from services.cli.shards import Plan, read_all, share_out, write_folder
 
-    chosen = [flag for flag, is_set in (("--alpha", alpha is not None), ("--iid", iid), ("--by", by is not None)) if is_set]
+    chosen = [
+        flag for flag, is_set in (("--alpha", alpha is not None), ("--iid", iid), ("--by", by is not None)) if is_set
+    ]
     if len(chosen) > 1:
         raise SpecError(f"{' and '.join(chosen)} exclude each other; give one of them")
     if not 0 <= holdout < 1:

@@ -1,2 +1,64 @@
-"""placeholder"""
-def add_to(app): pass
+"""`elsa demo`: a whole run on this machine."""
+
+import os
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from services.cli.flags import from_file, with_flags
+from services.testbed.settings import DemoSettings
+
+if TYPE_CHECKING:
+    from services.testbed.report import Report
+
+TEXT = """Run everything on this machine: a cloud, edges and clients as processes, and a fine-tuned adapter at the end.
+
+The data is shared out to the clients, unlike each other, and some of it is kept for a test. The result is an adapter
+that plain PEFT loads, a report and a figure.
+
+Example: elsa demo --clients 4 --edges 2 --alpha 0.5 --output elsa-demo
+
+Example: elsa demo --data reviews.csv --text review --label stars --rounds 5 --split 2/1
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("demo", help=TEXT)(with_flags(DemoSettings, demo))
+
+
+def demo(given: Mapping[str, Any], file: Path | None) -> None:
+    """Run a demo and print what it found."""
+    from elsa.spec import parse
+
+    settings = parse(DemoSettings, {**from_file(file), **given}, "settings of the demo")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, which is below; threads here are our own
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, so that no process is left behind
+        signal.signal(number, signal.default_int_handler)
+    from services.testbed.demo import run
+
+    report = run(settings, typer.echo)
+    _print(report, settings.output)
+
+
+def _print(report: "Report", output: Path) -> None:
+    from rich.console import Console
+
+    from services.cli.board import rounds_table
+    from services.cli.events import size
+
+    marks = report.yardsticks
+    Console().print(rounds_table(report.versions))
+    typer.echo("accuracy and loss by round are on the clients' own held-out rows; all steps went through the split")
+    typer.echo(f"\naccuracy on {marks.test_rows} test rows that no client saw")
+    typer.echo(f"  {marks.adapter:.3f}  the fine-tuned adapter, loaded by plain PEFT")
+    typer.echo(f"  {marks.frozen_head:.3f}  the frozen model with a trained head: logistic regression")
+    typer.echo(f"         on its mean-pooled last states, fitted on {marks.frozen_head_rows} rows")
+    typer.echo(f"  {marks.majority:.3f}  always the commonest label")
+    phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in report.phase_seconds().items())
+    typer.echo(f"\n{size(report.wire_bytes)} of activations and gradients; seconds, summed over clients: {phases}")
+    typer.echo(f"{report.seconds:.0f} s in all; report.json, training.png, logs and data are in {output}")
+    typer.echo(f'try it: elsa predict {output / "adapter"} "Return the inverse of a square matrix."')

@@ -10,8 +10,9 @@ from typing import Annotated, Any, get_origin
 
 import typer
 import yaml
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsError
+from pydantic_settings import EnvSettingsSource, SettingsError
 
 from elsa.errors import SpecError
 from elsa.spec import Model, parse
@@ -21,7 +22,7 @@ UNNAMED = "default"
 _METAVARS = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH"}
 
 
-def with_flags(settings: type[BaseSettings], work: Callable[[Mapping[str, Any], Path | None], None]) -> Any:
+def with_flags(settings: type[BaseModel], work: Callable[[Mapping[str, Any], Path | None], None]) -> Any:
     """A function for typer with a flag for every field of `settings`; it calls `work` with those given."""
 
     def command(**flags: Any) -> None:
@@ -48,10 +49,11 @@ def merged(settings: type[Model], flags: Mapping[str, Any], config: Path | None,
     except SettingsError as error:
         raise SpecError(f"{origin}: {error}; write ELSA_DATA as JSON, or use flags") from error
     named = {name: _pairs(name, value) if isinstance(value, list) else value for name, value in flags.items()}
-    return parse(settings, {**_from_file(config), **environment, **named}, origin)
+    return parse(settings, {**from_file(config), **environment, **named}, origin)
 
 
-def _from_file(path: Path | None) -> dict[str, Any]:
+def from_file(path: Path | None) -> dict[str, Any]:
+    """The settings in the file of --config; none without a file. Raises SpecError."""
     if path is None:
         return {}
     raw = yaml_mapping(path, "--config")
@@ -96,7 +98,9 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
         option = typer.Option(f"--{dashed}/--no-{dashed}", help=text, show_default=False)
         return _parameter(name, Annotated[bool | None, option])
     if _is_mapping(kind):
-        option = typer.Option(f"--{dashed}", help=f"{text}; may be repeated", metavar="[NAME=]SOURCE", show_default=False)
+        option = typer.Option(
+            f"--{dashed}", help=f"{text}; may be repeated", metavar="[NAME=]SOURCE", show_default=False
+        )
         return _parameter(name, Annotated[list[str] | None, option])
     metavar = next((shown for word, shown in _METAVARS.items() if word in str(kind)), "TEXT")
     option = typer.Option(f"--{dashed}", help=text, metavar=metavar, show_default=False)

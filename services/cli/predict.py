@@ -22,9 +22,12 @@ def predict(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="An exported adapter.")],
     texts: Annotated[list[str], typer.Argument(metavar="TEXT...", help="One text or more.")],
     model: Annotated[
-        str | None, typer.Option(metavar="SOURCE", help="Base model: minilm, a folder or a hub name; by default its own.")
+        str | None,
+        typer.Option(metavar="SOURCE", help="Base model: minilm, a folder or a hub name; by default its own."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: one object a text, all probabilities.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: one object a text, all probabilities.")
+    ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens to write, for a language model.")] = 64,
 ) -> None:
     """Try an exported adapter: label and probability of each text, or a language model's continuation of it.

@@ -1,7 +1,8 @@
 """An exported adapter in plain PEFT, as anyone would load it: on the whole base model, in this process."""
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,22 +45,16 @@ class Predictor:
             model = _on_base(checkpoint, about, folder)
         return cls(about=about, model=model.eval(), tokenizer=checkpoint.tokenizer())
 
-    def probabilities(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    def probabilities(self, texts: Sequence[str], workers: int = 1) -> npt.NDArray[np.float32]:
         """(texts, labels) probability of each label. Raises DataError for a blank text, or for another task."""
         self._check(texts, "classification")
-        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))  # alike lengths pad least
-        found = np.zeros((len(texts), len(self.about.labels)), dtype=np.float32)
-        with torch.inference_mode():
-            for places in _parts(order):
-                batch = self.tokenizer(
-                    [texts[index] for index in places],
-                    truncation=True,
-                    max_length=self.about.max_tokens,
-                    padding=True,
-                    return_tensors="pt",
-                )
-                found[places] = self.model(**batch).logits.float().softmax(-1).numpy()
-        return found
+        return in_batches(
+            self.tokenizer,
+            texts,
+            self.about.max_tokens,
+            lambda batch: self.model(**batch).logits.float().softmax(-1).numpy(),
+            workers=workers,
+        )
 
     def continuation(self, text: str, max_new_tokens: int) -> str:
         """What the model writes after `text`, the likeliest token at each place. Raises as `probabilities`."""
@@ -103,13 +98,46 @@ def _on_base(checkpoint: Checkpoint, about: Exported, folder: Path) -> Any:
                 f"{folder} does not fit the base model {checkpoint.source} ({reason}); name its own by --model"
             ) from error
     if any("missing adapter keys" in str(warning.message) for warning in said):
-        raise CheckpointError(f"{folder} lacks tensors of the base model {checkpoint.source}; name its own by --model")
+        raise CheckpointError(
+            f"{folder} lacks tensors of the base model {checkpoint.source}; name its own by --model"
+        )
     return model
 
 
-def _parts(order: Sequence[int]) -> Iterator[list[int]]:
-    for start in range(0, len(order), BATCH):
-        yield list(order[start : start + BATCH])
+def in_batches(
+    tokenizer: Any,
+    texts: Sequence[str],
+    max_tokens: int,
+    work: Callable[[Any], npt.NDArray[np.float32]],
+    *,
+    workers: int = 1,
+) -> npt.NDArray[np.float32]:
+    """(texts, …) what `work` makes of each text, a batch of like lengths at a time, on `workers` threads.
+
+    Threads of ours in place of torch's: those wait for each other, and a machine that is busy pays for it.
+    """
+    order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+    parts = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    batches = [  # tokenised here, since a tokenizer may not be used by two threads
+        tokenizer(
+            [texts[index] for index in part],
+            truncation=True,
+            max_length=max_tokens,
+            padding=True,
+            return_tensors="pt",
+        )
+        for part in parts
+    ]
+
+    def inferred(batch: Any) -> npt.NDArray[np.float32]:
+        with torch.inference_mode():
+            return work(batch)
+
+    with ThreadPoolExecutor(workers) as pool:
+        found = np.concatenate(list(pool.map(inferred, batches)))
+    result = np.empty_like(found)
+    result[order] = found
+    return result
 
 
 class quiet:  # noqa: N801 - reads as a statement

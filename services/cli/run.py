@@ -140,5 +140,3 @@ def _operator(cloud: str, patience_s: float) -> "Operator":
 
     logging.basicConfig(level="WARNING", format="%(message)s")
     return Operator(cloud, patience_s)
-
-

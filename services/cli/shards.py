@@ -27,6 +27,8 @@ class Plan:
     holdout: float = 0.0
     """Share of the rows, in [0, 1), that goes to the test file and to no client."""
     seed: int = 0
+    min_rows: int = 1
+    """Fewest rows of a part, where rows are shared out skewed or alike."""
 
 
 def file_name(part: int) -> str:
@@ -43,7 +45,7 @@ def share_out(rows: Sequence[Row], plan: Plan) -> dict[str, list[Row]]:
         parts = by_column(_column(training, plan.by, "--by"), plan.parts)
     elif plan.alpha is not None:
         labels = _column(training, plan.label, "--label")
-        parts = dirichlet([str(label) for label in labels], plan.parts, plan.alpha, plan.seed)
+        parts = dirichlet([str(label) for label in labels], plan.parts, plan.alpha, plan.seed, plan.min_rows)
     else:
         parts = iid(len(training), plan.parts, plan.seed)
     files = {file_name(part): [training[row] for row in held] for part, held in enumerate(parts, start=1)}

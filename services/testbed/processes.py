@@ -65,7 +65,9 @@ class Processes:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> Role:
@@ -130,7 +132,7 @@ class Processes:
             self._died(role.death())
 
 
-def elsa(*arguments: str) -> list[str]:
+def elsa_command(*arguments: str) -> list[str]:
     """The command that runs `elsa` with these arguments in a process of its own."""
     return [sys.executable, "-m", "services.cli", *arguments]
 

@@ -1,0 +1,213 @@
+"""A whole run on one machine: share out the data, start every role, follow the run, export, and measure."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from elsa.data.examples import Labelled, read_examples
+from elsa.data.source import Row
+from elsa.errors import DataError, ElsaError, RoundGivenUpError, SpecError
+from elsa.model.weights import Checkpoint
+from elsa.spec import RunSpec, describe
+from elsa.v1 import fleet_pb2
+from elsa.v1 import run_pb2 as pb
+from services.cli.board import Board, shown
+from services.cli.operator import Operator
+from services.cli.predictor import Predictor
+from services.cli.shards import TEST, Plan, file_name, read_all, share_out, write_folder
+from services.testbed.place import Workplace
+from services.testbed.processes import Processes, Role, elsa_command
+from services.testbed.report import Report, write_report
+from services.testbed.settings import DemoSettings
+from services.testbed.yardsticks import measure
+
+READY_S = 180.0
+PATIENCE_S = 60.0
+HELD_OUT = 0.2
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A demo's data and specification, checked before anything is written or started."""
+
+    spec: RunSpec
+    files: dict[str, list[Row]]
+    train: list[Labelled]
+    test: list[Labelled]
+
+
+def run(settings: DemoSettings, say: Say) -> Report:
+    """Run a demo; what it made lies in `settings.output`.
+
+    Raises:
+        InputError: for data, a model, a split or an output folder that cannot be used; nothing is written then.
+        RoleDiedError: if a role ends by itself.
+        RoundGivenUpError: if the run does not complete.
+    """
+    begin = time.monotonic()
+    place = Workplace(settings.output)
+    place.check()
+    prepared = prepare(settings)
+    with place:
+        with _saying_where(place.folder):
+            board = _train(settings, prepared, place.folder, say)
+            say("every process is stopped; measuring the exported adapter on the test rows ...")
+            report = _measured(settings, prepared, place.folder, board, begin)
+            write_report(report, place.folder)
+        place.finish()
+    return report
+
+
+def prepare(settings: DemoSettings) -> Prepared:
+    """Read and share out the data, and check the specification against the model. Raises InputError."""
+    rows = read_all(settings.data)
+    test = read_all(settings.test) if settings.test else None
+    labels = _labels(settings, rows)
+    try:
+        spec = settings.run_spec(labels)
+    except ValidationError as error:
+        raise SpecError(f"settings of the demo: {describe(error)}") from error
+    plan = Plan(
+        parts=settings.clients,
+        alpha=None if settings.iid else settings.alpha,
+        label=settings.label,
+        holdout=0.0 if test else HELD_OUT,
+        seed=settings.seed,
+        min_rows=2,
+    )
+    files = share_out(rows, plan)
+    files[TEST] = test or files[TEST]
+    checkpoint = Checkpoint.open(spec.model.source)
+    spec.split.of(checkpoint.config(spec.model.task, len(labels)).num_hidden_layers)
+    training = [row for name, held in files.items() if name != TEST for row in held]
+    return Prepared(
+        spec=spec,
+        files=files,
+        train=_examples(training, spec, settings.data),
+        test=_examples(files[TEST], spec, settings.test or settings.data),
+    )
+
+
+def _labels(settings: DemoSettings, rows: Sequence[Row]) -> tuple[str, ...]:
+    if settings.labels:
+        return tuple(label.strip() for label in settings.labels.split(",") if label.strip())
+    found = sorted({str(row[settings.label]) for row in rows if settings.label in row})
+    if not found:
+        columns = ", ".join(map(repr, rows[0])) if rows else "none"
+        raise DataError(
+            f"{settings.data}: no column {settings.label!r}, which --label names; the columns are {columns}"
+        )
+    return tuple(found)
+
+
+def _examples(rows: Sequence[Row], spec: RunSpec, origin: str) -> list[Labelled]:
+    examples, _ = read_examples(enumerate(rows, start=1), spec.data, spec.model.task, origin)
+    return [example for example in examples if isinstance(example, Labelled)]
+
+
+@contextmanager
+def _saying_where(folder: Path) -> Iterator[None]:
+    """An error within it says where logs and state are."""
+    try:
+        yield
+    except ElsaError as error:
+        raise type(error)(f"{error} -- logs and state are in {folder}") from error
+
+
+def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -> Board:
+    """Everything that needs the roles: they are stopped when this returns or raises."""
+    write_folder(folder / "data", prepared.files)
+    (folder / "spec.yaml").write_text(prepared.spec.to_yaml(), encoding="utf-8")
+    happened: queue.Queue[pb.RunEvent | ElsaError | None] = queue.Queue()
+    with Processes(folder / "logs", threads=settings.threads, died=happened.put) as processes:
+        try:
+            say(
+                f"starting a cloud, {settings.edges} edges and {settings.clients} clients; logs are in {folder / 'logs'}"
+            )
+            address = _start(settings, processes, folder)
+            with Operator(address, PATIENCE_S) as operator:
+                run_id = operator.submit(prepared.spec.to_yaml())
+                say(f"run {run_id} is submitted to the cloud at {address}")
+                threading.Thread(target=_forward, args=(operator, run_id, happened), daemon=True).start()
+                board = _follow(run_id, happened)
+                operator.export(run_id, folder / "adapter")
+        except KeyboardInterrupt:
+            processes.stop()
+            say(f"every process is stopped; logs and state are in {folder}")
+            raise
+    return board
+
+
+def _start(settings: DemoSettings, processes: Processes, folder: Path) -> str:
+    """Start every role and wait until all serve; the cloud's address."""
+    ready = folder / "ready"
+    ready.mkdir()
+
+    def start(role: str, name: str, *flags: str) -> tuple[Role, Path]:
+        file = ready / f"{name}.json"
+        return processes.start(name, elsa_command(role, "--ready-file", str(file), *flags)), file
+
+    cloud = start("cloud", "cloud", "--port", "0", "--state", str(folder / "cloud"), "--tick-s", "0.2")
+    address = processes.wait_ready(*cloud, READY_S)
+    common = ("--cloud", address, "--threads", str(settings.threads))
+    started = []
+    for number in range(1, settings.edges + 1):
+        flags = ("--name", f"edge-{number}", "--capacity", str(settings.capacity), *common)
+        started.append(start("edge", f"edge-{number}", *flags))
+    for number in range(1, settings.clients + 1):
+        flags = ("--name", f"client-{number}", "--data", str(folder / "data" / file_name(number)), *common)
+        started.append(start("client", f"client-{number}", *flags))
+    for role, file in started:
+        processes.wait_ready(role, file, READY_S)
+    return address
+
+
+def _forward(operator: Operator, run_id: str, happened: "queue.Queue[pb.RunEvent | ElsaError | None]") -> None:
+    """Put a run's events in the queue, then None; or the error that ended the watch."""
+    try:
+        for event in operator.watch(run_id):
+            happened.put(event)
+        happened.put(None)
+    except ElsaError as error:
+        happened.put(error)
+    except ValueError:  # the channel was closed: nobody listens any more
+        return
+
+
+def _follow(run_id: str, happened: "queue.Queue[pb.RunEvent | ElsaError | None]") -> Board:
+    """Show the run until it has ended. Raises what came instead of an event, RoundGivenUpError."""
+    board = Board(run_id)
+    with shown(board) as show:
+        while (event := happened.get()) is not None:
+            if isinstance(event, ElsaError):
+                raise event
+            board.add(event)
+            show(event)
+    if board.state != fleet_pb2.RUN_STATE_COMPLETED:
+        raise RoundGivenUpError(board.ending())
+    return board
+
+
+def _measured(settings: DemoSettings, prepared: Prepared, folder: Path, board: Board, begin: float) -> Report:
+    yardsticks = measure(
+        Predictor.load(folder / "adapter"),
+        prepared.train,
+        prepared.test,
+        rows=settings.rows_trained,
+        seed=settings.seed,
+        workers=len(os.sched_getaffinity(0)),
+    )
+    return Report(
+        settings=settings.model_dump(mode="json"),
+        versions=dict(sorted(board.versions.items())),
+        yardsticks=yardsticks,
+        seconds=time.monotonic() - begin,
+    )

@@ -1,0 +1,94 @@
+"""What a demo found: as a table, as JSON and as a figure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from services.cli.board import PHASES, Version
+from services.testbed.yardsticks import FROZEN_HEAD, Yardsticks
+
+JSON_FILE, FIGURE = "report.json", "training.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The result of a demo."""
+
+    settings: Mapping[str, Any]
+    versions: Mapping[int, Version]
+    """By number; 0 is before training."""
+    yardsticks: Yardsticks
+    seconds: float
+    """From the start of the demo to its last measurement."""
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of activations and gradients, both ways, all clients."""
+        return sum(version.wire_bytes for version in self.versions.values())
+
+    def phase_seconds(self) -> dict[str, float]:
+        """Seconds by phase, summed over clients and rounds."""
+        each = [version.phase_seconds() for version in self.versions.values()]
+        return {phase: sum(seconds[phase] for seconds in each) for phase in PHASES}
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return {
+            "settings": dict(self.settings),
+            "rounds": [{"version": number, **_version_json(each)} for number, each in self.versions.items()],
+            "test": {**asdict(self.yardsticks), "frozen_head_is": FROZEN_HEAD},
+            "wire_bytes": self.wire_bytes,
+            "phase_seconds": _rounded(self.phase_seconds()),
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write report.json and training.png."""
+    (folder / JSON_FILE).write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
+    _draw(report, folder / FIGURE)
+
+
+def _version_json(version: Version) -> dict[str, Any]:
+    return {
+        "accuracy": version.accuracy,
+        "loss": version.loss,
+        "heldout_rows": version.rows,
+        "training_loss": version.training_loss,
+        "wire_bytes": version.wire_bytes,
+        "seconds": round(version.seconds, 3),
+        "phase_seconds": _rounded(version.phase_seconds()),
+    }
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {phase: round(value, 3) for phase, value in seconds.items()}
+
+
+def _draw(report: Report, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    numbers = [number for number, version in report.versions.items() if version.accuracy is not None]
+    trained = [number for number, version in report.versions.items() if version.training_loss is not None]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    loss, accuracy = figure.subplots(1, 2)
+    loss.plot(numbers, [report.versions[number].loss for number in numbers], "o-", label="clients' held-out rows")
+    loss.plot(trained, [report.versions[number].training_loss for number in trained], "s--", label="training")
+    accuracy.plot(
+        numbers, [report.versions[number].accuracy for number in numbers], "o-", label="clients' held-out rows"
+    )
+    marks = report.yardsticks
+    accuracy.axhline(marks.frozen_head, color="tab:gray", linestyle="--", label="frozen model, trained head (test)")
+    accuracy.axhline(marks.majority, color="tab:gray", linestyle=":", label="commonest label (test)")
+    accuracy.set_ylim(0, 1)
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+        axes.set_xlabel("global round")
+        axes.set_ylabel(name)
+        axes.set_xticks(sorted(report.versions))
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,91 @@
+"""What a demo may be told, and the run specification that follows from it."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from elsa.spec import (
+    CodecName,
+    CodecsSpec,
+    DataSpec,
+    FleetSpec,
+    LoraSpec,
+    ModelSpec,
+    OptimizerSpec,
+    RoundsSpec,
+    RunSpec,
+    SplitSpec,
+    TrainingSpec,
+)
+
+ENROLL_S = 180.0
+DEADLINE_S = 900.0
+
+
+class DemoSettings(BaseModel):
+    """Settings of a demo."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    clients: int = Field(4, ge=1, le=64, description="clients, each a process with rows of its own")
+    edges: int = Field(2, ge=1, le=16, description="edges, each a process with the middle of the model")
+    rounds: int = Field(3, ge=1, description="global rounds")
+    edge_rounds: int = Field(2, ge=1, description="edge rounds in a global round")
+    steps: int = Field(25, ge=1, description="optimizer steps of a client in an edge round")
+    batch: int = Field(16, ge=1, description="rows in a step")
+    model: str = Field("minilm", min_length=1, description="minilm (packaged), a folder, or a hub name")
+    data: str = Field("builtin", min_length=1, description="builtin, or a file: .jsonl .csv .parquet")
+    test: str | None = Field(None, description="file of rows to test on; else a fifth of the data")
+    text: str = Field("text", description="column of the text")
+    label: str = Field("label", description="column of the label")
+    labels: str = Field("", description="names of the labels, by commas; else those in the data")
+    alpha: float = Field(0.5, gt=0, description="how unlike the clients are: Dirichlet over labels, small is unlike")
+    iid: bool = Field(False, description="clients with like mixtures of labels, instead of --alpha")
+    split: str = Field("1/1", pattern=r"^\d+/\d+$", description="blocks that a client keeps, BOTTOM/TOP")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
+    threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
+    output: Path = Field(Path("elsa-demo"), description="folder for the result; an earlier demo there is replaced")
+    codec: CodecName = Field("none", description="of activations and gradients on the wire: none or bf16")
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="of AdamW")
+    rank: int = Field(8, ge=1, le=1024, description="of the LoRA factors")
+    max_tokens: int = Field(48, ge=2, description="longer texts are cut")
+
+    @model_validator(mode="after")
+    def _edges_have_clients(self) -> Self:
+        if self.edges > self.clients:
+            raise ValueError(f"{self.edges} edges are more than {self.clients} clients; every edge needs one")
+        return self
+
+    @property
+    def capacity(self) -> int:
+        """Sessions of an edge: so few that the clients fill all edges, however near one of them seems."""
+        return -(-self.clients // self.edges)
+
+    @property
+    def rows_trained(self) -> int:
+        """Rows that all steps of all clients use, repeats included."""
+        return self.clients * self.rounds * self.edge_rounds * self.steps * self.batch
+
+    def run_spec(self, labels: tuple[str, ...]) -> RunSpec:
+        """The run's specification. Raises pydantic's ValidationError where the parts do not go together."""
+        bottom, top = (int(part) for part in self.split.split("/"))
+        codec = self.codec
+        return RunSpec(
+            name="demo",
+            seed=self.seed,
+            model=ModelSpec(source=self.model, max_tokens=self.max_tokens),
+            data=DataSpec(text=self.text, label=self.label, labels=labels, holdout=0.1),
+            split=SplitSpec(bottom=bottom, top=top),
+            lora=LoraSpec(rank=self.rank, alpha=2 * self.rank),
+            training=TrainingSpec(
+                rounds=self.rounds,
+                edge_rounds=self.edge_rounds,
+                local_steps=self.steps,
+                batch=self.batch,
+                optimizer=OptimizerSpec(learning_rate=self.learning_rate),
+            ),
+            codecs=CodecsSpec(h1=codec, h2=codec, dh2=codec, dh1=codec),
+            fleet=FleetSpec(min_clients=self.clients, min_edges=self.edges, enroll_timeout_s=ENROLL_S),
+            rounds=RoundsSpec(deadline_s=DEADLINE_S),
+        )
