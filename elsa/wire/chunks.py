@@ -18,7 +18,7 @@ MAX_CHUNK_BYTES = 1_000_000
 
 def split_chunks(data: bytes | memoryview, chunk_bytes: int = CHUNK_BYTES) -> Iterator[Chunk]:
     """`data` as chunks of at most `chunk_bytes` bytes, in order; one empty chunk if there is no data."""
-    view = memoryview(data)
+    view = memoryview(data).cast("B")
     for offset in range(0, max(len(view), 1), chunk_bytes):
         piece = bytes(view[offset : offset + chunk_bytes])
         last = offset + chunk_bytes >= len(view)
@@ -28,8 +28,9 @@ def split_chunks(data: bytes | memoryview, chunk_bytes: int = CHUNK_BYTES) -> It
 class Assembler:
     """Puts chunks together again into `total_bytes` bytes, refusing gaps, excess and altered pieces.
 
-    Raises, from `add`:
-        MalformedError: a chunk out of place, too large, beyond the total, or last at the wrong place.
+    Raises, from `add`, and keeps nothing of that chunk:
+        MalformedError: a chunk out of place, too large, beyond the total, without data before the end, or last at
+            the wrong place.
         ChecksumError: a chunk whose CRC-32 is not that of its data.
     """
 
@@ -47,11 +48,6 @@ class Assembler:
                 f"{self._field}: chunk at offset {chunk.offset} has the wrong checksum; send it again"
             )
         self._data += chunk.data
-        if chunk.last != (len(self._data) == self._total_bytes):
-            raise MalformedError(
-                f"{self._field}: chunk at offset {chunk.offset} says last={chunk.last} at "
-                f"{len(self._data)} of {self._total_bytes} bytes"
-            )
         self.done = chunk.last
         return self.done
 
@@ -72,5 +68,13 @@ class Assembler:
             raise MalformedError(
                 f"{self._field}: chunk of {len(chunk.data)} bytes; at most {MAX_CHUNK_BYTES} are allowed"
             )
-        if len(self._data) + len(chunk.data) > self._total_bytes:
+        end = chunk.offset + len(chunk.data)
+        if end > self._total_bytes:
             raise MalformedError(f"{self._field}: more than the {self._total_bytes} bytes that were announced")
+        if chunk.last != (end == self._total_bytes):
+            raise MalformedError(
+                f"{self._field}: chunk at offset {chunk.offset} says last={chunk.last} at {end} of "
+                f"{self._total_bytes} bytes"
+            )
+        if not chunk.data and not chunk.last:  # a stream of these would never end
+            raise MalformedError(f"{self._field}: chunk at offset {chunk.offset} is empty; send the rest")

@@ -78,12 +78,19 @@ class PayloadAssembler:
         """The tensors, of the layouts given."""
         data, offset, tensors = self._bytes.result(), 0, []
         for layout in self._layouts:
-            flat = torch.frombuffer(data, dtype=layout.dtype, count=prod(layout.shape), offset=offset)
+            flat = _elements(data, layout, offset)
             if layout.dtype.is_floating_point and not bool(torch.isfinite(flat).all()):
                 raise MalformedError(f"{self._field}: holds NaN or infinity; lower the learning rate")
             tensors.append(flat.reshape(layout.shape))
             offset += layout.payload_bytes
         return tensors
+
+
+def _elements(data: bytearray, layout: Layout, offset: int) -> torch.Tensor:
+    """The elements at `offset`, flat; they share memory with `data` where its alignment allows."""
+    if offset % layout.dtype.itemsize:
+        data, offset = data[offset : offset + layout.payload_bytes], 0
+    return torch.frombuffer(data, dtype=layout.dtype, count=prod(layout.shape), offset=offset)
 
 
 def _check_headers(parts: Sequence[Tensor], layouts: Sequence[Layout], field: str) -> None:

@@ -43,9 +43,8 @@ def codec_set_from_proto(message: pb.CodecSet) -> Codecs:
 
 
 def _codec_to_proto(name: CodecName) -> pb.CodecSpec:
-    if name == "none":
-        return pb.CodecSpec()
-    return pb.CodecSpec(stages=[pb.CodecStage(bf16=pb.Bfloat16Codec())])
+    stages: dict[CodecName, list[pb.CodecStage]] = {"none": [], "bf16": [pb.CodecStage(bf16=pb.Bfloat16Codec())]}
+    return pb.CodecSpec(stages=stages[name])
 
 
 def _codec_from_proto(message: pb.CodecSpec, field: str) -> Codec:
