@@ -1,21 +1,20 @@
-"""Tiny random models of every family, saved as a user would save them."""
+"""Tiny random models of every family, saved as a user would save them; one thread for whoever computes."""
 
+import os
 from pathlib import Path
 
 import pytest
-import torch
-from tiny_models import COMMON, FIELDS, LABELS, MakeFolder
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-
-@pytest.fixture(autouse=True, scope="session")
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; inherited by processes that tests start
 
 
 @pytest.fixture(scope="session")
-def make_folder(tmp_path_factory: pytest.TempPathFactory) -> MakeFolder:
+def make_folder(tmp_path_factory: pytest.TempPathFactory):
     """`make_folder(family, kind, **save)`: kind 'classification', 'causal-lm' or 'bare'; made once each."""
+    import torch
+    from tiny_models import COMMON, FIELDS, LABELS
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
     made: dict[tuple[object, ...], Path] = {}
 
     def make(family: str, kind: str, fields: dict[str, object] | None = None, **save: object) -> Path:
