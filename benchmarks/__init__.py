@@ -1,0 +1,1 @@
+"""What ELSA measures of itself; figures and the commands that made them stand in `benchmarks/README.md`."""

@@ -1,0 +1,94 @@
+"""The unsplit twin in a process of its own: plain PEFT training of the whole model on the same rows.
+
+    python -m benchmarks.unsplit SPEC.yaml DATA --steps 50 --repeats 3 --threads 2 [--test FILE]
+
+Prints one JSON line: seconds a step of each repeat (repeats go on from each other), loss, and the test accuracy.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from torch.nn.functional import cross_entropy
+from transformers import AutoModelForSequenceClassification
+
+from elsa.data.batches import Batch, batches, sequential
+from elsa.data.encoding import EncodedData, encode
+from elsa.data.examples import read_examples
+from elsa.data.source import read_rows
+from elsa.model.weights import Checkpoint
+from elsa.spec import RunSpec
+
+
+def rows_of(spec: RunSpec, checkpoint: Checkpoint, source: str) -> EncodedData:
+    """The encoded rows of a source."""
+    examples, _ = read_examples(read_rows(source), spec.data, spec.model.task, source)
+    return encode(examples, checkpoint.tokenizer(), spec.model, spec.data)[0]
+
+
+def logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """Logits (rows, labels)."""
+    return model(
+        input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
+    ).logits
+
+
+def main() -> None:
+    """Train, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("data")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--test")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    spec = RunSpec.from_yaml(args.spec.read_text())
+    torch.manual_seed(spec.seed)
+    checkpoint = Checkpoint.open(spec.model.source)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint.folder, config=checkpoint.config("classification", len(spec.data.labels))
+    )
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        target_modules=list(spec.lora.targets or checkpoint.architecture.targets),
+    )
+    model = get_peft_model(base, lora)
+    model.train(spec.training.dropout)
+    chosen = spec.training.optimizer
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=chosen.learning_rate, betas=chosen.betas, eps=chosen.epsilon, weight_decay=chosen.weight_decay
+    )
+    rows = rows_of(spec, checkpoint, args.data)
+    seconds, losses = [], []
+    for repeat in range(args.repeats):
+        begin = time.perf_counter()
+        for batch in batches(rows, spec.training.batch, args.steps, [spec.seed, repeat]):
+            loss = cross_entropy(logits(model, batch), batch.labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+        seconds.append((time.perf_counter() - begin) / args.steps)
+    result = {"step_s": seconds, "loss": sum(losses[-args.steps :]) / args.steps}
+    if args.test:
+        test = rows_of(spec, checkpoint, args.test)
+        model.train(False)
+        with torch.no_grad():
+            hits = sum(
+                int((logits(model, batch).argmax(-1) == batch.labels).sum())
+                for batch in sequential(test.by_length(), 64)
+            )
+        result["test_accuracy"] = hits / len(test)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
