@@ -112,10 +112,10 @@ class TrunkSession:
 
     def tokens(self, position: Position) -> int:
         """Tokens of a micro-batch that was sent forward. Raises StepOrderError if none was, or long ago."""
-        answer = self._answers.get(("forward", position))
-        if answer is None:
-            raise StepOrderError(f"backward: {position} has had no forward")
-        return len(answer)
+        for kind in ("backward", "forward"):  # a backward that comes again is known by its own answer
+            if (kind, position) in self._answers:
+                return len(self._answers[kind, position])
+        raise StepOrderError(f"backward: {position} has had no forward")
 
     def finish(self, steps: int) -> dict[str, np.ndarray]:
         """The adapter's trunk tensors by PEFT name, after `steps` steps.

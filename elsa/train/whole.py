@@ -15,6 +15,7 @@ from elsa.train.optimizer import adamw
 def train_whole(segment: Segment, batches: Iterable[Batch], *, task: Task, training: TrainingSpec) -> list[float]:
     """Train the adapter "default" of a whole model, a step a batch; the mean loss before each step."""
     optimizer = adamw(adapters.parameters(segment), training.optimizer)
+    optimizer.zero_grad(set_to_none=True)
     segment.train(training.dropout)
     losses = []
     for batch in batches:

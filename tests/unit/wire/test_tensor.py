@@ -117,7 +117,7 @@ def test_another_layout_is_refused_by_field(payload, text):
 def test_altered_bytes_are_refused():
     payload, _ = payload_to_proto(PARTS)
     payload.chunk.data = bytes([payload.chunk.data[0] ^ 1]) + payload.chunk.data[1:]
-    with pytest.raises(ChecksumError, match="^x: chunk at offset 0"):
+    with pytest.raises(ChecksumError, match=r"^x: chunk at offset 0"):
         PayloadAssembler(payload, LAYOUTS, "x")
 
 

@@ -1,0 +1,182 @@
+"""An edge's session: its order, its window, its memory of answers, and other sessions on the same blocks."""
+
+import itertools
+
+import pytest
+import torch
+from split_twins import OPTIMIZER, SPLITS, equal, model_of, session_of, training
+
+from elsa.errors import CapacityError, StepOrderError
+from elsa.model import adapter as adapters
+from elsa.train.session import Position, TrunkSession
+
+LENGTHS = [3, 5]
+STATES = torch.randn(8, 16, generator=torch.Generator().manual_seed(1))
+
+
+def at(step, micro_batch):
+    return Position(step=step, micro_batch=micro_batch)
+
+
+@pytest.fixture
+def model(make_folder):
+    return model_of(make_folder("bert", "classification"), "classification")
+
+
+@pytest.fixture
+def session(model):
+    return session_of(model.edge(), SPLITS[0], training(window=2))
+
+
+def forward(session, step, micro_batch):
+    return session.forward(at(step, micro_batch), STATES * (1 + micro_batch), LENGTHS)
+
+
+def backward(session, step, micro_batch, apply=False):
+    return session.backward(at(step, micro_batch), STATES / (1 + micro_batch), apply)
+
+
+def whole_step(session, step):
+    forward(session, step, 0)
+    forward(session, step, 1)
+    backward(session, step, 0)
+    backward(session, step, 1, apply=True)
+
+
+def test_a_session_in_order_trains(model, session):
+    for step in range(2):
+        assert session.step == step
+        whole_step(session, step)
+    trained = session.finish(2)
+    assert trained.keys() == {name for name in model.start if ".layer.1." in name}
+    assert not any(equal({name: tensor}, {name: model.start[name]}) for name, tensor in trained.items())
+
+
+def test_what_comes_twice_is_answered_from_memory(model):
+    one, two = (session_of(model.edge(), SPLITS[0], training(window=2)) for _ in range(2))
+    whole_step(one, 0)
+    first = [forward(two, 0, 0), forward(two, 0, 1)]
+    assert forward(two, 0, 0) is first[0]
+    assert two.forward(at(0, 1), torch.zeros(8, 16), LENGTHS) is first[1]  # whatever it holds this time
+    back = backward(two, 0, 0)
+    assert backward(two, 0, 0) is back
+    last = backward(two, 0, 1, apply=True)
+    assert backward(two, 0, 1, apply=True) is last and two.step == 1
+    assert forward(two, 0, 1) is first[1]
+    assert equal(two.finish(1), one.finish(1))
+
+
+@pytest.mark.parametrize("window", [1, 2, 3])
+def test_memory_holds_whatever_can_be_unanswered(model, window):
+    """A stream may break when `window` gradients are on their way, each of which is sent again with its size."""
+    session = session_of(model.edge(), SPLITS[0], training(window=window))
+    for part in range(window):
+        forward(session, 0, part)
+    answers = [backward(session, 0, part) for part in range(window)]
+    for part in range(window):
+        assert session.tokens(at(0, part)) == sum(LENGTHS)
+        assert backward(session, 0, part) is answers[part]
+
+
+def test_memory_is_bounded(session):
+    for step in range(10):
+        whole_step(session, step)
+    assert len(session._answers) == 4 and not session._graphs
+    with pytest.raises(StepOrderError, match="step 0, micro-batch 0 has had no forward"):
+        session.tokens(at(0, 0))
+    with pytest.raises(StepOrderError, match="forward: got step 0, micro-batch 0, expected step 10, micro-batch 0"):
+        forward(session, 0, 0)
+
+
+@pytest.mark.parametrize(("step", "micro_batch"), [(1, 0), (0, 1), (1, 1)])
+def test_a_forward_out_of_order_is_refused(session, step, micro_batch):
+    with pytest.raises(
+        StepOrderError, match=f"got step {step}, micro-batch {micro_batch}, expected step 0, micro-batch 0"
+    ):
+        forward(session, step, micro_batch)
+    whole_step(session, 0)  # as if nothing had come
+
+
+def test_a_backward_before_its_forward_is_refused(session):
+    with pytest.raises(StepOrderError, match="backward: step 0, micro-batch 0 has had no forward"):
+        backward(session, 0, 0)
+    with pytest.raises(StepOrderError, match="has had no forward"):
+        session.tokens(at(0, 0))
+    forward(session, 0, 0)
+    with pytest.raises(StepOrderError, match="backward: got step 0, micro-batch 1, expected step 0, micro-batch 0"):
+        backward(session, 0, 1)
+    backward(session, 0, 0, apply=True)
+
+
+def test_a_step_applied_before_its_last_micro_batch_is_refused(session):
+    forward(session, 0, 0)
+    forward(session, 0, 1)
+    with pytest.raises(StepOrderError, match=r"backward\.apply: step 0, micro-batch 0 is not the last"):
+        backward(session, 0, 0, apply=True)
+    assert session.step == 0
+    backward(session, 0, 0)
+    backward(session, 0, 1, apply=True)
+    assert session.step == 1
+
+
+def test_more_than_the_window_is_refused(session):
+    forward(session, 0, 0)
+    forward(session, 0, 1)
+    with pytest.raises(CapacityError, match="2 micro-batches are open"):
+        forward(session, 0, 2)
+    backward(session, 0, 0)
+    forward(session, 0, 2)
+
+
+def test_finish_with_another_number_of_steps_is_refused(session):
+    whole_step(session, 0)
+    for steps in (0, 2):
+        with pytest.raises(StepOrderError, match=rf"finish\.steps: {steps}, but 1 were applied"):
+            session.finish(steps)
+    forward(session, 1, 0)
+    with pytest.raises(StepOrderError, match="1 are open"):
+        session.finish(1)
+    backward(session, 1, 0)
+    with pytest.raises(StepOrderError, match="1 are open"):  # its gradient waits for the step
+        session.finish(1)
+
+
+def test_interleaved_sessions_of_different_splits_equal_each_alone(model):
+    spec = training(window=2)
+    wants = {}
+    for name, split in zip("ab", SPLITS, strict=False):
+        alone = session_of(model.edge(), split, spec)
+        for step in range(3):
+            whole_step(alone, step)
+        wants[name] = alone.finish(3)
+    edge = model.edge("a")
+    model.attach(edge, "b")
+    sessions = {name: session_of(edge, split, spec, name) for name, split in zip("ab", SPLITS, strict=False)}
+    for step in range(3):
+        for part, name in itertools.product(range(2), "ab"):
+            forward(sessions[name], step, part)
+        for part, name in itertools.product(range(2), "ba"):
+            backward(sessions[name], step, part, apply=part == 1)
+    for name in "ab":
+        assert equal(sessions[name].finish(3), wants[name])
+    assert wants["a"].keys() < wants["b"].keys()
+
+
+def test_a_session_leaves_what_is_outside_its_split(model):
+    edge = model.edge()
+    session = session_of(edge, SPLITS[0], training())
+    whole_step(session, 0)
+    after = adapters.read(edge)
+    outside = {name: tensor for name, tensor in after.items() if ".layer.2." in name}
+    assert outside and equal(outside, {name: model.start[name] for name in outside})
+
+
+def test_dropout_is_on_where_a_run_asks_for_it(model):
+    outputs = {}
+    for dropout in (False, True):
+        edge = model.edge()
+        session = TrunkSession(
+            edge, adapter="default", split=SPLITS[0], optimizer=OPTIMIZER, window=2, dropout=dropout
+        )
+        outputs[dropout] = session.forward(at(0, 0), STATES, LENGTHS)
+    assert not torch.equal(outputs[False], outputs[True])
