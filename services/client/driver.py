@@ -4,7 +4,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from elsa.errors import ElsaError, RoundGivenUpError, UnreachableError
+import grpc
+
+from elsa.errors import ElsaError, PeerError, RoundGivenUpError, StaleRoundError, UnreachableError
 from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec
 from elsa.v1 import fleet_pb2
@@ -46,6 +48,8 @@ class RunDriver:
         self._training: fleet_pb2.Assignment | None = None
         self._may_train = threading.Event()
         self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel | None = None
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
@@ -64,6 +68,14 @@ class RunDriver:
         """See `services.rpc.node.RunDriver`."""
         self._stop.set()
         self._may_train.set()
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()  # ends every call to the edge
+
+    def join(self, timeout_s: float) -> None:
+        """See `services.rpc.node.RunDriver`."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
 
     def _live(self) -> None:
         try:
@@ -76,36 +88,61 @@ class RunDriver:
         except ElsaError as error:
             if not self._stop.is_set():
                 self._fail(error)
+        except Exception as error:
+            log.exception("run %s failed at this client", self._run_id)
+            self._fail(PeerError(f"run {self._run_id} failed at this client ({type(error).__name__}); see the log"))
         finally:
             self._link.forget(self._run_id)
 
     def _join(self) -> tuple[Checkpoint, SiteData] | None:
-        """Load the rows, measure the links and join; or refuse, saying why."""
+        """Load the rows, measure the links and join; or refuse, saying why.
+
+        A run that is past its enrolment, because this client was restarted, needs the rows alone.
+        """
+        offered = self._offered or fleet_pb2.Assignment()
+        rejoins = offered.state != fleet_pb2.RUN_STATE_ENROLLING
         try:
             checkpoint = Checkpoint.open(self._spec.model.source)
             data = load(self._spec, checkpoint, self._settings.data, self._settings.heldout)
-            links = measure(self._offered.edges if self._offered else ())
+            log.info("run %s: %s", self._run_id, data.report)
+            if rejoins:
+                return checkpoint, data
+            links = measure(offered.edges)
             if not links:
                 raise UnreachableError("no edge answers this client; check the edges' addresses")
         except ElsaError as error:
+            if self._stop.is_set() or rejoins:
+                raise
             log.error("run %s: cannot take part: %s", self._run_id, error)
             self._answer(fleet_pb2.JoinRunRequest(refusal=str(error)))
             return None
-        log.info("run %s: %s", self._run_id, data.report)
         offer = fleet_pb2.ClientOffer(
             train_rows=len(data.train), heldout_rows=len(data.heldout), row_report=data.report, links=links
         )
-        self._answer(fleet_pb2.JoinRunRequest(client=offer))
-        return checkpoint, data
+        return (checkpoint, data) if self._answer(fleet_pb2.JoinRunRequest(client=offer)) else None
 
-    def _answer(self, request: fleet_pb2.JoinRunRequest) -> None:
+    def _answer(self, request: fleet_pb2.JoinRunRequest) -> bool:
+        """Tell the cloud; False if the run began without us."""
         request.run_id, request.node_id = self._run_id, self._link.node_id
-        self._link.patiently(lambda: self._link.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
+        try:
+            self._link.patiently(lambda: self._link.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
+        except StaleRoundError as error:
+            log.warning("run %s: too late to join: %s", self._run_id, error)
+            return False
+        return True
+
+    def _connect(self, address: str) -> grpc.Channel:
+        channel = connect(address)
+        with self._lock:
+            self._channel = channel
+            if self._stop.is_set():  # after `stop` looked for it
+                channel.close()
+        return channel
 
     def _work(self, checkpoint: Checkpoint, data: SiteData, edge: fleet_pb2.EdgePeer, version: int) -> None:
         peer = f"edge {edge.edge_id} at {edge.address}"
         log.info("run %s: trains with %s", self._run_id, peer)
-        channel = connect(edge.address)
+        channel = self._connect(edge.address)
         try:
             trainer = RoundTrainer(
                 self._settings.name,

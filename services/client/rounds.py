@@ -6,8 +6,10 @@ import threading
 from elsa.errors import (
     CapacityError,
     ChecksumError,
+    DrainingError,
     NotFoundError,
     PermissionDeniedError,
+    RoundGivenUpError,
     StaleRoundError,
     UnreachableError,
 )
@@ -21,10 +23,21 @@ from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 5
-PAUSE_S = 1.0
-PASSING = (UnreachableError, NotFoundError, CapacityError, PermissionDeniedError, ChecksumError)
+FIRST_PAUSE_S = 0.25
+LONGEST_PAUSE_S = 5.0
+PASSING = (
+    UnreachableError,
+    DrainingError,
+    NotFoundError,
+    CapacityError,
+    PermissionDeniedError,
+    ChecksumError,
+)
 """What an edge that restarts, or that does not know of us yet, may answer for a while."""
+
+
+ANYWHERE = (0, 0)
+"""Whatever round the edge is in is at or past it."""
 
 
 class RoundLoop:
@@ -55,25 +68,26 @@ class RoundLoop:
     def run(self, version: int) -> None:
         """Work from `version` to the last one.
 
-        A round that fails is tried again from its start, at most MAX_FAILURES times in a row; then its error is
-        raised. Raises RoundGivenUpError if the run ends.
+        A round that fails is tried again from wherever the edge is then, which may be further back after a restart;
+        its error is raised once the pauses since the last success add up to `patience_s` seconds. Raises
+        RoundGivenUpError if the run ends.
         """
-        place, failures = (version, 0), 0
+        place, pause_s, paused_s = (version, 0), FIRST_PAUSE_S, 0.0
         while not self._stop.is_set():
             try:
                 pulled = self._pull(*place)
                 self._evaluate(pulled)
                 if pulled.version >= self._spec.training.rounds:
                     return
-                place, failures = self._train(pulled), 0
+                place, pause_s, paused_s = self._train(pulled), FIRST_PAUSE_S, 0.0
             except StaleRoundError as error:
                 log.warning("run %s: too late: %s", self._run_id, error)
             except PASSING as error:
-                failures += 1
-                if failures > MAX_FAILURES:
+                if paused_s > self._patience_s:
                     raise
                 log.warning("run %s: %s; trying the round again", self._run_id, error)
-                self._stop.wait(PAUSE_S * failures)
+                self._stop.wait(pause_s)
+                place, pause_s, paused_s = ANYWHERE, min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
 
     def _pull(self, version: int, edge_round: int) -> Pulled:
         request = adapter_pb2.PullAdapterRequest(
@@ -114,8 +128,12 @@ class RoundLoop:
             lambda: push(self._edge, header, trained.data),
             self._peer,
             limit_s=self._patience_s,
-            sleep=self._stop.wait,
+            sleep=self._sleep,
         )
         if pulled.edge_round + 1 < self._spec.training.edge_rounds:
             return pulled.version, pulled.edge_round + 1
         return pulled.version + 1, 0
+
+    def _sleep(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise RoundGivenUpError(f"stopped while waiting for {self._peer}")

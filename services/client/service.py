@@ -5,7 +5,7 @@ import threading
 
 import torch
 
-from elsa.errors import ElsaError
+from elsa.errors import ElsaError, UnreachableError
 from elsa.spec import RunSpec
 from elsa.v1 import fleet_pb2
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
@@ -15,6 +15,8 @@ from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.process import stop_on_signals, write_ready
 
 log = logging.getLogger(__name__)
+
+JOIN_S = 5.0
 
 
 class Client:
@@ -44,6 +46,7 @@ class Client:
         self._stop.set()
         self._drivers.close()
         self._link.close()
+        self._drivers.join(JOIN_S)
 
     def _register(self, fleet: FleetServiceStub) -> float:
         request = fleet_pb2.RegisterClientRequest(client_id=self._settings.name, datasets=sorted(self._settings.data))
@@ -73,5 +76,8 @@ def run(settings: ClientSettings) -> None:
         client.start()
         write_ready(settings.ready_file, "")
         client.follow()
+    except UnreachableError:
+        if not stop.is_set():  # a call that the end cut off
+            raise
     finally:
         client.close()

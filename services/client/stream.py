@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
-from elsa.errors import UnreachableError
+from elsa.errors import ElsaError, UnreachableError
 from elsa.train.phases import ByteCount
 from services.rpc.status import translated
 
@@ -15,12 +15,16 @@ class Stream:
     Args:
         call: the stub's method.
         peer: the edge, for error texts.
+        timeout_s: seconds for the whole stream.
+
+    Raises UnreachableError if the channel is closed.
     """
 
-    def __init__(self, call: Callable[[Iterator[Any]], Any], peer: str) -> None:
+    def __init__(self, call: Callable[..., Any], peer: str, timeout_s: float) -> None:
         self._peer = peer
         self._outbox: SimpleQueue[Any] = SimpleQueue()
-        self._call = call(iter(self._outbox.get, None))
+        with translated(peer):
+            self._call = call(iter(self._outbox.get, None), timeout=timeout_s)
         self.bytes = ByteCount()
 
     def send(self, message: Any) -> None:
@@ -30,10 +34,14 @@ class Stream:
 
     def receive(self) -> Any:
         """Wait for the next message. Raises what the edge answered, UnreachableError if the stream broke."""
-        with translated(self._peer):
-            message = next(self._call, None)
-        if message is None:
-            raise UnreachableError(f"{self._peer} ended the stream early")
+        try:
+            with translated(self._peer):
+                message = next(self._call, None)
+            if message is None:
+                raise UnreachableError(f"{self._peer} ended the stream early")
+        except ElsaError:
+            self.close()  # gRPC's thread that takes from the outbox would wait for ever
+            raise
         self.bytes += ByteCount(down=message.ByteSize())
         return message
 

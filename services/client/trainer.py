@@ -87,7 +87,8 @@ class RoundTrainer:
             window=self._spec.training.window,
         )
         self._tell(pulled, "evaluating")
-        trunk = PredictTrunk(self._stub, opening, self._peer, width=self._segment.width)
+        timeout_s = self._spec.rounds.deadline_s
+        trunk = PredictTrunk(self._stub, opening, self._peer, width=self._segment.width, timeout_s=timeout_s)
         try:
             return evaluate(
                 self._segment,
@@ -112,9 +113,10 @@ class RoundTrainer:
             watch=watch,
             stop=self._stop,
             patience_s=self._patience_s,
+            timeout_s=self._spec.rounds.deadline_s,
         )
-        trunk.open()
         try:
+            trunk.open()
             losses = self._steps(trunk, pulled, watch)
             finished = trunk.finish(len(losses))
         finally:

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from elsa.errors import MalformedError, UnreachableError
-from elsa.train.phases import Stopwatch
+from elsa.errors import DrainingError, ElsaError, MalformedError, UnreachableError
+from elsa.train.phases import ByteCount, Stopwatch
 from elsa.train.session import Position
 from elsa.train.trunk import BackwardReply, ForwardReply, Reply
 from elsa.v1 import split_pb2 as pb
@@ -28,6 +28,7 @@ from services.rpc.payloads import receive_tensor
 log = logging.getLogger(__name__)
 
 RESUME_PAUSE_S = 0.5
+STREAM_TIMEOUT_S = 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,7 @@ class TrainTrunk:
         width: size of a hidden state.
         watch: where network seconds are added.
         patience_s: how long to go on trying to take a broken stream up again.
+        timeout_s: longest time that a stream may last.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class TrainTrunk:
         watch: Stopwatch,
         stop: threading.Event,
         patience_s: float,
+        timeout_s: float = STREAM_TIMEOUT_S,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._stub = stub
@@ -69,7 +72,9 @@ class TrainTrunk:
         self._watch = watch
         self._stop = stop
         self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._clock = clock
+        self._bytes_before = ByteCount()
         self._codecs = codec_set_from_proto(opening.codecs)
         self._unanswered: deque[_Sent] = deque()
         self._stream: Stream | None = None
@@ -77,9 +82,12 @@ class TrainTrunk:
 
     def open(self) -> None:
         """Open the session. Raises what the edge answers."""
-        self._stream = Stream(self._stub.Train, self._peer)
+        self._stream = Stream(self._stub.Train, self._peer, self._timeout_s)
         self._stream.send(pb.TrainRequest(open=self._opening))
-        self.opened = self._stream.receive().opened
+        answer = self._stream.receive()
+        if answer.WhichOneof("message") != "opened":
+            raise MalformedError(f"{self._peer} answered open with {answer.WhichOneof('message')}")
+        self.opened = answer.opened
 
     def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
         """See `elsa.train.trunk.Trunk`."""
@@ -106,17 +114,17 @@ class TrainTrunk:
         while True:
             try:
                 return self._receive()
-            except UnreachableError as error:
+            except (UnreachableError, DrainingError) as error:
                 self._resume(error)
 
     def finish(self, steps: int) -> pb.Finished:
         """End the session, which commits it, and give what the edge says of it."""
         stream = self._open_stream()
-        seconds = self._watch.seconds
+        seconds, count = self._watch.seconds, self._bytes_before + stream.bytes
         message = pb.Finish(
             steps=steps,
             seconds=pb.PhaseSeconds(bottom=seconds.bottom, network=seconds.network, top=seconds.top),
-            bytes=pb.ByteCount(up=stream.bytes.up, down=stream.bytes.down),
+            bytes=pb.ByteCount(up=count.up, down=count.down),
         )
         stream.send(pb.TrainRequest(finish=message))
         stream.close()
@@ -156,22 +164,22 @@ class TrainTrunk:
             return ForwardReply(position=sent.position, activations=values)
         return BackwardReply(position=sent.position, gradient=self._codecs.h1.pullback(values))
 
-    def _resume(self, error: UnreachableError) -> None:
+    def _resume(self, error: ElsaError) -> None:
         """Take the session up on a new stream and send again what has no answer."""
         begin = time.monotonic()
         self._opening.resume_token = self.opened.resume_token
         while True:
             log.warning("%s; taking the session up again", error)
-            if self._stop.wait(RESUME_PAUSE_S) or time.monotonic() - begin > self._patience_s:
-                raise UnreachableError(f"{self._peer} did not come back; gave up: {error}") from error
             before = self._open_stream()
             before.cancel()
+            self._bytes_before += before.bytes
+            if self._stop.wait(RESUME_PAUSE_S) or time.monotonic() - begin > self._patience_s:
+                raise UnreachableError(f"{self._peer} did not come back; gave up: {error}") from error
             try:
                 self.open()
-            except UnreachableError as again:
+            except (UnreachableError, DrainingError) as again:
                 error = again
                 continue
-            self._open_stream().bytes += before.bytes
             for sent in self._unanswered:
                 for message in sent.messages:
                     self._open_stream().send(message)
@@ -181,14 +189,24 @@ class TrainTrunk:
 class PredictTrunk:
     """A Predict stream at an edge: forward only."""
 
-    def __init__(self, stub: SplitServiceStub, opening: pb.PredictOpen, peer: str, *, width: int) -> None:
+    def __init__(
+        self,
+        stub: SplitServiceStub,
+        opening: pb.PredictOpen,
+        peer: str,
+        *,
+        width: int,
+        timeout_s: float = STREAM_TIMEOUT_S,
+    ) -> None:
         self._codecs = codec_set_from_proto(opening.codecs)
         self._peer = peer
         self._width = width
         self._unanswered: deque[_Sent] = deque()
-        self._stream = Stream(stub.Predict, peer)
+        self._stream = Stream(stub.Predict, peer, timeout_s)
         self._stream.send(pb.PredictRequest(open=opening))
-        self._stream.receive()
+        answer = self._stream.receive()
+        if answer.WhichOneof("message") != "opened":
+            raise MalformedError(f"{peer} answered open with {answer.WhichOneof('message')}")
 
     def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
         """See `elsa.train.trunk.Trunk`."""
@@ -216,8 +234,8 @@ class PredictTrunk:
         return ForwardReply(position=sent.position, activations=values)
 
     def close(self) -> None:
-        """Half-close: the edge ends the stream."""
-        self._stream.close()
+        """End the stream, whether all answers have come or not."""
+        self._stream.cancel()
 
 
 def _result_of(answer: Any, sent: _Sent, peer: str) -> Any:

@@ -1,34 +1,66 @@
 """`AdapterService` at the edge: takes clients' bottom and top tensors, gives the adapter of the current round."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
-from elsa.errors import MalformedError, PermissionDeniedError
+from elsa.errors import MalformedError, NotFoundError, PermissionDeniedError
 from elsa.v1 import adapter_pb2 as pb
 from elsa.v1.adapter_pb2_grpc import AdapterServiceServicer
 from elsa.wire.adapter import decode_adapter
+from services.edge.idle import IdleStreams
 from services.edge.rounds import Report, Update
 from services.edge.run import EdgeRun, EdgeRuns
-from services.rpc.adapters import MAX_WAIT_S, pulled_messages, receive_push
+from services.rpc.adapters import MAX_WAIT_S, PushReceiver, pulled_messages
+
+MOST_ROWS = 2**40
+"""Largest weight that a client may claim; the sum over an edge's clients stays below the cloud's bound."""
 
 
 class AdapterServicer(AdapterServiceServicer):
     """See `adapter.proto`."""
 
-    def __init__(self, runs: EdgeRuns) -> None:
+    def __init__(self, runs: EdgeRuns, idle: IdleStreams) -> None:
         self._runs = runs
+        self._idle = idle
 
     def PushAdapter(self, request_iterator: Iterator[pb.PushAdapterRequest], context: Any) -> pb.PushAdapterResponse:
         """Complete the client's tensors with its session's trunk tensors."""
-        header, data = receive_push(request_iterator)
-        run = self._runs.get(header.run_id)
-        return pb.PushAdapterResponse(stored=take_update(run, header, data))
+        receiver = PushReceiver()
+        for message in self._idle.watched(request_iterator, context.cancel):
+            receiver.add(message)
+            if message.WhichOneof("message") == "header":
+                check_header(self._runs.get(message.header.run_id), message.header)
+        header, data = receiver.result()
+        return pb.PushAdapterResponse(stored=take_update(self._runs.get(header.run_id), header, data))
 
     def PullAdapter(self, request: pb.PullAdapterRequest, context: Any) -> Iterator[pb.PullAdapterResponse]:
         """Wait for the round asked for."""
         rounds = self._runs.get(request.run_id).rounds
-        pulled = rounds.wait_for(request.version, request.edge_round, min(max(request.wait_s, 0), MAX_WAIT_S))
+        wait_s = request.wait_s if 0 <= request.wait_s <= MAX_WAIT_S else MAX_WAIT_S
+        pulled = rounds.wait_for(request.node_id, request.version, request.edge_round, wait_s)
         yield from pulled_messages(pulled)
+
+
+def check_header(run: EdgeRun, header: pb.AdapterHeader) -> None:
+    """Refuse a push before its bytes come. Raises MalformedError naming the field, and as `take_update`."""
+    if run.rounds.has(header.node_id, header.version, header.edge_round, header.sha256):
+        return
+    run.rounds.adapter_of(header.node_id, header.version, header.edge_round)
+    if not 1 <= header.total_bytes <= run.rounds.most_bytes:
+        raise MalformedError(f"header.total_bytes: {header.total_bytes}; from 1 to {run.rounds.most_bytes} are taken")
+    if not 1 <= header.rows <= MOST_ROWS:
+        raise MalformedError(f"header.rows: {header.rows}; it must be from 1 to {MOST_ROWS}")
+    if len(header.reports) != 1:
+        raise MalformedError(f"header.reports: {len(header.reports)}; a client sends exactly its own one")
+    report = header.reports[0]
+    said = (report.client_id, report.edge_round, report.rows)
+    if said != (header.node_id, header.edge_round, header.rows):
+        raise MalformedError(f"header.reports[0]: client, edge round and rows are {said}, not those of the header")
+    seconds = report.seconds
+    figures = (report.loss, report.wall_s, *(value for _, value in seconds.ListFields()))
+    if not all(math.isfinite(value) for value in figures):
+        raise MalformedError("header.reports[0]: holds NaN or infinity")
 
 
 def take_update(run: EdgeRun, header: pb.AdapterHeader, data: bytes) -> bool:
@@ -37,14 +69,16 @@ def take_update(run: EdgeRun, header: pb.AdapterHeader, data: bytes) -> bool:
     if run.rounds.has(client, header.version, header.edge_round, header.sha256):
         return False
     run.rounds.adapter_of(client, header.version, header.edge_round)  # a late update is stale, whatever its session
-    committed = run.sessions.committed(header.session_id)
+    try:
+        committed = run.sessions.committed(header.session_id)
+    except NotFoundError:  # the round may have closed since
+        run.rounds.adapter_of(client, header.version, header.edge_round)
+        raise
     agreed = committed.agreed
     if (agreed.run_id, agreed.client) != (header.run_id, client):
         raise PermissionDeniedError(f"session {header.session_id} is not {client}'s")
     if (agreed.version, agreed.edge_round) != (header.version, header.edge_round):
         raise MalformedError("header.session_id: the session is of another round")
-    if header.rows < 1 or len(header.reports) != 1:
-        raise MalformedError("header.rows and header.reports: at least 1 row and exactly 1 report are needed")
     own = decode_adapter(data)
     if twice := sorted(own.keys() & committed.tensors.keys()):
         raise MalformedError(f"adapter: tensor {twice[0]} is the trunk's; send bottom and top only")

@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from elsa.errors import ElsaError, InputError, RoundGivenUpError, StaleRoundError
+from elsa.errors import ElsaError, RoundGivenUpError, StaleRoundError
 from elsa.model.adapter import adapter_config, initial_adapter
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
@@ -39,19 +39,24 @@ class RunDriver:
         self._worker = worker
         self._memory_bytes = memory_bytes
         self._training: fleet_pb2.Assignment | None = None
+        self._begun = False
+        self._rejoins = False
         self._may_train = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """See `services.rpc.node.RunDriver`; the first `update` begins the work."""
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """The cloud's newest word on this run."""
         if assignment.state == fleet_pb2.RUN_STATE_TRAINING and not self._may_train.is_set():
             self._training = assignment
             self._may_train.set()
+        if not self._begun:
+            self._begun = True
+            self._rejoins = assignment.state != fleet_pb2.RUN_STATE_ENROLLING
+            self._thread.start()
 
     def stop(self) -> None:
         """The run has ended, or the edge is to stop."""
@@ -60,8 +65,9 @@ class RunDriver:
         self._runs.remove(self._run_id)
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the end."""
-        self._thread.join(timeout_s)
+        """See `services.rpc.node.RunDriver`."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
 
     def _live(self) -> None:
         try:
@@ -72,18 +78,33 @@ class RunDriver:
         except RoundGivenUpError as error:
             log.info("run %s: %s", self._run_id, error)
         except ElsaError as error:
-            log.error("run %s failed at this edge: %s", self._run_id, error)
+            if not self._stop.is_set():
+                log.error("run %s failed at this edge: %s", self._run_id, error)
+            self._runs.remove(self._run_id)
+        except Exception:
+            log.exception("run %s failed at this edge", self._run_id)
             self._runs.remove(self._run_id)
 
     def _enroll(self) -> EdgeRun | None:
-        """Load the trunk, offer the first adapter and join; or refuse, saying why."""
+        """Load the trunk, offer the first adapter and join; or refuse, saying why.
+
+        A run that is past its enrolment, because this edge was restarted, needs the trunk alone.
+        """
         try:
             run = self._load()
-        except (InputError, ElsaError) as error:
+        except ElsaError as error:
+            if self._stop.is_set() or self._rejoins:
+                raise
             log.error("run %s: cannot take part: %s", self._run_id, error)
             self._answer(fleet_pb2.JoinRunRequest(refusal=str(error)))
             return None
         self._runs.add(run)
+        if self._stop.is_set():  # after `stop` looked for it
+            self._runs.remove(self._run_id)
+            return None
+        if self._rejoins:
+            log.info("run %s: goes on with blocks %s", self._run_id, sorted(run.trunk.segment.owned))
+            return run
         self._answer(fleet_pb2.JoinRunRequest(edge=fleet_pb2.EdgeOffer(room=max(self._runs.sessions.room, 1))))
         log.info("run %s: joined with blocks %s", self._run_id, sorted(run.trunk.segment.owned))
         return run
@@ -94,12 +115,12 @@ class RunDriver:
         labels = len(spec.data.labels)
         config = adapter_config(checkpoint, spec.lora, spec.model.task, labels)
         trunk = self._worker.run(lambda: EdgeTrunk(spec, checkpoint, config, self._memory_bytes)).value
-        first = initial_adapter(checkpoint, config, labels, spec.seed)
-        header = adapter_pb2.AdapterHeader(
-            run_id=self._run_id, node_id=self._link.node_id, rows=1, initial=True, config=config_to_proto(config)
-        )
-        data = encode_adapter(first)
-        self._link.patiently(lambda: push(self._link.adapters, header, data))
+        if not self._rejoins:
+            first = encode_adapter(initial_adapter(checkpoint, config, labels, spec.seed))
+            header = adapter_pb2.AdapterHeader(
+                run_id=self._run_id, node_id=self._link.node_id, rows=1, initial=True, config=config_to_proto(config)
+            )
+            self._link.patiently(lambda: push(self._link.adapters, header, first))
         return EdgeRun(self._run_id, spec, trunk, self._runs.sessions)
 
     def _answer(self, request: fleet_pb2.JoinRunRequest) -> None:

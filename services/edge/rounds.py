@@ -73,6 +73,8 @@ class EdgeRounds:
         """Serve `adapter` as (version, edge round) and take updates for it."""
         data = encode_adapter(adapter) if encoded is None else encoded
         with self._changed:
+            # A push that is made again comes soon after the first: digests of older rounds are of no use.
+            self._digests = {key: value for key, value in self._digests.items() if key[0] == self._place}
             self._place, self._adapter, self._encoded = (version, edge_round), adapter, data
             self._updates = {}
             self._taking = True
@@ -100,11 +102,17 @@ class EdgeRounds:
             if self._place is None or self._place[0] != version:
                 raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
 
-    def wait_for(self, version: int, edge_round: int, wait_s: float) -> Pulled:
-        """The current adapter once it is at or past (version, edge round).
+    @property
+    def most_bytes(self) -> int:
+        """Size of the whole adapter's file, which no part of it exceeds."""
+        with self._changed:
+            return len(self._encoded)
+
+    def wait_for(self, client: str, version: int, edge_round: int, wait_s: float) -> Pulled:
+        """The current adapter, for one of our clients, once it is at or past (version, edge round).
 
         Raises DrainingError (UNAVAILABLE) if that takes longer than `wait_s` seconds, RoundGivenUpError if the run
-        ended.
+        ended, PermissionDeniedError for another edge's client.
         """
         with self._changed:
             there = self._changed.wait_for(lambda: self._ended or self._is_past(version, edge_round), timeout=wait_s)
@@ -112,6 +120,7 @@ class EdgeRounds:
                 raise RoundGivenUpError(f"the run has ended: {self._ended}")
             if not there or self._place is None:
                 raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
+            self._check(client)
             return Pulled(version=self._place[0], edge_round=self._place[1], data=self._encoded)
 
     def add(self, version: int, edge_round: int, sha256: str, update: Update) -> bool:
@@ -143,7 +152,7 @@ class EdgeRounds:
         Raises RoundGivenUpError if the run ended meanwhile.
         """
         with self._changed:
-            wanted = math.ceil(self._quorum * len(self._clients))
+            wanted = math.ceil(self._quorum * len(self._clients) - 1e-9)  # 0.1 * 30 is a little more than 3
             self._changed.wait_for(lambda: self._ended or len(self._updates) >= wanted, timeout=deadline_s)
             if self._ended:
                 raise RoundGivenUpError(f"the run has ended: {self._ended}")

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 
-from elsa.errors import NotFoundError
+from elsa.errors import ElsaError, NotFoundError
 from elsa.spec import RunSpec
 from elsa.v1 import split_pb2 as pb
 from services.edge.opening import agreed_from_proto
@@ -27,7 +27,7 @@ class EdgeRun:
         """A new session for the current round, or the one of the resume token, on the stream that `cancel` ends.
 
         Raises:
-            MalformedError, SplitError: the opening breaks its contract.
+            MalformedError: the opening breaks its contract.
             StaleRoundError, PermissionDeniedError: it is for another round, or by another edge's client.
             NotFoundError: there is no session of the resume token.
             CapacityError: the edge is full.
@@ -36,15 +36,21 @@ class EdgeRun:
             return self.sessions.resume(opening.resume_token, self.run_id, opening.client_id, cancel)
         agreed = agreed_from_proto(opening)
         start = self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
+        self.trunk.check_split(agreed.split, "open.split")
         self.sessions.make_room(self.run_id, agreed.client)
         slot, core = worker.run(lambda: self.trunk.open_session(agreed.split, agreed.window, start)).value
         session = Session(
             agreed=agreed,
             trunk=core,
-            release=lambda: worker.submit(lambda: self.trunk.free(slot)),
+            release=lambda: worker.post(lambda: self.trunk.free(slot)),
             cancel=cancel,
         )
         self.sessions.add(session)
+        try:
+            self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
+        except ElsaError:  # the round closed while the session was made, too late to see it
+            self.sessions.drop(session, "the round is over")
+            raise
         return session
 
 

@@ -6,11 +6,13 @@ import threading
 
 import torch
 
+from elsa.errors import UnreachableError
 from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, split_pb2, split_pb2_grpc
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from services.edge.adapter_servicer import AdapterServicer
 from services.edge.driver import RunDriver
+from services.edge.idle import IdleStreams
 from services.edge.run import EdgeRuns
 from services.edge.sessions import Sessions
 from services.edge.settings import EdgeSettings
@@ -35,6 +37,7 @@ class Edge:
         self._stop = stop
         self._worker = Worker()
         self._runs = EdgeRuns(Sessions(settings.capacity, settings.idle_timeout_s))
+        self._idle = IdleStreams(settings.idle_timeout_s)
         self._drivers = RunDrivers(self._new_driver)
         self._server: BoundServer | None = None
         self._closing = threading.Lock()
@@ -54,12 +57,12 @@ class Edge:
         """Listen, and make this edge known to the cloud. Raises AddressError, UnreachableError."""
         services = [
             Service(
-                servicer=SplitServicer(self._runs, self._worker),  # type: ignore[abstract]  # FetchBlocks: not offered
+                servicer=SplitServicer(self._runs, self._worker, self._idle),  # type: ignore[abstract]  # FetchBlocks: not offered
                 add=split_pb2_grpc.add_SplitServiceServicer_to_server,
                 descriptor=split_pb2.DESCRIPTOR.services_by_name["SplitService"],
             ),
             Service(
-                servicer=AdapterServicer(self._runs),
+                servicer=AdapterServicer(self._runs, self._idle),
                 add=adapter_pb2_grpc.add_AdapterServiceServicer_to_server,
                 descriptor=adapter_pb2.DESCRIPTOR.services_by_name["AdapterService"],
             ),
@@ -86,9 +89,11 @@ class Edge:
             self._closed = True
             self._drivers.close()
             self._link.close()
+            self._idle.end_all()
             if self._server is not None:
                 self._server.stop(GRACE_S)
             self._worker.stop()
+            self._drivers.join(GRACE_S)
 
     def _register(self, fleet: FleetServiceStub) -> float:
         request = fleet_pb2.RegisterEdgeRequest(
@@ -117,6 +122,7 @@ class Edge:
     def _drop_idle(self) -> None:
         while not self._stop.wait(min(1.0, self._settings.idle_timeout_s / 4)):
             self._runs.sessions.drop_idle()
+            self._idle.end_idle()
 
 
 def run(settings: EdgeSettings) -> None:
@@ -134,5 +140,8 @@ def run(settings: EdgeSettings) -> None:
         edge.start()
         write_ready(settings.ready_file, edge.address)
         edge.follow()
+    except UnreachableError:
+        if not stop.is_set():  # a call that the end cut off
+            raise
     finally:
         edge.close()

@@ -8,7 +8,8 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +21,8 @@ from elsa.train.session import TrunkSession
 from elsa.wire.codec.registry import Codecs
 
 log = logging.getLogger(__name__)
+
+REPLACED = "its client opened a new one"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +38,9 @@ class Agreed:
     window: int
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Session:
-    """One client's session; `release` gives its slot back, `cancel` ends the stream that it is on."""
+    """One client's session; `release` gives its slot back, `cancel` ends the stream that it is on and names it."""
 
     agreed: Agreed
     trunk: TrunkSession
@@ -48,6 +51,7 @@ class Session:
     watch: Stopwatch = field(default_factory=Stopwatch)
     bytes: ByteCount = field(default_factory=ByteCount)
     last_s: float = 0.0
+    computing: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,20 +82,30 @@ class Sessions:
     def make_room(self, run_id: str, client: str) -> None:
         """Drop what the client has open in the run, and see that there is room. Raises CapacityError."""
         with self._lock:
-            stale = [s for s in self._open.values() if (s.agreed.run_id, s.agreed.client) == (run_id, client)]
+            stale = self._of(run_id, client)
         for session in stale:
-            self.drop(session, "its client opened a new one")
+            self.drop(session, REPLACED)
         if self.room < 1:
             raise CapacityError(self._full())
 
     def add(self, session: Session) -> None:
-        """Keep a new session. Raises CapacityError if the last place was taken meanwhile."""
+        """Keep a new session instead of any other of its client in the run.
+
+        Raises CapacityError, giving the slot back, if the last place was taken meanwhile.
+        """
         with self._lock:
-            if len(self._open) >= self._capacity:
-                session.release()
-                raise CapacityError(self._full())
-            session.last_s = self._clock()
-            self._open[session.session_id] = session
+            stale = self._of(session.agreed.run_id, session.agreed.client)
+            for other in stale:
+                del self._open[other.session_id]
+            full = len(self._open) >= self._capacity
+            if not full:
+                session.last_s = self._clock()
+                self._open[session.session_id] = session
+        for other in stale:
+            self._end(other, REPLACED)
+        if full:
+            session.release()
+            raise CapacityError(self._full())
 
     def resume(self, token: str, run_id: str, client: str, cancel: Callable[[], object]) -> Session:
         """The session of that token, from the stream that it was on to the one that `cancel` ends.
@@ -101,7 +115,7 @@ class Sessions:
         with self._lock:
             for session in self._open.values():
                 same = (session.agreed.run_id, session.agreed.client) == (run_id, client)
-                if same and secrets.compare_digest(session.resume_token, token):
+                if same and secrets.compare_digest(session.resume_token.encode(), token.encode()):
                     break
             else:
                 raise NotFoundError("no session with this resume token; it was dropped: open a new one")
@@ -114,20 +128,61 @@ class Sessions:
         """A message came."""
         session.last_s = self._clock()
 
+    @contextmanager
+    def computing(self, session: Session) -> Iterator[None]:
+        """Within it the session waits for this edge, not for its client, and is not idle."""
+        session.computing = True
+        try:
+            yield
+        finally:
+            session.last_s = self._clock()
+            session.computing = False
+
+    def check(self, session: Session, cancel: Callable[[], object]) -> None:
+        """Raise NotFoundError if the session was dropped, or is no more on the stream that `cancel` ends.
+
+        To be asked on the compute thread before a session's slot is used: once a session is dropped, its slot may
+        be another's.
+        """
+        with self._lock:
+            if session.session_id not in self._open:
+                raise NotFoundError("the session was dropped; open a new one")
+            if session.cancel is not cancel:
+                raise NotFoundError("the session was taken up again on a newer stream; go on there")
+
     def drop(self, session: Session, why: str) -> None:
         """End a session and its stream; it commits nothing."""
-        if self._take_out(session):
-            log.info("session of %s dropped: %s", session.agreed.client, why)
-            session.cancel()
-            session.release()
+        with self._lock:
+            if self._open.pop(session.session_id, None) is None:
+                return
+        self._end(session, why)
+
+    def fail(self, session: Session, why: str, cancel: Callable[[], object]) -> None:
+        """End a session whose stream ends by itself with an error, unless it has moved on from that stream."""
+        with self._lock:
+            if session.cancel is not cancel or self._open.pop(session.session_id, None) is None:
+                return
+        log.info("session of %s failed: %s", session.agreed.client, why)
+        session.release()
 
     def commit(self, session: Session, tensors: Mapping[str, np.ndarray]) -> None:
-        """End a session and keep what it trained. Raises NotFoundError if it was dropped meanwhile."""
-        if not self._take_out(session):
-            raise NotFoundError("the session was dropped before it finished; open a new one")
-        session.release()
+        """End a session and keep what it trained, in place of what its client committed before in this run.
+
+        Raises NotFoundError if it was dropped meanwhile.
+        """
+        agreed = session.agreed
         with self._lock:
-            self._committed[session.session_id] = Committed(agreed=session.agreed, tensors=tensors)
+            if self._open.pop(session.session_id, None) is None:
+                raise NotFoundError("the session was dropped before it finished; open a new one")
+            older = [
+                key
+                for key, kept in self._committed.items()
+                if (kept.agreed.run_id, kept.agreed.client) == (agreed.run_id, agreed.client)
+            ]
+            for key in older:
+                del self._committed[key]
+            self._committed[session.session_id] = Committed(agreed=agreed, tensors=tensors)
+        session.release()
 
     def committed(self, session_id: str) -> Committed:
         """What a finished session trained. Raises NotFoundError."""
@@ -143,20 +198,28 @@ class Sessions:
             for key in gone:
                 del self._committed[key]
             stale = [session for session in self._open.values() if session.agreed.run_id == run_id]
+            for session in stale:
+                del self._open[session.session_id]
         for session in stale:
-            self.drop(session, "the round is over")
+            self._end(session, "the round is over")
 
     def drop_idle(self) -> None:
         """Drop every session that has had no message for `idle_timeout_s` seconds."""
         limit = self._clock() - self.idle_timeout_s
         with self._lock:
-            idle = [session for session in self._open.values() if session.last_s < limit]
+            idle = [s for s in self._open.values() if s.last_s < limit and not s.computing]
+            for session in idle:
+                del self._open[session.session_id]
         for session in idle:
-            self.drop(session, f"no message for {self.idle_timeout_s:g} s")
+            self._end(session, f"no message for {self.idle_timeout_s:g} s")
 
     def _full(self) -> str:
         return f"all {self._capacity} sessions are taken; try again, or raise this edge's capacity"
 
-    def _take_out(self, session: Session) -> bool:
-        with self._lock:
-            return self._open.pop(session.session_id, None) is not None
+    def _of(self, run_id: str, client: str) -> list[Session]:
+        return [s for s in self._open.values() if (s.agreed.run_id, s.agreed.client) == (run_id, client)]
+
+    def _end(self, session: Session, why: str) -> None:
+        log.info("session of %s dropped: %s", session.agreed.client, why)
+        session.cancel()
+        session.release()

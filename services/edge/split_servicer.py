@@ -6,6 +6,7 @@ from typing import Any
 from elsa.errors import ElsaError, MalformedError
 from elsa.v1 import split_pb2 as pb
 from elsa.v1.split_pb2_grpc import SplitServiceServicer
+from services.edge.idle import IdleStreams
 from services.edge.run import EdgeRuns
 from services.edge.streams import PredictStream, TrainStream
 from services.edge.worker import Worker
@@ -16,26 +17,28 @@ MAX_PING_BYTES = 1 << 19
 class SplitServicer(SplitServiceServicer):
     """See `split.proto`."""
 
-    def __init__(self, runs: EdgeRuns, worker: Worker) -> None:
+    def __init__(self, runs: EdgeRuns, worker: Worker, idle: IdleStreams) -> None:
         self._runs = runs
         self._worker = worker
+        self._idle = idle
 
     def Train(self, request_iterator: Iterator[pb.TrainRequest], context: Any) -> Iterator[pb.TrainResponse]:
         """One session's stream."""
-        requests = iter(request_iterator)
-        opening = _opening(requests, "TrainRequest").open
-        run = self._runs.get(opening.run_id)
-        session = run.open_session(opening, self._worker, context.cancel)
+        cancel = context.cancel  # one object, by which the session knows its stream
+        requests = self._idle.watched(request_iterator, cancel)
+        opening = _opening(requests, "TrainRequest")
+        run = self._runs.get(opening.open.run_id)
+        session = run.open_session(opening.open, self._worker, cancel)
         stream = TrainStream(session, run.sessions, run.spec, run.trunk.segment.width, self._worker)
         try:
-            yield from stream.serve(requests)
+            yield from stream.serve(opening, requests)
         except ElsaError as error:  # what the client sent was wrong; a stream that broke may be resumed instead
-            run.sessions.drop(session, str(error))
+            run.sessions.fail(session, str(error), cancel)
             raise
 
     def Predict(self, request_iterator: Iterator[pb.PredictRequest], context: Any) -> Iterator[pb.PredictResponse]:
         """Forward only, with the global adapter of one version."""
-        requests = iter(request_iterator)
+        requests = self._idle.watched(request_iterator, context.cancel)
         opening = _opening(requests, "PredictRequest").open
         run = self._runs.get(opening.run_id)
         stream = PredictStream(opening, run.spec, run.trunk, run.rounds, self._worker)

@@ -5,6 +5,8 @@ and several streams meet in the queue of the compute thread.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
 
 import torch
 
@@ -23,20 +25,33 @@ from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Timed, Worker
 from services.rpc.payloads import receive_tensor
 
+Result = TypeVar("Result")
+
+
+class _Ended(Exception):  # noqa: N818 - no error: a stream that ends early looks like one that broke
+    """The client sends no more."""
+
 
 class TrainStream:
     """Serves the messages of one session after Open."""
 
     def __init__(self, session: Session, sessions: Sessions, spec: RunSpec, width: int, worker: Worker) -> None:
         self._session = session
+        self._cancel = session.cancel  # names this stream: the session may be taken up on another
         self._sessions = sessions
         self._spec = spec
         self._width = width
         self._worker = worker
 
-    def serve(self, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
-        """Answer until Finish, or until the client stops, which commits nothing."""
-        yield pb.TrainResponse(opened=self._opened())
+    def serve(self, opening: pb.TrainRequest, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
+        """Answer until Finish, or until the client stops, which commits nothing: it may come back and resume."""
+        opened = pb.TrainResponse(opened=self._opened())
+        self._session.bytes += ByteCount(up=opening.ByteSize(), down=opened.ByteSize())
+        yield opened
+        with suppress(_Ended):
+            yield from self._answers(requests)
+
+    def _answers(self, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
         counted = self._counting(requests)
         for request in counted:
             kind = request.WhichOneof("message")
@@ -67,6 +82,7 @@ class TrainStream:
             if request.WhichOneof("message") != "finish":
                 self._session.bytes += ByteCount(up=request.ByteSize())
             yield request
+        raise _Ended
 
     def _forward(self, message: pb.Forward, requests: Iterator[pb.TrainRequest]) -> list[pb.TrainResponse]:
         codecs = self._session.agreed.codecs
@@ -104,15 +120,20 @@ class TrainStream:
         )
         return [pb.TrainResponse(backward_result=result), *(pb.TrainResponse(chunk=chunk) for chunk in rest)]
 
-    def _compute(self, work: Callable[[], torch.Tensor]) -> Timed[torch.Tensor]:
-        done = self._worker.run(work)
+    def _compute(self, work: Callable[[], Result]) -> Timed[Result]:
+        def checked() -> Result:
+            self._sessions.check(self._session, self._cancel)
+            return work()
+
+        with self._sessions.computing(self._session):
+            done = self._worker.run(checked)
         self._session.watch.add("wait", done.wait_s)
         self._session.watch.add("trunk", done.compute_s)
         return done
 
     def _finish(self, message: pb.Finish) -> pb.Finished:
         session = self._session
-        tensors = self._worker.run(lambda: session.trunk.finish(message.steps)).value
+        tensors = self._compute(lambda: session.trunk.finish(message.steps)).value
         self._sessions.commit(session, tensors)
         own, theirs = session.watch.seconds, message.seconds
         return pb.Finished(
@@ -139,6 +160,7 @@ class PredictStream:
         self._version = opening.version
         self._split = split_from_proto(opening.split, "open.split")
         self._codecs = codec_set_from_proto(opening.codecs)
+        trunk.check_split(self._split, "open.split")
         checked_window(opening.window)
         rounds.check_version(self._client, self._version)
 

@@ -1,7 +1,7 @@
 """One frozen base for all sessions of a run, and the adapters that are lent to them.
 
 Adapters are kept in slots that sessions take and give back, so that a session costs no new modules. All methods
-but the constructor run on the compute thread.
+but the constructor and `check_split` run on the compute thread.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from elsa.errors import CapacityError
+from elsa.errors import CapacityError, MalformedError
 from elsa.model import adapter as adapters
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.segment import Segment
@@ -47,18 +47,30 @@ class EdgeTrunk:
         self._free: list[str] = []
         self._slots = 0
 
+    def check_split(self, split: Split, field: str) -> None:
+        """Raise MalformedError naming `field` if the blocks of this trunk do not make `split` possible."""
+        total, owned = self.segment.blocks_total, self.segment.owned
+        if split.blocks != total:
+            raise MalformedError(f"{field}: {split} is of {split.blocks} blocks; the model has {total}")
+        if missing := sorted(set(split.trunk_blocks) - owned):
+            raise MalformedError(f"{field}: {split} needs block {missing[0]}; this edge has {sorted(owned)}")
+
     def open_session(self, split: Split, window: int, start: Mapping[str, np.ndarray]) -> tuple[str, TrunkSession]:
         """A slot and a session on it that starts from the whole adapter `start`."""
         slot = self._free.pop() if self._free else self._new_slot()
-        adapters.write(self.segment, start, slot)
-        session = TrunkSession(
-            self.segment,
-            adapter=slot,
-            split=split,
-            optimizer=self.spec.training.optimizer,
-            window=window,
-            dropout=self.spec.training.dropout,
-        )
+        try:
+            adapters.write(self.segment, start, slot)
+            session = TrunkSession(
+                self.segment,
+                adapter=slot,
+                split=split,
+                optimizer=self.spec.training.optimizer,
+                window=window,
+                dropout=self.spec.training.dropout,
+            )
+        except BaseException:
+            self._free.append(slot)
+            raise
         return slot, session
 
     def free(self, slot: str) -> None:
