@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,12 +50,21 @@ def pull(stub: Any, request: pb.PullAdapterRequest) -> Pulled:
     Raises MalformedError for a broken stream, ChecksumError if the whole is not what its digest says.
     """
     messages = stub.PullAdapter(request, timeout=request.wait_s + TRANSFER_TIMEOUT_S)
+    try:
+        return _pulled(messages)
+    finally:
+        messages.cancel()  # a broken answer would hold the server's thread; a whole one has ended
+
+
+def _pulled(messages: Iterator[pb.PullAdapterResponse]) -> Pulled:
     first = next(messages, None)
     if first is None or first.WhichOneof("message") != "header":
         raise MalformedError("PullAdapterResponse.message: the first must be a header")
     header = first.header
-    pieces = Assembler(_bounded(header.total_bytes), "PullAdapterResponse.chunk")
+    pieces = Assembler(_bounded(header.total_bytes, "PulledHeader"), "PullAdapterResponse.chunk")
     for message in messages:
+        if message.WhichOneof("message") != "chunk":
+            raise MalformedError("PullAdapterResponse.message: after the header only chunks may come")
         pieces.add(message.chunk)
     data = bytes(pieces.result())
     check_digest(data, header.sha256, "PulledHeader.sha256")
@@ -86,13 +95,18 @@ class PushReceiver:
 
     def add(self, message: pb.PushAdapterRequest) -> None:
         """Take the next message."""
-        if message.WhichOneof("message") == "header":
+        kind = message.WhichOneof("message")
+        if kind == "header":
             if self.header is not None:
                 raise MalformedError("PushAdapterRequest.header: came twice")
             self.header = message.header
-            self._pieces = Assembler(_bounded(message.header.total_bytes), "PushAdapterRequest.chunk")
+            self._pieces = Assembler(
+                _bounded(message.header.total_bytes, "AdapterHeader"), "PushAdapterRequest.chunk"
+            )
         elif self._pieces is None:
             raise MalformedError("PushAdapterRequest.message: the first must be a header")
+        elif kind is None:
+            raise MalformedError("PushAdapterRequest.message: holds neither a header nor a chunk")
         else:
             self._pieces.add(message.chunk)
 
@@ -119,14 +133,20 @@ def check_digest(data: bytes, sha256: str, field: str) -> None:
         raise ChecksumError(f"{field}: the {len(data)} bytes that came have another digest; send them again")
 
 
-def _bounded(total_bytes: int) -> int:
+def _bounded(total_bytes: int, message: str) -> int:
     if total_bytes > MAX_ADAPTER_BYTES:
-        raise MalformedError(f"total_bytes: {total_bytes}; at most {MAX_ADAPTER_BYTES} are taken")
+        raise MalformedError(f"{message}.total_bytes: {total_bytes}; at most {MAX_ADAPTER_BYTES} are taken")
     return total_bytes
 
 
 def pull_when_there(
-    stub: Any, request: pb.PullAdapterRequest, peer: str, *, stop: threading.Event, patience_s: float
+    stub: Any,
+    request: pb.PullAdapterRequest,
+    peer: str,
+    *,
+    stop: threading.Event,
+    patience_s: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Pulled:
     """Pull, asking again while the adapter is not there yet, or while `peer` is away for less than `patience_s`.
 
@@ -142,8 +162,8 @@ def pull_when_there(
             away_since = None
             stop.wait(0.05)
         except UnreachableError as error:
-            away_since = away_since or time.monotonic()
-            if time.monotonic() - away_since > patience_s:
+            away_since = clock() if away_since is None else away_since
+            if clock() - away_since >= patience_s:
                 raise UnreachableError(f"{peer} did not answer for {patience_s:g} s; gave up: {error}") from error
             log.warning("%s; trying again", error)
             stop.wait(1.0)

@@ -5,11 +5,14 @@ registers anew, and every stream of assignments begins with the whole truth.
 """
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from elsa.errors import DrainingError, ElsaError, NotFoundError, UnreachableError
+import grpc
+
+from elsa.errors import DrainingError, ElsaError, MalformedError, NotFoundError, UnreachableError
 from elsa.v1 import fleet_pb2 as pb
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
@@ -21,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 CALL_TIMEOUT_S = 10.0
+REOPEN_PAUSE_S = 0.1
 
 
 class CloudLink:
@@ -53,19 +57,23 @@ class CloudLink:
         self.adapters = AdapterServiceStub(self._channel)
         self._heartbeat_s = 1.0
         self._progress: dict[str, pb.Progress] = {}
-        self._moved = threading.Event()
         self._lock = threading.Lock()
         self._watch: Any = None
+        self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Register, waiting for the cloud if need be, and begin to send heartbeats. Raises UnreachableError."""
-        self._heartbeat_s = self.patiently(lambda: self._register(self.fleet))
-        log.info("registered with %s as %s", self.peer, self.node_id)
-        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        self.patiently(self._enter)
+        self._beats.start()
 
     def patiently(self, call: Callable[[], Result]) -> Result:
-        """`call()` with retries while the cloud does not answer; ends at once when the node stops."""
-        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep)
+        """`call()` with retries while the cloud does not answer; UnreachableError at once when the node stops."""
+        try:
+            return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep)
+        except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
+            if self.stop.is_set():
+                raise UnreachableError(f"{self.peer}: stopped before it was asked") from error
+            raise
 
     def report(self, progress: pb.Progress) -> None:
         """Tell those who watch how far this node is, with the next heartbeat."""
@@ -84,24 +92,45 @@ class CloudLink:
         """
         while not self.stop.is_set():
             try:
-                stream = self.patiently(self._open_watch)
-                with translated(self.peer):
-                    for message in stream:
-                        yield message.assignments
-            except NotFoundError:
-                self.patiently(lambda: self._register(self.fleet))
-            except (UnreachableError, DrainingError) as error:
+                yield from self._watched()
+            except (NotFoundError, UnreachableError, DrainingError) as error:
                 if self.stop.is_set():
                     return
                 log.warning("lost %s: %s", self.peer, error)
-                self.patiently(lambda: self._register(self.fleet))
+            if not self.stop.wait(REOPEN_PAUSE_S):
+                self._return()
 
     def close(self) -> None:
-        """End the watch and the channel."""
+        """End the watch, the heartbeats and the channel."""
         self.stop.set()
         if self._watch is not None:
             self._watch.cancel()
         self._channel.close()
+        if self._beats.is_alive():
+            self._beats.join(CALL_TIMEOUT_S)
+
+    def _enter(self) -> None:
+        """Register."""
+        seconds = self._register(self.fleet)
+        if not 0 < seconds < math.inf:
+            raise MalformedError(f"{self.peer}: heartbeat_s is {seconds}; it must be more than 0")
+        self._heartbeat_s = seconds
+        log.info("registered with %s as %s", self.peer, self.node_id)
+
+    def _return(self) -> None:
+        """Register again, unless the node stops meanwhile. Raises UnreachableError."""
+        try:
+            self.patiently(self._enter)
+        except UnreachableError:
+            if not self.stop.is_set():
+                raise
+
+    def _watched(self) -> Iterator[Sequence[pb.Assignment]]:
+        """The assignments of one watch."""
+        stream = self.patiently(self._open_watch)
+        with translated(self.peer):
+            for message in stream:
+                yield message.assignments
 
     def _open_watch(self) -> Any:
         stream = self.fleet.WatchAssignment(pb.WatchAssignmentRequest(node_id=self.node_id))
@@ -110,16 +139,24 @@ class CloudLink:
 
     def _beat(self) -> None:
         while not self.stop.wait(self._heartbeat_s):
-            with self._lock:
-                progress = list(self._progress.values())
             try:
-                with translated(self.peer):
-                    request = pb.HeartbeatRequest(node_id=self.node_id, progress=progress)
-                    self.fleet.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+                self._tell()
             except ElsaError as error:  # the watch waits and registers anew; a beat that is lost is lost
                 log.debug("heartbeat: %s", error)
             except ValueError:  # the channel was closed while we waited
                 return
+
+    def _tell(self) -> None:
+        """One heartbeat; registers anew if the cloud has forgotten this node."""
+        with self._lock:
+            request = pb.HeartbeatRequest(node_id=self.node_id, progress=self._progress.values())
+        with translated(self.peer):
+            try:
+                self.fleet.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                self._enter()
 
     def _sleep(self, seconds: float) -> None:
         if self.stop.wait(seconds):
@@ -138,6 +175,9 @@ class RunDriver(Protocol):
     def stop(self) -> None:
         """The run has ended, or the node is to stop."""
 
+    def join(self, timeout_s: float) -> None:
+        """Wait for the end after `stop`, unless called from the driver's own thread."""
+
 
 class RunDrivers:
     """The runs that a node works on: begun when they are first assigned, stopped when they are no more."""
@@ -146,22 +186,29 @@ class RunDrivers:
         self._make = make
         self._lock = threading.Lock()
         self._drivers: dict[str, RunDriver] = {}
+        self._stopped: list[RunDriver] = []
         self._closed = False
 
     def follow(self, changes: Iterable[Sequence[pb.Assignment]]) -> None:
         """Do as the cloud says, change after change."""
         for assignments in changes:
-            self._apply({assignment.run_id: assignment for assignment in assignments})
+            with self._lock:
+                self._apply({assignment.run_id: assignment for assignment in assignments})
 
     def close(self) -> None:
         """Stop all, and begin none any more."""
-        self._apply({})
-        self._closed = True
+        with self._lock:
+            self._stopped += self._drivers.values()
+            self._apply({})
+            self._closed = True
+
+    def join(self, timeout_s: float) -> None:
+        """After `close`, wait for the drivers' ends, for each at most `timeout_s` seconds."""
+        for driver in self._stopped:
+            driver.join(timeout_s)
 
     def _apply(self, assignments: Mapping[str, pb.Assignment]) -> None:
-        with self._lock:
-            if self._closed:
-                return
+        if not self._closed:
             for run_id in self._drivers.keys() - assignments.keys():
                 log.info("run %s has ended", run_id)
                 self._drivers.pop(run_id).stop()

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from elsa.errors import MalformedError
+from elsa.errors import MalformedError, UnreachableError
 from elsa.v1.tensor_pb2 import Payload
 from elsa.wire.codec.base import Codec
 from elsa.wire.tensor import PayloadAssembler
@@ -16,12 +16,15 @@ def receive_tensor(
 ) -> torch.Tensor:
     """The (tokens, width) tensor that begins with `payload` and goes on in the chunks of the next `messages`.
 
-    Raises MalformedError naming `field` for anything else than the codec gives, ChecksumError for altered bytes.
+    Raises MalformedError naming `field` for anything else than the codec gives, ChecksumError for altered bytes,
+    UnreachableError if the stream ends before the last chunk: the peer is gone, it did nothing wrong.
     """
     assembler = PayloadAssembler(payload, codec.layout(tokens, width), field)
     while not assembler.done:
         message = next(messages, None)
-        if message is None or message.WhichOneof("message") != "chunk":
+        if message is None:
+            raise UnreachableError(f"{field}: the stream ended before its last chunk")
+        if message.WhichOneof("message") != "chunk":
             raise MalformedError(f"{field}: its chunks must follow it at once")
         assembler.add(message.chunk)
     return codec.decode(assembler.result())

@@ -21,11 +21,14 @@ from grpc_reflection.v1alpha import reflection
 
 from elsa.errors import AddressError, ElsaError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
-from services.rpc.status import code_of
+from services.rpc.status import code_of, name_of
 
 log = logging.getLogger(__name__)
 
 KEEPALIVE_MS = 20_000
+
+MAX_TEXT_BYTES = 2000
+"""Longest error text that is sent. Up to three times as long when percent-encoded; callers take trailers of 8 KiB."""
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
@@ -56,11 +59,13 @@ class BoundServer:
     server: grpc.Server
     address: str
     health: health.HealthServicer
+    pool: ThreadPoolExecutor
 
     def stop(self, grace_s: float) -> None:
         """Turn NOT_SERVING, let calls in flight finish for at most `grace_s` seconds, then end them."""
         self.health.enter_graceful_shutdown()
         self.server.stop(grace_s).wait()
+        self.pool.shutdown(wait=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +93,10 @@ def start(services: Sequence[Service], *, host: str, port: int, threads: int, in
     checks = health.HealthServicer()
     address = _bind(server, host, port)
     _add_all(server, services, checks)
-    server.start()
     for name in _names(services):
         checks.set(name, health_pb2.HealthCheckResponse.SERVING)
-    return BoundServer(server=server, address=address, health=checks)
+    server.start()
+    return BoundServer(server=server, address=address, health=checks, pool=pool)
 
 
 async def start_aio(services: Sequence[Service], *, host: str, port: int, insecure: bool) -> BoundAioServer:
@@ -101,9 +106,9 @@ async def start_aio(services: Sequence[Service], *, host: str, port: int, insecu
     checks = AioHealthServicer()
     address = _bind(server, host, port)
     _add_all(server, services, checks)
-    await server.start()
     for name in _names(services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+    await server.start()
     return BoundAioServer(server=server, address=address, health=checks)
 
 
@@ -127,6 +132,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _bind(server: Any, host: str, port: int) -> str:
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host  # IPv6
     try:
         bound = server.add_insecure_port(f"{host}:{port}")
     except RuntimeError as error:
@@ -152,13 +158,23 @@ def _names(services: Sequence[Service]) -> list[str]:
     return ["", *(service.descriptor.full_name for service in services)]
 
 
-def _status(error: Exception) -> tuple[grpc.StatusCode, str]:
+Metadata = tuple[tuple[str, str], ...]
+
+
+def _status(error: Exception, context: Any) -> tuple[grpc.StatusCode, str, Metadata]:
+    """Code, text and trailing metadata of a call that ended with `error`."""
     if isinstance(error, ElsaError):
-        return code_of(error), str(error)
-    if isinstance(error, NotImplementedError):  # what the generated base class raises for a call we do not offer
-        return grpc.StatusCode.UNIMPLEMENTED, "this server does not offer the call"
+        return code_of(error), _short(str(error)), name_of(error)
+    if isinstance(error, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
+        return grpc.StatusCode.UNIMPLEMENTED, "this server does not offer the call", ()  # generated code's own answer
     log.error("a call failed", exc_info=error)
-    return grpc.StatusCode.INTERNAL, "internal error; see the server's log"
+    return grpc.StatusCode.INTERNAL, "internal error; see the server's log", ()
+
+
+def _short(text: str) -> str:
+    """`text` cut to what surely fits a trailer; a peer drops the whole status where it does not."""
+    kept = text.encode()[:MAX_TEXT_BYTES].decode(errors="ignore")
+    return text if kept == text else f"{kept} …"
 
 
 Handler = Any  # grpc.RpcMethodHandler: its typed form fits neither of the two servers
@@ -186,7 +202,10 @@ class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = continuation(handler_call_details)
-        return handler and _with_behavior(handler, self._wrap)
+        # The health service marks its watch as one that holds no thread; wrapped, it would hold one.
+        if handler is None or handler_call_details.method.startswith("/grpc."):
+            return handler
+        return _with_behavior(handler, self._wrap)
 
     def _wrap(self, function: Wrapped, streams: bool) -> Wrapped:
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
@@ -204,9 +223,12 @@ class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
         return stream if streams else unary
 
     def _abort(self, error: Exception, context: grpc.ServicerContext) -> None:
-        if not context.is_active():  # the caller is gone: nobody to tell, nothing of ours to log
+        if not context.is_active():  # the caller is gone: nobody to tell
+            log.debug("a call that its caller had left failed", exc_info=error)
             return
-        context.abort(*_status(error))
+        code, text, metadata = _status(error, context)
+        context.set_trailing_metadata(metadata)
+        context.abort(code, text)
 
 
 class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
@@ -226,7 +248,7 @@ class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                await context.abort(*_status(error))
+                await context.abort(*_status(error, context))
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
@@ -235,6 +257,6 @@ class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                await context.abort(*_status(error))
+                await context.abort(*_status(error, context))
 
         return stream if streams else unary

@@ -1,11 +1,13 @@
 """The one table from errors to gRPC codes, read both ways.
 
-A server raises `ElsaError`s; the interceptors of `services.rpc.server` turn them into a code and their text. A
-caller's `translated` turns the code back. Whatever else is raised becomes INTERNAL, its detail in the log alone.
+A server raises `ElsaError`s; the interceptors of `services.rpc.server` turn them into a code, their text and, in the
+trailing metadata, their name. A caller's `translated` turns that back: by the name where there is one, else by the
+code. Whatever else is raised becomes INTERNAL, its detail in the log alone.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 
@@ -36,12 +38,20 @@ TABLE: tuple[tuple[type[errors.ElsaError], grpc.StatusCode], ...] = (
     (errors.ElsaError, grpc.StatusCode.INTERNAL),
 )
 
+NAME_KEY = "elsa-error"
+"""Key of the trailing metadata that names the error: UNAVAILABLE from gRPC itself has none."""
+
 _CODES = dict(TABLE)
+_NAMED = {error.__name__: error for error, _ in TABLE}
 _ERRORS: dict[grpc.StatusCode, type[errors.ElsaError]] = {}
 for _error, _code in TABLE:
     _ERRORS.setdefault(_code, _error)
-_ERRORS[grpc.StatusCode.DEADLINE_EXCEEDED] = errors.UnreachableError
-_ERRORS[grpc.StatusCode.CANCELLED] = errors.UnreachableError
+_SILENCE = {
+    grpc.StatusCode.UNAVAILABLE: "does not answer; check that it runs and its address",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "did not answer in time; check its load and the network",
+    grpc.StatusCode.CANCELLED: "was not heard out: the call was cancelled",
+}
+"""What a code of gRPC's own says of a peer."""
 
 
 def code_of(error: errors.ElsaError) -> grpc.StatusCode:
@@ -49,11 +59,19 @@ def code_of(error: errors.ElsaError) -> grpc.StatusCode:
     return _CODES[type(error)]
 
 
+def name_of(error: errors.ElsaError) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata that tells a caller which error it was."""
+    return ((NAME_KEY, type(error).__name__),)
+
+
 def error_of(error: grpc.RpcError, peer: str) -> errors.ElsaError:
     """The error that a failed call to `peer` means; codes that are not in the table give PeerError."""
     code, text = error.code(), error.details() or ""
-    if code is grpc.StatusCode.UNAVAILABLE and _is_transport(text):
-        return errors.UnreachableError(f"{peer} does not answer; check that it runs and its address")
+    named = _NAMED.get(_metadata(error).get(NAME_KEY, ""))
+    if named is not None and _CODES[named] is code and code is not grpc.StatusCode.INTERNAL:
+        return named(text)
+    if code in _SILENCE:
+        return errors.UnreachableError(f"{peer} {_SILENCE[code]}")
     if code in _ERRORS and code is not grpc.StatusCode.INTERNAL:
         return _ERRORS[code](text)
     return errors.PeerError(f"{peer} failed ({code.name}): {text or 'no detail'}; see its log")
@@ -66,7 +84,11 @@ def translated(peer: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         raise error_of(error, peer) from error
+    except ValueError as error:
+        if "channel" not in str(error):  # gRPC's word for a call on a channel that was closed meanwhile
+            raise
+        raise errors.UnreachableError(f"{peer} was not asked: the channel was closed") from error
 
 
-def _is_transport(text: str) -> bool:
-    return any(word in text for word in ("connect", "Connect", "Socket", "GOAWAY", "recvmsg", "DNS", "resolve"))
+def _metadata(error: Any) -> dict[str, Any]:
+    return {str(key): value for key, value in error.trailing_metadata() or ()}

@@ -20,8 +20,8 @@ from elsa.train.session import TrunkSession
 SPLITS = (Split(bottom=1, trunk=1, top=1), Split(bottom=1, trunk=2, top=0), Split(bottom=2, trunk=1, top=0))
 
 OPTIMIZER = OptimizerSpec(learning_rate=0.01, epsilon=0.01, weight_decay=0.01)
-"""AdamW steps by rate·g/(|g| + epsilon) at first: with a tiny epsilon it is the sign of g, and where g is nearly 0 the
-order of a sum decides it. With epsilon = rate, a difference in g makes at most as large a one in the step."""
+"""AdamW steps by rate·g/(|g| + epsilon) at first: with a tiny epsilon it is the sign of g, and where g is nearly 0
+the order of a sum decides it. With epsilon = rate, a difference in g makes at most as large a one in the step."""
 
 RAGGED = ([3, 9, 1, 5, 5, 2, 7], [4, 2, 6, 8, 3, 1, 2], [2, 2, 9, 1, 4, 4, 6])
 """Lengths of three batches of seven rows."""
