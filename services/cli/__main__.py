@@ -46,9 +46,8 @@ def status(arguments: Sequence[str]) -> int:
     except ElsaError as error:
         return _say(str(error), FAILED)
     except USAGE_ERROR as error:
-        return _say(
-            f"{error.format_message()} (elsa --help, or --help after the command, shows what there is)", WRONG_USE
-        )  # type: ignore[attr-defined]
+        said = error.format_message()  # type: ignore[attr-defined]
+        return _say(f"{said} (--help after the command shows its flags)", WRONG_USE)
     except BrokenPipeError:
         return FAILED
     except OSError as error:

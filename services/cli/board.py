@@ -50,7 +50,7 @@ class Board:
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
-        self.state: fleet_pb2.RunState = fleet_pb2.RUN_STATE_UNSPECIFIED
+        self.state: int = fleet_pb2.RUN_STATE_UNSPECIFIED
         self.reason = ""
         self.edge_of: dict[str, str] = {}
         self.versions: dict[int, Version] = {}

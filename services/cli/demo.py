@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from services.testbed.settings import DemoSettings
 if TYPE_CHECKING:
     from services.testbed.report import Report
 
-TEXT = """Run everything on this machine: a cloud, edges and clients as processes, and a fine-tuned adapter at the end.
+TEXT = """Run everything on this machine: a cloud, edges and clients as processes; at the end a fine-tuned adapter.
 
 The data is shared out to the clients, unlike each other, and some of it is kept for a test. The result is an adapter
 that plain PEFT loads, a report and a figure.
@@ -36,12 +37,23 @@ def demo(given: Mapping[str, Any], file: Path | None) -> None:
 
     settings = parse(DemoSettings, {**from_file(file), **given}, "settings of the demo")
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, which is below; threads here are our own
-    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C, so that no process is left behind
-        signal.signal(number, signal.default_int_handler)
     from services.testbed.demo import run
 
-    report = run(settings, typer.echo)
+    with _ended_as_by_ctrl_c():
+        report = run(settings, typer.echo)
     _print(report, settings.output)
+
+
+@contextmanager
+def _ended_as_by_ctrl_c() -> Iterator[None]:
+    """Within it, SIGTERM and a closed terminal interrupt as Ctrl-C does, so that no process is left behind."""
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _print(report: "Report", output: Path) -> None:

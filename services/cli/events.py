@@ -6,12 +6,11 @@ import time
 from elsa.v1 import fleet_pb2
 from elsa.v1 import run_pb2 as pb
 
-ENDED = (fleet_pb2.RUN_STATE_COMPLETED, fleet_pb2.RUN_STATE_FAILED, fleet_pb2.RUN_STATE_CANCELLED)
 
-
-def state_word(state: fleet_pb2.RunState) -> str:
+def state_word(state: int) -> str:
     """A run's state as its word: 'TRAINING'."""
-    return fleet_pb2.RunState.Name(state).removeprefix("RUN_STATE_")
+    name: str = fleet_pb2.RunState.Name(state)  # type: ignore[arg-type]  # its own kind of int
+    return name.removeprefix("RUN_STATE_")
 
 
 def line(event: pb.RunEvent) -> str | None:

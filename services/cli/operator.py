@@ -30,6 +30,7 @@ class Operator:
         self.peer = f"cloud {address}"
         self._patience_s = patience_s
         self._channel = connect(address)
+        self._closed = False
         self._runs = RunServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -38,6 +39,7 @@ class Operator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
+        self._closed = True
         self._channel.close()
 
     def list(self) -> Sequence[pb.Run]:
@@ -86,10 +88,12 @@ class Operator:
                         yield message.event
                 return
             except (UnreachableError, DrainingError) as error:
+                if self._closed:
+                    return
                 log.warning("lost %s: %s", self.peer, error)
                 self.get(run_id)
             finally:
-                stream.cancel()
+                stream.cancel()  # type: ignore[no-untyped-call]
 
     def export(self, run_id: str, folder: Path, version: int | None = None) -> None:
         """Write a version's PEFT folder (the newest when None), whole or not at all. Raises as `receive_folder`."""

@@ -146,10 +146,10 @@ class quiet:  # noqa: N801 - reads as a statement
     def __enter__(self) -> None:
         self._level = transformers.logging.get_verbosity()
         self._bars = transformers.logging.is_progress_bar_enabled()
-        transformers.logging.set_verbosity_error()
-        transformers.logging.disable_progress_bar()
+        transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+        transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: object) -> None:
         transformers.logging.set_verbosity(self._level)
         if self._bars:
-            transformers.logging.enable_progress_bar()
+            transformers.logging.enable_progress_bar()  # type: ignore[no-untyped-call]

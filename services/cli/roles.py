@@ -3,10 +3,12 @@
 import importlib
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer
+from pydantic import BaseModel
 
 from services.cli.flags import merged, with_flags
 from services.client.settings import ClientSettings
@@ -38,12 +40,16 @@ Example: elsa client --name ward-7 --cloud cloud.example:7400 --data notes=notes
 
 def add_to(app: typer.Typer) -> None:
     """Add the three commands."""
-    settings = {"cloud": (CloudSettings, CLOUD), "edge": (EdgeSettings, EDGE), "client": (ClientSettings, CLIENT)}
-    for role, (kind, text) in settings.items():
-        app.command(role, help=text)(with_flags(kind, lambda given, file, r=role, k=kind: serve(r, k, given, file)))
+    kinds: dict[str, tuple[type[BaseModel], str]] = {
+        "cloud": (CloudSettings, CLOUD),
+        "edge": (EdgeSettings, EDGE),
+        "client": (ClientSettings, CLIENT),
+    }
+    for role, (kind, text) in kinds.items():
+        app.command(role, help=text)(with_flags(kind, partial(serve, role, kind)))
 
 
-def serve(role: str, kind: type[Any], given: Mapping[str, Any], file: Path | None) -> None:
+def serve(role: str, kind: type[BaseModel], given: Mapping[str, Any], file: Path | None) -> None:
     """Run a role until it is told to stop. Raises SpecError, and what the role's `run` raises."""
     settings = merged(kind, given, file, role)
     threads = getattr(settings, "threads", None)

@@ -20,7 +20,7 @@ from elsa.v1 import fleet_pb2
 from elsa.v1 import run_pb2 as pb
 from services.cli.board import Board, shown
 from services.cli.operator import Operator
-from services.cli.predictor import Predictor
+from services.cli.predictor import Predictor, quiet
 from services.cli.shards import TEST, Plan, file_name, read_all, share_out, write_folder
 from services.testbed.place import Workplace
 from services.testbed.processes import Processes, Role, elsa_command
@@ -86,7 +86,9 @@ def prepare(settings: DemoSettings) -> Prepared:
     files = share_out(rows, plan)
     files[TEST] = test or files[TEST]
     checkpoint = Checkpoint.open(spec.model.source)
-    spec.split.of(checkpoint.config(spec.model.task, len(labels)).num_hidden_layers)
+    with quiet():  # a base model with labels of its own is no cause for advice
+        blocks = checkpoint.config(spec.model.task, len(labels)).num_hidden_layers
+    spec.split.of(blocks)
     training = [row for name, held in files.items() if name != TEST for row in held]
     return Prepared(
         spec=spec,
@@ -130,7 +132,7 @@ def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -
     with Processes(folder / "logs", threads=settings.threads, died=happened.put) as processes:
         try:
             say(
-                f"starting a cloud, {settings.edges} edges and {settings.clients} clients; logs are in {folder / 'logs'}"
+                f"starting a cloud, {settings.edges} edges, {settings.clients} clients; logs are in {folder / 'logs'}"
             )
             address = _start(settings, processes, folder)
             with Operator(address, PATIENCE_S) as operator:
