@@ -5,8 +5,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, fleet_pb2_grpc, run_pb2, run_pb2_grpc
-from elsa.v1 import split_pb2, split_pb2_grpc
+from elsa.v1 import (
+    adapter_pb2,
+    adapter_pb2_grpc,
+    fleet_pb2,
+    fleet_pb2_grpc,
+    run_pb2,
+    run_pb2_grpc,
+    split_pb2,
+    split_pb2_grpc,
+)
 from services.rpc.server import Service, start, start_aio
 
 KINDS = ("sync", "aio")

@@ -191,8 +191,9 @@ def test_a_call_that_is_not_offered_is_unimplemented_and_no_fault(kind, channel_
 @kinds
 def test_what_a_library_does_not_implement_is_a_fault(kind, channel_to, caplog):
     with serving(kind, failing(kind, NotImplementedError("aten::some_operator"))) as address:
+        call = calls_of(channel_to(address))["unary"]
         with pytest.raises(grpc.RpcError) as found:
-            calls_of(channel_to(address))["unary"]()
+            call()
     assert found.value.code() is grpc.StatusCode.INTERNAL
     assert "aten::some_operator" in caplog.text
 
@@ -201,8 +202,9 @@ def test_what_a_library_does_not_implement_is_a_fault(kind, channel_to, caplog):
 @pytest.mark.parametrize("letter", ["x", "\n", "ö", "語"])
 def test_a_text_of_any_length_arrives_shortened(kind, letter, channel_to):
     with serving(kind, failing(kind, MalformedError("some.field: " + letter * 50_000))) as address:
+        call = calls_of(channel_to(address))["unary"]
         with pytest.raises(MalformedError, match=r"some\.field") as found, translated("peer"):
-            calls_of(channel_to(address))["unary"]()
+            call()
     assert str(found.value).endswith("…") and len(str(found.value).encode()) <= MAX_TEXT_BYTES + 4
 
 
@@ -230,7 +232,7 @@ def test_an_answer_above_the_limit_is_refused(kind):
 def test_a_server_that_is_gone_is_unreachable(channel_to):
     with serving("sync", services("sync")) as address:
         pass
-    with pytest.raises(UnreachableError, match="^edge-1 does not answer; check that it runs"), translated("edge-1"):
+    with pytest.raises(UnreachableError, match=r"^edge-1 does not answer; check that it runs"), translated("edge-1"):
         run_pb2_grpc.RunServiceStub(channel_to(address)).GetRun(run_pb2.GetRunRequest(), timeout=WAIT_S)
 
 
@@ -243,15 +245,16 @@ def test_a_caller_s_deadline_is_told_as_such(channel_to):
             return run_pb2.GetRunResponse()
 
     with serving("sync", services_of(runs=Stuck())) as address:
-        with pytest.raises(UnreachableError, match="^edge-1 did not answer in time"), translated("edge-1"):
+        with pytest.raises(UnreachableError, match=r"^edge-1 did not answer in time"), translated("edge-1"):
             run_pb2_grpc.RunServiceStub(channel_to(address)).GetRun(run_pb2.GetRunRequest(), timeout=0.1)
         release.set()
 
 
 def test_an_error_of_ours_that_means_a_fault_is_a_peer_s_failure(channel_to):
     with serving("sync", failing("sync", ElsaError("the text"))) as address:
+        call = calls_of(channel_to(address))["unary"]
         with pytest.raises(PeerError, match=r"^peer failed \(INTERNAL\): the text"), translated("peer"):
-            calls_of(channel_to(address))["unary"]()
+            call()
 
 
 def test_a_stopped_server_leaves_no_thread(channel_to):
