@@ -18,6 +18,7 @@ from torch import nn
 
 from elsa.errors import MalformedError, ModelError, NotFoundError
 from elsa.model.adapter_config import AdapterConfig
+from elsa.model.alone import alone
 from elsa.model.architecture import PEFT_PREFIX, block_index, trunk_names
 from elsa.model.initial import Array, initial_head, initial_lora
 from elsa.model.segment import Segment
@@ -86,6 +87,7 @@ def adapter_config(checkpoint: Checkpoint, lora: LoraSpec, task: Task, num_label
     )
 
 
+@alone
 def initial_adapter(checkpoint: Checkpoint, config: AdapterConfig, num_labels: int, seed: int) -> dict[str, Array]:
     """The whole model's adapter before training, float32, byte for byte the same on every machine.
 
@@ -109,6 +111,7 @@ def initial_adapter(checkpoint: Checkpoint, config: AdapterConfig, num_labels: i
     return values
 
 
+@alone
 def attach(segment: Segment, config: AdapterConfig, name: str = "default") -> None:
     """Put a further adapter on the segment and select it; its values are PEFT's own until `write`.
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from elsa.errors import SplitError
+from elsa.model.alone import alone
 from elsa.model.loading import load
 from elsa.model.skeleton import Skeleton, head_modules, skeleton
 from elsa.model.stand_in import Feed, PassThrough, place, swapped
@@ -39,6 +40,7 @@ class Segment:
         attached: the adapters on it; `elsa.model.adapter` keeps them.
     """
 
+    @alone
     def __init__(
         self,
         checkpoint: Checkpoint,

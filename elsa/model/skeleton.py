@@ -9,6 +9,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from elsa.errors import ModelError
+from elsa.model.alone import alone
 from elsa.model.architecture import Architecture
 from elsa.model.weights import Checkpoint
 from elsa.spec import Task
@@ -29,6 +30,7 @@ class Skeleton:
         return self.model.get_submodule(self.architecture.blocks)
 
 
+@alone
 def skeleton(checkpoint: Checkpoint, task: Task, num_labels: int, dtype: torch.dtype = torch.float32) -> Skeleton:
     """The task model of a checkpoint, nothing allocated.
 

@@ -1,0 +1,26 @@
+"""Building models one at a time.
+
+While accelerate, transformers and PEFT build a model they patch torch for the whole process: parameters made then
+land on `meta`, the default type changes. A model that another thread builds or changes then would be broken.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+_building = threading.RLock()  # of the whole process, as are the patches
+
+
+def alone(build: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """`build`, which no other thread runs, nor anything else that is wrapped so, at the same time."""
+
+    @wraps(build)
+    def locked(*args: Parameters.args, **named: Parameters.kwargs) -> Result:
+        with _building:
+            return build(*args, **named)
+
+    return locked
