@@ -135,8 +135,6 @@ def nan():
     return values
 
 
-LONG = [100] * 8  # 800 tokens of 256 bytes: several chunks would need more; 2 chunks are enough to break
-
 FAULTS = {
     "nothing": (lambda s: [], BAD, "TrainRequest.message"),
     "an empty message": (lambda s: [split_pb2.TrainRequest()], BAD, "TrainRequest.message"),
@@ -198,7 +196,7 @@ FAULTS = {
     "an oversize chunk": (lambda s: opened(s) + changed(forward(), oversize), BAD, "1000001"),
     "a chunk out of place": (lambda s: opened(s) + changed(forward(), moved), BAD, "offset 1"),
     "a chunk from nowhere": (
-        lambda s: opened(s) + [split_pb2.TrainRequest(chunk=tensor_pb2.Chunk(last=True))],
+        lambda s: [*opened(s), split_pb2.TrainRequest(chunk=tensor_pb2.Chunk(last=True))],
         BAD,
         "chunk",
     ),
@@ -372,7 +370,7 @@ def finished(world):
 
 
 def test_a_push_is_checked_against_session_round_and_model(world, finished):
-    edge, spec, other = world
+    edge, _, _ = world
     session, own = finished.trunk.opened.session_id, finished.own()
     name = next(iter(own))
     trunk = dict(edge.sessions.committed(session).tensors)
