@@ -42,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def status(arguments: Sequence[str]) -> int:
     """Run the command with these arguments; its exit status."""
     try:
-        return int(application()(args=list(arguments), prog_name="elsa", standalone_mode=False) or 0)
+        code = int(application()(args=list(arguments), prog_name="elsa", standalone_mode=False) or 0)
+        return _say("interrupted", code) if code == INTERRUPTED else code  # typer catches the interrupt itself
     except ElsaError as error:
         return _say(str(error), FAILED)
     except USAGE_ERROR as error:

@@ -26,7 +26,8 @@ def line(event: pb.RunEvent) -> str | None:
     kind = event.WhichOneof("event")
     if kind not in texts:
         return None
-    return f"{time.strftime('%H:%M:%S', time.localtime(event.unix_s))}  {texts[kind](event)}"
+    said = " ".join(texts[kind](event).split())
+    return f"{time.strftime('%H:%M:%S', time.localtime(event.unix_s))}  {said}"
 
 
 def size(count: float) -> str:

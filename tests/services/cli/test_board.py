@@ -1,0 +1,76 @@
+"""The board says what the events said, whatever came between."""
+
+import io
+
+from elsa.v1 import adapter_pb2, fleet_pb2
+from elsa.v1 import run_pb2 as pb
+from services.cli.board import Board
+from services.cli.events import line, size
+
+
+def report(client, steps, loss, up, down):
+    seconds = {"bottom": 1.0, "network": 0.5, "wait": 0.25, "trunk": 2.0, "top": 1.5}
+    return adapter_pb2.ClientReport(
+        client_id=client, steps=steps, loss=loss, bytes={"up": up, "down": down}, seconds=seconds
+    )
+
+
+def evaluation(version, accuracy, clients):
+    numbers = pb.Evaluation(version=version, rows=10, loss=1.0, accuracy=accuracy, clients=clients)
+    return pb.RunEvent(evaluation_reported={"client_id": "c", "evaluation": numbers, "total": numbers})
+
+
+EVENTS = [
+    pb.RunEvent(sequence=1, state_changed={"state": fleet_pb2.RUN_STATE_PENDING}),
+    pb.RunEvent(sequence=2, node_joined={"node_id": "c2", "detail": "no rows", "accepted": False}),
+    pb.RunEvent(sequence=3, client_assigned={"client_id": "c1", "edge_id": "e1", "split": "1/1"}),
+    evaluation(0, 0.25, 1),
+    pb.RunEvent(node_progress={"node_id": "c1", "progress": {"activity": "training", "step": 3, "steps": 20}}),
+    pb.RunEvent(update_received={"edge_id": "e1", "version": 0, "reports": [report("c1", 10, 1.0, 100, 50)]}),
+    pb.RunEvent(update_received={"edge_id": "e2", "version": 0, "reports": [report("c2", 30, 2.0, 100, 50)]}),
+    pb.RunEvent(round_closed={"version": 1, "edge_ids": ["e1", "e2"], "seconds": 4.0}),
+    evaluation(1, 0.5, 1),
+    evaluation(1, 0.75, 2),
+    pb.RunEvent(state_changed={"state": fleet_pb2.RUN_STATE_FAILED, "reason": "no room\nat all"}),
+]
+
+
+def board():
+    made = Board("r1")
+    for event in EVENTS:
+        made.add(event)
+    return made
+
+
+def test_work_of_a_round_is_summed_over_its_clients():
+    version = board().versions[1]
+    assert version.wire_bytes == 300
+    assert version.training_loss == 1.75  # weighted by steps
+    assert version.phase_seconds() == {"bottom": 2.0, "network": 1.0, "wait": 0.5, "trunk": 4.0, "top": 3.0}
+    assert (version.accuracy, version.seconds) == (0.75, 4.0)
+
+
+def test_ending_is_one_line_with_the_reason():
+    assert board().ending() == "run r1 is FAILED: no room at all"
+
+
+def test_view_shows_every_node_and_version():
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(board().render())
+    text = console.export_text()
+    assert "training step 3/20" in text
+    assert "refused: no rows" in text
+    assert "0.750" in text
+
+
+def test_every_kept_event_is_a_line_and_progress_is_none():
+    for event in EVENTS:
+        text = line(event)
+        assert (text is None) == (event.WhichOneof("event") == "node_progress")
+        assert text is None or "\n" not in text
+
+
+def test_sizes_are_in_the_unit_that_suits_them():
+    assert [size(n) for n in (0, 999, 1000, 1_500_000, 2.5e9)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "2.5 GB"]
