@@ -1,5 +1,6 @@
 """A node's link to the cloud: it outlives the cloud, tells how far the node is, and ends when the node does."""
 
+import logging
 import queue
 import threading
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ from services.rpc.server import start
 
 
 class Fleet(fleet_pb2_grpc.FleetServiceServicer):
-    """A cloud that knows who registered, gives its watch each list in `changes` (None ends it), and tells what came."""
+    """A cloud that knows who registered and tells what came; its watch gives each list in `changes`, None ends it."""
 
     def __init__(self, heartbeat_s=0.02):
         self.heartbeat_s = heartbeat_s
@@ -230,15 +231,52 @@ def test_closing_ends_watch_heartbeat_and_threads(cloud, node):
     assert not set(threading.enumerate()) - before
 
 
+class Heard(logging.Handler):
+    """Sets an event when a text is logged."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.event, self._text = threading.Event(), text
+
+    def emit(self, record):
+        if self._text in record.getMessage():
+            self.event.set()
+
+
 def test_closing_ends_a_node_that_waits_for_its_cloud(cloud, node):
     fleet = Fleet()
     link = node(cloud.serve(fleet))
     link.start()
     follower = Follower(link)
     fleet.watches.get(timeout=WAIT_S)
-    cloud.stop()
-    link.close()
+    waits, log = Heard("trying again in"), logging.getLogger("services.rpc.channel")
+    log.addHandler(waits)
+    try:
+        cloud.stop()
+        assert waits.event.wait(WAIT_S)
+        link.close()
+    finally:
+        log.removeHandler(waits)
     assert follower.ended() and follower.error is None
+
+
+def test_closing_waits_for_a_heartbeat_on_its_way(cloud):
+    fleet, asked, done = Fleet(), threading.Event(), []
+
+    def register(stub):
+        if fleet.registered.qsize():  # the heartbeat's own registration, after the node was forgotten
+            asked.set()
+            link.stop.wait(WAIT_S)
+            threading.Event().wait(0.2)  # slow to leave
+            done.append(None)
+        return stub.RegisterClient(pb.RegisterClientRequest(client_id="c1"), timeout=WAIT_S).heartbeat_s
+
+    link = CloudLink(cloud.serve(fleet), "c1", register, stop=threading.Event(), patience_s=30.0)
+    link.start()
+    fleet.known.clear()
+    assert asked.wait(WAIT_S)
+    link.close()
+    assert done and not heartbeats()
 
 
 def test_a_closed_link_gives_no_assignments_and_makes_no_calls(cloud, node):
