@@ -67,9 +67,11 @@ def _print(report: "Report", output: Path) -> None:
     typer.echo("accuracy and loss by round are on the clients' own held-out rows; all steps went through the split")
     typer.echo(f"\naccuracy on {marks.test_rows} test rows that no client saw")
     typer.echo(f"  {marks.adapter:.3f}  the fine-tuned adapter, loaded by plain PEFT")
-    typer.echo(f"  {marks.frozen_head:.3f}  the frozen model with a trained head: logistic regression")
-    typer.echo(f"         on its mean-pooled last states, fitted on {marks.frozen_head_rows} rows")
+    typer.echo(f"  {marks.frozen_head:.3f}  the frozen model with only a head trained, on what the head is given (*)")
     typer.echo(f"  {marks.majority:.3f}  always the commonest label")
+    typer.echo(
+        f"  (*) logistic regression to convergence, on {marks.frozen_head_rows} rows of all clients in one place"
+    )
     phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in report.phase_seconds().items())
     typer.echo(f"\n{size(report.wire_bytes)} of activations and gradients; seconds, summed over clients: {phases}")
     typer.echo(f"{report.seconds:.0f} s in all; report.json, training.png, logs and data are in {output}")

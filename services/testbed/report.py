@@ -38,7 +38,8 @@ class Report:
         return {
             "settings": dict(self.settings),
             "rounds": [{"version": number, **_version_json(each)} for number, each in self.versions.items()],
-            "test": {**asdict(self.yardsticks), "frozen_head_is": FROZEN_HEAD},
+            "test": asdict(self.yardsticks),
+            "frozen_head_is": FROZEN_HEAD,
             "wire_bytes": self.wire_bytes,
             "phase_seconds": _rounded(self.phase_seconds()),
             "seconds": round(self.seconds, 3),
