@@ -1,6 +1,7 @@
 """A cloud, edges and clients as processes of this machine, for a benchmark to submit runs to."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Self
@@ -14,6 +15,7 @@ from services.testbed.processes import Processes, elsa_command
 
 READY_S = 60.0
 RUN_S = 1800.0
+CORES = len(os.sched_getaffinity(0))
 
 
 class Fleet:

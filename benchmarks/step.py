@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.fleet import Fleet, table
+from benchmarks.fleet import CORES, Fleet, table
 from elsa.data.corpus import LABELS, corpus
 from elsa.data.write import write_jsonl
 from elsa.spec import RunSpec
@@ -20,7 +20,6 @@ from elsa.v1.adapter_pb2 import ClientReport
 
 STEPS = 60
 TURNS = 4
-CORES = len(os.sched_getaffinity(0))
 
 
 def specification() -> RunSpec:
