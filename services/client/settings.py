@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from elsa.spec import Name
+from elsa.errors import SpecError
+from elsa.spec import Name, describe
 
 
 class ClientSettings(BaseSettings):
@@ -25,3 +26,11 @@ class ClientSettings(BaseSettings):
     threads: int = Field(1, ge=1, description="threads of the compute kernels: this role's share of the cores")
     patience_s: float = Field(120.0, gt=0, description="how long to go on asking a peer that does not answer")
     ready_file: Path | None = Field(None, description="written once this client is registered: JSON with its pid")
+
+    @classmethod
+    def load(cls, **given: object) -> "ClientSettings":
+        """Settings from the environment; what is `given` and not None wins. Raises SpecError naming the field."""
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise SpecError(f"settings of the client (ELSA_...): {describe(error)}") from error

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from elsa.spec import Name
+from elsa.errors import SpecError
+from elsa.spec import Name, describe
 
 
 class EdgeSettings(BaseSettings):
@@ -25,3 +26,11 @@ class EdgeSettings(BaseSettings):
     patience_s: float = Field(120.0, gt=0, description="how long to go on asking a cloud that does not answer")
     insecure: bool = Field(False, description="allow listening off loopback without TLS")
     ready_file: Path | None = Field(None, description="written once this edge serves: JSON with address and pid")
+
+    @classmethod
+    def load(cls, **given: object) -> "EdgeSettings":
+        """Settings from the environment; what is `given` and not None wins. Raises SpecError naming the field."""
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise SpecError(f"settings of the edge (ELSA_...): {describe(error)}") from error

@@ -85,7 +85,7 @@ def translated(peer: str) -> Iterator[None]:
     except grpc.RpcError as error:
         raise error_of(error, peer) from error
     except ValueError as error:
-        if "channel" not in str(error):  # gRPC's word for a call on a channel that was closed meanwhile
+        if "channel" not in str(error).lower():  # gRPC's word for a call on a channel that was closed meanwhile
             raise
         raise errors.UnreachableError(f"{peer} was not asked: the channel was closed") from error
 

@@ -1,0 +1,225 @@
+"""The laws of an edge's rounds: what closes them, what is late, who waits, what the aggregate is."""
+
+import itertools
+import threading
+
+import numpy as np
+import pytest
+
+from elsa.errors import DrainingError, MalformedError, PermissionDeniedError, RoundGivenUpError, StaleRoundError
+from elsa.wire.adapter import decode_adapter
+from services.edge.rounds import EdgeRounds, Report, Update
+
+CLIENTS = ("ann", "bob", "cat")
+START = {"a": np.zeros((2, 3), np.float32), "b": np.ones((4,), np.float32)}
+
+
+def rounds_of(clients=CLIENTS, quorum=1.0, place=(0, 0)):
+    rounds = EdgeRounds(quorum)
+    rounds.admit(clients)
+    rounds.open(*place, START)
+    return rounds
+
+
+def update(client, seed=0, rows=1, **tensors):
+    draw = np.random.default_rng([seed, *client.encode()])
+    values = {name: draw.normal(size=value.shape).astype(np.float32) for name, value in START.items()}
+    return Update(report=Report(client=client, rows=rows, message=b""), tensors={**values, **tensors})
+
+
+def waiting(rounds, target, *args):
+    """A thread in `target`, once it waits; with what came of it."""
+    results = []
+
+    def run():
+        try:
+            results.append(target(*args))
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            results.append(error)
+
+    registered, condition = threading.Event(), rounds._changed
+    real = condition.wait_for
+
+    def wait_for(*given, **named):
+        registered.set()
+        return real(*given, **named)
+
+    condition.wait_for = wait_for
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert registered.wait(5)
+    return thread, results
+
+
+def test_one_client_is_identity():
+    rounds = rounds_of(["ann"])
+    given = update("ann", rows=7)
+    assert rounds.add(0, 0, "d", given)
+    closed = rounds.close(5)
+    for name, values in given.tensors.items():
+        np.testing.assert_array_equal(closed.adapter[name], values)
+    assert (closed.rows, closed.missing, [report.client for report in closed.reports]) == (7, (), ["ann"])
+
+
+def test_order_is_irrelevant_and_rows_are_weights():
+    updates = [update("ann", rows=1), update("bob", rows=2), update("cat", rows=5)]
+    results = []
+    for order in itertools.permutations(updates):
+        rounds = rounds_of()
+        for given in order:
+            rounds.add(0, 0, given.report.client, given)
+        results.append(rounds.close(5).adapter)
+    want = sum(given.report.rows * given.tensors["a"].astype(np.float64) for given in updates) / 8
+    np.testing.assert_allclose(results[0]["a"], want, atol=1e-6)
+    for other in results[1:]:
+        for name in START:
+            np.testing.assert_array_equal(other[name], results[0][name])
+
+
+@pytest.mark.parametrize(("quorum", "clients", "wanted"), [(0.5, 3, 2), (0.1, 30, 3), (0.34, 3, 2), (1.0, 3, 3)])
+def test_the_quorum_closes_a_round_at_once(quorum, clients, wanted):
+    names = [f"c{number:02}" for number in range(clients)]
+    rounds = rounds_of(names, quorum)
+    thread, results = waiting(rounds, rounds.close, 60)
+    for name in names[:wanted]:
+        assert not results
+        rounds.add(0, 0, name, update(name))
+    thread.join(5)
+    assert (results[0].rows, results[0].missing) == (wanted, tuple(names[wanted:]))
+    with pytest.raises(StaleRoundError, match="closed"):
+        rounds.add(0, 0, "late", update(names[-1]))
+
+
+def test_the_deadline_closes_with_what_came_and_nobody_keeps_the_adapter():
+    rounds = rounds_of()
+    rounds.add(0, 0, "d", update("bob"))
+    closed = rounds.close(0.01)
+    assert (closed.rows, closed.missing) == (1, ("ann", "cat"))
+    rounds.open(0, 1, closed.adapter)
+    again = rounds.close(0.01)
+    assert again.adapter is closed.adapter and (again.rows, again.reports) == (0, ())
+
+
+def test_a_closed_round_takes_no_session_and_no_update_until_the_next_opens():
+    rounds = rounds_of()
+    rounds.add(0, 0, "d", update("ann"))
+    closed = rounds.close(0.01)
+    for refused in (lambda: rounds.adapter_of("ann", 0, 0), lambda: rounds.add(0, 0, "e", update("bob"))):
+        with pytest.raises(StaleRoundError, match="version 0, edge round 0 is closed"):
+            refused()
+    rounds.open(0, 1, closed.adapter)
+    with pytest.raises(StaleRoundError):
+        rounds.add(0, 0, "e", update("bob"))
+    assert rounds.adapter_of("bob", 0, 1) is closed.adapter
+
+
+def test_the_same_push_twice_is_one_also_after_its_round():
+    rounds = rounds_of(["ann"])
+    assert rounds.add(0, 0, "d", update("ann"))
+    assert rounds.add(0, 0, "d", update("ann")) is False
+    closed = rounds.close(5)
+    rounds.open(0, 1, closed.adapter)
+    assert rounds.has("ann", 0, 0, "d") and rounds.add(0, 0, "d", update("ann")) is False
+    assert rounds.add(0, 1, "d", update("ann")) is True  # the same bytes in another round are another update
+
+
+def test_a_second_update_of_a_client_replaces_its_first():
+    rounds = rounds_of(["ann"])
+    rounds.add(0, 0, "d", update("ann", seed=1))
+    last = update("ann", seed=2)
+    assert rounds.add(0, 0, "e", last)
+    np.testing.assert_array_equal(rounds.close(5).adapter["a"], last.tensors["a"])
+
+
+def test_names_and_shapes_are_those_of_the_model():
+    rounds = rounds_of()
+    for odd, word in (
+        (update("ann", a=np.zeros((3, 2), np.float32)), "a is"),
+        (update("ann", c=np.zeros(1, np.float32)), "c is not part"),
+    ):
+        with pytest.raises(MalformedError, match=word):
+            rounds.add(0, 0, "d", odd)
+    short = update("ann")
+    with pytest.raises(MalformedError, match="b is missing"):
+        rounds.add(0, 0, "d", Update(report=short.report, tensors={"a": short.tensors["a"]}))
+    assert not rounds._updates and not rounds._digests
+
+
+def test_another_edges_client_is_refused():
+    rounds = rounds_of()
+    for refused in (
+        lambda: rounds.adapter_of("eve", 0, 0),
+        lambda: rounds.add(0, 0, "d", update("eve")),
+        lambda: rounds.check_version("eve", 0),
+        lambda: rounds.wait_for("eve", 0, 0, 0),
+    ):
+        with pytest.raises(PermissionDeniedError, match="eve"):
+            refused()
+
+
+def test_a_pull_waits_for_its_round_and_gets_the_newest():
+    rounds = rounds_of(place=(1, 0))
+    assert rounds.wait_for("ann", 0, 0, 0).version == 1
+    with pytest.raises(DrainingError, match="version 1, edge round 1"):
+        rounds.wait_for("ann", 1, 1, 0.01)
+    thread, results = waiting(rounds, rounds.wait_for, "ann", 1, 1, 30)
+    new = update("ann").tensors
+    rounds.open(2, 0, new)
+    thread.join(5)
+    assert (results[0].version, results[0].edge_round) == (2, 0)
+    np.testing.assert_array_equal(decode_adapter(results[0].data)["a"], new["a"])
+
+
+def test_the_runs_end_answers_every_wait_now_and_later():
+    rounds = rounds_of()
+    first = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
+    second = waiting(rounds, rounds.close, 30)
+    rounds.end("cancelled")
+    for thread, results in (first, second):
+        thread.join(5)
+        assert isinstance(results[0], RoundGivenUpError) and "cancelled" in str(results[0])
+    for refused in (
+        lambda: rounds.close(1),
+        lambda: rounds.wait_for("ann", 0, 0, 1),
+        lambda: rounds.adapter_of("ann", 0, 0),
+        lambda: rounds.check_version("ann", 0),
+        lambda: rounds.add(0, 0, "d", update("ann")),
+    ):
+        with pytest.raises(RoundGivenUpError):
+            refused()
+
+
+def test_digests_of_old_rounds_are_forgotten():
+    rounds = rounds_of()
+    for version in range(5):
+        rounds.open(version, 0, START)
+        for client in CLIENTS:
+            rounds.add(version, 0, f"{client}{version}", update(client))
+        assert len(rounds._digests) <= 2 * len(CLIENTS)
+        rounds.close(5)
+
+
+def test_an_update_comes_either_into_a_round_or_too_late():
+    """Pushes race with the close of their round: each is in the aggregate or refused, never lost."""
+    for attempt in range(30):
+        clients = [f"c{number}" for number in range(6)]
+        rounds = rounds_of(clients, quorum=0.5)
+        taken, start = [], threading.Barrier(len(clients) + 1)
+
+        def push(client, rounds=rounds, taken=taken, start=start):
+            start.wait()
+            try:
+                rounds.add(0, 0, client, update(client))
+                taken.append(client)
+            except StaleRoundError:
+                pass
+
+        threads = [threading.Thread(target=push, args=[client]) for client in clients]
+        for thread in threads:
+            thread.start()
+        start.wait()
+        closed = rounds.close(10)
+        for thread in threads:
+            thread.join()
+        assert sorted(taken) == [report.client for report in closed.reports], attempt
+        assert len(taken) >= 3
