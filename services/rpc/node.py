@@ -68,12 +68,7 @@ class CloudLink:
 
     def patiently(self, call: Callable[[], Result]) -> Result:
         """`call()` with retries while the cloud does not answer; UnreachableError at once when the node stops."""
-        try:
-            return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep)
-        except ValueError as error:  # gRPC's word for a channel that was closed meanwhile
-            if self.stop.is_set():
-                raise UnreachableError(f"{self.peer}: stopped before it was asked") from error
-            raise
+        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep)
 
     def report(self, progress: pb.Progress) -> None:
         """Tell those who watch how far this node is, with the next heartbeat."""
@@ -143,8 +138,6 @@ class CloudLink:
                 self._tell()
             except ElsaError as error:  # the watch waits and registers anew; a beat that is lost is lost
                 log.debug("heartbeat: %s", error)
-            except ValueError:  # the channel was closed while we waited
-                return
 
     def _tell(self) -> None:
         """One heartbeat; registers anew if the cloud has forgotten this node."""
