@@ -67,7 +67,7 @@ class PhaseSeconds(_message.Message):
     TRUNK_FIELD_NUMBER: _builtins.int
     TOP_FIELD_NUMBER: _builtins.int
     bottom: _builtins.float
-    """Client: embeddings and bottom blocks, forward and backward, with their part of the optimizer step."""
+    """Client: embeddings and bottom blocks, forward and backward."""
     network: _builtins.float
     """Between the peers: encoding, transfer and decoding that nothing else covered."""
     wait: _builtins.float
@@ -75,7 +75,7 @@ class PhaseSeconds(_message.Message):
     trunk: _builtins.float
     """Edge: trunk blocks, forward and backward, with their optimizer step."""
     top: _builtins.float
-    """Client: top blocks, head and loss, forward and backward, with their part of the optimizer step."""
+    """Client: top blocks, head and loss, forward and backward, and the optimizer step of all that the client holds."""
     def __init__(
         self,
         *,
