@@ -20,7 +20,7 @@ TEXT = """Run everything on this machine: a cloud, edges and clients as processe
 The data is shared out to the clients, unlike each other, and some of it is kept for a test. The result is an adapter
 that plain PEFT loads, a report and a figure.
 
-Example: elsa demo --clients 4 --edges 2 --alpha 0.5 --output elsa-demo
+Example: elsa demo --clients 4 --edges 2 --alpha 1 --output elsa-demo
 
 Example: elsa demo --data reviews.csv --text review --label stars --rounds 5 --split 2/1
 """
@@ -70,7 +70,7 @@ def _print(report: "Report", output: Path) -> None:
     typer.echo(f"  {marks.frozen_head:.3f}  the frozen model with only a head trained, on what the head is given (*)")
     typer.echo(f"  {marks.majority:.3f}  always the commonest label")
     typer.echo(
-        f"  (*) logistic regression to convergence, on {marks.frozen_head_rows} rows of all clients in one place"
+        f"  (*) logistic regression to convergence, on {marks.frozen_head_rows} training rows of all clients together"
     )
     phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in report.phase_seconds().items())
     typer.echo(f"\n{size(report.wire_bytes)} of activations and gradients; seconds, summed over clients: {phases}")

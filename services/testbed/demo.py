@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from elsa.data.examples import Labelled, read_examples
+from elsa.data.examples import Labelled, read_examples, split_holdout
 from elsa.data.source import Row
 from elsa.errors import DataError, ElsaError, RoundGivenUpError, SpecError
 from elsa.model.weights import Checkpoint
@@ -89,11 +89,15 @@ def prepare(settings: DemoSettings) -> Prepared:
     with quiet():  # a base model with labels of its own is no cause for advice
         blocks = checkpoint.config(spec.model.task, len(labels)).num_hidden_layers
     spec.split.of(blocks)
-    training = [row for name, held in files.items() if name != TEST for row in held]
     return Prepared(
         spec=spec,
         files=files,
-        train=_examples(training, spec, settings.data),
+        train=[
+            example
+            for name, held in files.items()
+            if name != TEST
+            for example in _trained_on(_examples(held, spec, settings.data), spec)
+        ],
         test=_examples(files[TEST], spec, settings.test or settings.data),
     )
 
@@ -108,6 +112,11 @@ def _labels(settings: DemoSettings, rows: Sequence[Row]) -> tuple[str, ...]:
             f"{settings.data}: no column {settings.label!r}, which --label names; the columns are {columns}"
         )
     return tuple(found)
+
+
+def _trained_on(examples: list[Labelled], spec: RunSpec) -> list[Labelled]:
+    """What a client trains on of its rows: all but those that it keeps back itself."""
+    return split_holdout(examples, spec.data.holdout, spec.seed)[0]
 
 
 def _examples(rows: Sequence[Row], spec: RunSpec, origin: str) -> list[Labelled]:
@@ -157,7 +166,9 @@ def _start(settings: DemoSettings, processes: Processes, folder: Path) -> str:
         file = ready / f"{name}.json"
         return processes.start(name, elsa_command(role, "--ready-file", str(file), *flags)), file
 
-    cloud = start("cloud", "cloud", "--port", "0", "--state", str(folder / "cloud"), "--tick-s", "0.2")
+    cloud = start(
+        "cloud", "cloud", "--port", "0", "--state", str(folder / "cloud"), "--tick-s", "0.2", "--heartbeat-s", "0.5"
+    )
     address = processes.wait_ready(*cloud, READY_S)
     common = ("--cloud", address, "--threads", str(settings.threads))
     started = []
