@@ -24,14 +24,16 @@ def iid(count: int, parts: int, seed: int) -> list[Indices]:
 def dirichlet(labels: ArrayLike, parts: int, alpha: float, seed: int, min_rows: int = 1) -> list[Indices]:
     """Parts of equal size (give or take one row) whose mixture of labels is skewed.
 
-    Each part draws its mixture q ~ Dir(α·p), p being the label shares of the whole, and then rows by q without
-    return; a label that is used up leaves q and the rest is rescaled (Hsu et al. 2019, arXiv 1909.06335,
-    section 3). The parts take turns, row by row, so what is left at the end falls to all of them and not to the
-    last. α → ∞ gives every part the shares of the whole, α → 0 one label a part as long as rows last.
+    Each part draws its mixture q ~ Dir(α·L·p), p being the shares of the L labels in the whole: concentration α a
+    label on average, which with labels equally common is the usual symmetric Dir(α). Then rows are drawn by q
+    without return; a label that is used up leaves q and the rest is rescaled, as in Hsu et al. 2019 (arXiv
+    1909.06335, section 3), whose α is L times ours. The parts take turns, row by row, so what is left at the end
+    falls to all of them and not to the last. α → ∞ gives every part the shares of the whole, α → 0 one label a
+    part as long as rows last.
 
     Args:
         labels: (rows,) label of each row, integers or strings.
-        alpha: concentration, > 0.
+        alpha: concentration a label, > 0.
 
     Raises:
         DataError: α not above 0 or not finite, or too few rows for `min_rows` a part.
@@ -42,7 +44,7 @@ def dirichlet(labels: ArrayLike, parts: int, alpha: float, seed: int, min_rows: 
         raise DataError(f"alpha {alpha} is not a Dirichlet concentration; give a finite number above 0")
     rng = np.random.default_rng(seed)
     left = np.bincount(codes, minlength=len(names))  # (labels,) rows not yet given out
-    mixtures = _mixtures(rng, alpha * left / len(codes), parts)
+    mixtures = _mixtures(rng, alpha * len(names) * left / len(codes), parts)
     queues = [iter(rng.permutation(np.flatnonzero(codes == code)).tolist()) for code in range(len(names))]
     given: list[list[int]] = [[] for _ in range(parts)]
     for turn, draw in enumerate(rng.random(len(codes))):

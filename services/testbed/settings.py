@@ -40,7 +40,7 @@ class DemoSettings(BaseModel):
     text: str = Field("text", description="column of the text")
     label: str = Field("label", description="column of the label")
     labels: str = Field("", description="names of the labels, by commas; else those in the data")
-    alpha: float = Field(5.0, gt=0, description="how unlike the clients are: Dirichlet over labels, small is unlike")
+    alpha: float = Field(1.0, gt=0, description="how unlike the clients are: Dirichlet over labels, small is unlike")
     iid: bool = Field(False, description="clients with like mixtures of labels, instead of --alpha")
     split: str = Field("1/1", pattern=r"^\d+/\d+$", description="blocks that a client keeps, BOTTOM/TOP")
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
