@@ -152,7 +152,7 @@ class EdgeRounds:
         Raises RoundGivenUpError if the run ended meanwhile.
         """
         with self._changed:
-            wanted = math.ceil(self._quorum * len(self._clients) - 1e-9)  # 0.1 * 30 is a little more than 3
+            wanted = math.ceil(self._quorum * len(self._clients) - 1e-9)  # 0.07 * 100 is a little more than 7
             self._changed.wait_for(lambda: self._ended or len(self._updates) >= wanted, timeout=deadline_s)
             if self._ended:
                 raise RoundGivenUpError(f"the run has ended: {self._ended}")

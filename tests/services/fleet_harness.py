@@ -10,7 +10,7 @@ import numpy as np
 from split_harness import LABELS, WORDS
 
 from elsa.errors import ElsaError
-from elsa.v1 import fleet_pb2, run_pb2, run_pb2_grpc
+from elsa.v1 import fleet_pb2, fleet_pb2_grpc, run_pb2, run_pb2_grpc
 from services.client.service import Client
 from services.client.settings import ClientSettings
 from services.cloud.service import serving
@@ -89,6 +89,7 @@ class System:
         channel = connect(address)
         stack.callback(channel.close)
         self.runs = run_pb2_grpc.RunServiceStub(channel)
+        self.fleet = fleet_pb2_grpc.FleetServiceStub(channel)
         self.nodes = {}
 
     def edge(self, name, **given):
@@ -98,6 +99,11 @@ class System:
     def client(self, name, path, **given):
         fields = {"name": name, "cloud": self.address, "data": {"words": str(path)}, "patience_s": 20, **given}
         return self._add(name, Role(Client, ClientSettings(**fields)))
+
+    def register_client(self, name):
+        """Make a client known that never answers."""
+        request = fleet_pb2.RegisterClientRequest(client_id=name, datasets=["words"])
+        self.fleet.RegisterClient(request, timeout=10)
 
     def _add(self, name, role):
         self._stack.callback(role.close)

@@ -7,7 +7,7 @@ from fleet_harness import system, write_rows
 from split_harness import spec_of
 
 from elsa.errors import DrainingError, SpecError
-from elsa.v1 import fleet_pb2
+from elsa.v1 import fleet_pb2, run_pb2
 from services.edge import service as edge_service
 from services.edge.service import Edge
 from services.edge.settings import EdgeSettings
@@ -20,7 +20,7 @@ def refusal(folder, spec, **settings):
     """What the cloud hears of an edge that cannot take part."""
     with system(folder) as whole:
         role = whole.edge("edge-1", **settings)
-        whole.client("ann", write_rows(folder / "ann.jsonl", 12, 1))
+        whole.register_client("ann")
         run_id = whole.submit(spec)
         event = whole.wait(run_id, lambda e: e.node_joined.node_id == "edge-1", timeout=30)
         assert not event.node_joined.accepted
@@ -52,7 +52,6 @@ def test_a_cancelled_run_leaves_nothing_at_its_nodes(tiny_bert, tmp_path):
         run_id = whole.submit(spec)
         whole.wait(run_id, lambda e: e.node_progress.progress.activity == "training")
         driver = client.node._drivers._drivers[run_id]
-        from elsa.v1 import run_pb2
 
         whole.runs.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), timeout=10)
         driver.join(10)

@@ -20,7 +20,7 @@ from split_harness import (
 )
 from tcp_proxy import Proxy
 
-from elsa.errors import NotFoundError
+from elsa.errors import NotFoundError, PermissionDeniedError
 from elsa.v1 import adapter_pb2, split_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from services.rpc.channel import connect
@@ -316,22 +316,22 @@ def test_rounds_leave_nothing_behind(tiny_bert):
         assert code is grpc.StatusCode.NOT_FOUND
 
 
-def test_no_thread_is_left_when_streams_fail(tiny_bert):
+def test_no_thread_of_a_client_is_left_when_its_stream_fails(tiny_bert):
     spec = spec_of(tiny_bert)
     start, data = first_adapter(spec), rows(20, 1)
     with edge_server() as edge:
         edge.open_run(spec, start, ["ann"])
         Trainee(spec, start, data).connect(edge).train(1).finish(edge)
-        before = {thread.name for thread in threading.enumerate()}
-        for _ in range(5):
-            with pytest.raises(NotFoundError):
-                Trainee(spec, start, data).connect(edge, run_id="none")
-        server = ("rpc", "compute")
+        before = set(threading.enumerate())
+        failed = [Trainee(spec, start, data, client=f"eve{n}") for n in range(5)]
+        for eve in failed:
+            with pytest.raises(PermissionDeniedError):
+                eve.connect(edge)
 
-        def grown():
-            return [t for t in threading.enumerate() if t.name not in before and not t.name.startswith(server)]
+        def left():  # those of the server serve the next call
+            return [t for t in set(threading.enumerate()) - before if not t.name.startswith(("rpc", "compute"))]
 
-        wait_until(lambda: not grown())
+        wait_until(lambda: not left())
 
 
 def test_a_wait_for_a_round_ends_with_the_run(tiny_bert):

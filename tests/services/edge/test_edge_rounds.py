@@ -76,9 +76,9 @@ def test_order_is_irrelevant_and_rows_are_weights():
             np.testing.assert_array_equal(other[name], results[0][name])
 
 
-@pytest.mark.parametrize(("quorum", "clients", "wanted"), [(0.5, 3, 2), (0.1, 30, 3), (0.34, 3, 2), (1.0, 3, 3)])
+@pytest.mark.parametrize(("quorum", "clients", "wanted"), [(0.5, 3, 2), (0.07, 100, 7), (0.34, 3, 2), (1.0, 3, 3)])
 def test_the_quorum_closes_a_round_at_once(quorum, clients, wanted):
-    names = [f"c{number:02}" for number in range(clients)]
+    names = [f"c{number:03}" for number in range(clients)]
     rounds = rounds_of(names, quorum)
     thread, results = waiting(rounds, rounds.close, 60)
     for name in names[:wanted]:
