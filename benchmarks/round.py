@@ -61,9 +61,11 @@ class IdleClient:
 
     def live(self) -> None:
         """Join the first run that is offered and stay to its end."""
+        joined = False
         for message in self._fleet.WatchAssignment(fleet_pb2.WatchAssignmentRequest(node_id=self.name)):
             for assignment in message.assignments:
-                if assignment.state == fleet_pb2.RUN_STATE_ENROLLING:
+                if assignment.state == fleet_pb2.RUN_STATE_ENROLLING and not joined:
+                    joined = True
                     offer = fleet_pb2.ClientOffer(train_rows=1, heldout_rows=1, links=measure(assignment.edges))
                     self._fleet.JoinRun(
                         fleet_pb2.JoinRunRequest(run_id=assignment.run_id, node_id=self.name, client=offer)
