@@ -6,7 +6,7 @@ Paths are those of the Hugging Face task model. No torch here: the cloud reads b
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from elsa.errors import ArchitectureError
 from elsa.spec import Split, Task
@@ -47,6 +47,9 @@ class Architecture:
     """Whether projections keep their weights as (in, out), as GPT-2's Conv1D does."""
     token_types: bool = False
     """Whether the embeddings take token types."""
+    positions: Literal["learned", "after padding", "rotary"] = "rotary"
+    """Learned: one a place, which bounds a row's length; after padding: so too, numbered from behind the padding
+    token's number; rotary: no table, so no bound."""
 
     def head_paths(self, task: Task) -> tuple[str, ...]:
         """Paths of everything after the final norm, pooler first.
@@ -66,7 +69,9 @@ class Architecture:
         return (self.embeddings, *self.added, *self.after_embeddings)
 
 
-def _encoder(model_type: str, pooler: str | None = None) -> Architecture:
+def _encoder(
+    model_type: str, pooler: str | None = None, positions: Literal["learned", "after padding"] = "learned"
+) -> Architecture:
     return Architecture(
         model_type=model_type,
         backbone=model_type,
@@ -76,6 +81,7 @@ def _encoder(model_type: str, pooler: str | None = None) -> Architecture:
         heads={"classification": ("classifier",)},
         targets=("query", "value"),
         token_types=True,
+        positions=positions,
     )
 
 
@@ -98,6 +104,7 @@ _DISTILBERT = Architecture(
     embeddings="distilbert.embeddings",
     heads={"classification": ("pre_classifier", "classifier")},
     targets=("q_lin", "v_lin"),
+    positions="learned",
 )
 
 _GPT2 = Architecture(
@@ -111,13 +118,14 @@ _GPT2 = Architecture(
     heads={"classification": ("score",), "causal-lm": ("lm_head",)},
     targets=("c_attn",),
     transposed=True,
+    positions="learned",
 )
 
 FAMILIES: Mapping[str, Architecture] = {
     family.model_type: family
     for family in (
         _encoder("bert", pooler="bert.pooler"),
-        _encoder("roberta"),
+        _encoder("roberta", positions="after padding"),
         _DISTILBERT,
         _GPT2,
         *(_decoder(name) for name in ("llama", "mistral", "qwen2", "qwen3", "gemma")),

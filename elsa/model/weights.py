@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 
-from elsa.errors import CheckpointError
+from elsa.errors import CheckpointError, ModelError
 from elsa.model.architecture import Architecture, architecture_named
 from elsa.spec import Task
 
@@ -70,6 +70,16 @@ class Checkpoint:
         if config.pad_token_id is None:
             config.pad_token_id = self._padding(config)
         return config
+
+    def check_length(self, max_tokens: int, task: Task, num_labels: int = 0) -> None:
+        """Raise ModelError if rows of `max_tokens` tokens are longer than the model's table of positions."""
+        if self.architecture.positions == "rotary":
+            return
+        config = self.config(task, num_labels)
+        unused = config.pad_token_id + 1 if self.architecture.positions == "after padding" else 0
+        most = int(config.max_position_embeddings) - unused
+        if max_tokens > most:
+            raise ModelError(f"model.max_tokens {max_tokens}: the model has {most} positions; lower it")
 
     def tokenizer(self) -> Any:
         """The tokenizer, padding on the right. Raises CheckpointError if the folder has none."""

@@ -88,7 +88,8 @@ def prepare(settings: DemoSettings) -> Prepared:
     checkpoint = Checkpoint.open(spec.model.source)
     with quiet():  # a base model with labels of its own is no cause for advice
         blocks = checkpoint.config(spec.model.task, len(labels)).num_hidden_layers
-    spec.split.of(blocks)
+        spec.split.of(blocks)
+        checkpoint.check_length(spec.model.max_tokens, spec.model.task, len(labels))
     return Prepared(
         spec=spec,
         files=files,

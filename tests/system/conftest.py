@@ -32,7 +32,7 @@ def tiny_model(tmp_path_factory):
     sizes = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 64}
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        BertModel(BertConfig(vocab_size=len(every), max_position_embeddings=32, **sizes)).save_pretrained(folder)
+        BertModel(BertConfig(vocab_size=len(every), max_position_embeddings=64, **sizes)).save_pretrained(folder)
     return folder
 
 

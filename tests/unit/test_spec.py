@@ -21,7 +21,10 @@ def test_yaml_reads_back_to_an_equal_spec() -> None:
     ("text", "said"),
     [
         ("{data: {labels: [a, b]}, traning: {rounds: 2}}", "traning: unknown field"),
-        ("{data: {labels: [a, b]}, lora: {rank: 0}}", "lora.rank: Input should be greater than or equal to 1 (got 0)"),
+        (
+            "{data: {labels: [a, b]}, lora: {rank: 0}}",
+            "lora.rank: Input should be greater than or equal to 1 (got 0)",
+        ),
         ("{data: {labels: [a]}}", "data.labels needs at least two different label names"),
         ("{data: {labels: [a, b]}, training: {batch: 2, micro_batches: 3}}", "micro_batches 3 is more than batch 2"),
         ("{model: {task: causal-lm}, data: {prompt: q}}", "data.prompt and data.response go together"),

@@ -70,6 +70,11 @@ def test_impossible_split(refused, rows, tiny_bert):
     assert "split: String should match" in refused("demo", "--data", rows, "--split", "1-1")
 
 
+def test_more_tokens_than_positions(refused, rows, tiny_bert):
+    line = refused("demo", "--data", rows, "--clients", 2, "--edges", 1, "--model", tiny_bert, "--max-tokens", 33)
+    assert "model.max_tokens 33: the model has 32 positions; lower it" in line
+
+
 def test_more_edges_than_clients(refused):
     assert "3 edges are more than 2 clients" in refused("demo", "--clients", 2, "--edges", 3)
 

@@ -338,3 +338,28 @@ def edit(source: Path, folder: Path, change: Any) -> None:
 def assert_one_line(error: ElsaError) -> None:
     assert "\n" not in str(error)
     assert ";" in str(error), "the error does not say what to do"
+
+
+LONGEST = {"roberta": 30} | dict.fromkeys(("bert", "distilbert", "gpt2"), 32)
+
+
+@pytest.mark.parametrize("family", LONGEST)
+def test_rows_longer_than_the_positions_are_refused_and_those_that_fit_run(
+    make_folder: MakeFolder, family: str
+) -> None:
+    checkpoint = Checkpoint.open(str(make_folder(family, "classification")))
+    checkpoint.check_length(LONGEST[family], "classification", LABELS)
+    client = Segment.client(checkpoint, SPLIT, task="classification", num_labels=LABELS)
+    batch = batch_of([LONGEST[family]], client.config.pad_token_id, "classification")
+    client.bottom(batch.input_ids, batch.attention_mask, split=SPLIT)
+    too_many = LONGEST[family] + 1
+    said = f"model.max_tokens {too_many}: the model has {LONGEST[family]} positions; lower it"
+    with pytest.raises(ModelError, match=said):
+        checkpoint.check_length(too_many, "classification", LABELS)
+    batch = batch_of([too_many], client.config.pad_token_id, "classification")
+    with pytest.raises((IndexError, RuntimeError)):  # what the check keeps from happening
+        client.bottom(batch.input_ids, batch.attention_mask, split=SPLIT)
+
+
+def test_a_family_of_rotary_positions_has_no_longest_row(make_folder: MakeFolder) -> None:
+    Checkpoint.open(str(make_folder("llama", "causal-lm"))).check_length(100_000, "causal-lm")
