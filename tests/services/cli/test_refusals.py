@@ -71,8 +71,8 @@ def test_impossible_split(refused, rows, tiny_bert):
 
 
 def test_more_tokens_than_positions(refused, rows, tiny_bert):
-    line = refused("demo", "--data", rows, "--clients", 2, "--edges", 1, "--model", tiny_bert, "--max-tokens", 33)
-    assert "model.max_tokens 33: the model has 32 positions; lower it" in line
+    line = refused("demo", "--data", rows, "--clients", 2, "--edges", 1, "--model", tiny_bert, "--max-tokens", 129)
+    assert "model.max_tokens 129: the model has 128 positions; lower it" in line
 
 
 def test_more_edges_than_clients(refused):
