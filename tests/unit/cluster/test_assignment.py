@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa.cluster.assignment import assign
+from elsa.cluster.assignment import assign, check_room
 from elsa.errors import CapacityError
 
 EDGES = ("edge-1", "edge-2", "edge-3")
@@ -29,9 +29,11 @@ def best_by_trying_all(latencies, rooms):
 def test_total_latency_is_the_least_and_found_whenever_there_is_one(latencies, rooms):
     best = best_by_trying_all(latencies, rooms)
     if best is None:
-        with pytest.raises(CapacityError, match=r"^client-\d: "):
-            assign(latencies, rooms)
+        for judge in (assign, check_room):
+            with pytest.raises(CapacityError, match=r"^client-\d: "):
+                judge(latencies, rooms)
         return
+    check_room(latencies, rooms)
     edges = assign(latencies, rooms)
     assert edges.keys() == latencies.keys()
     assert all(list(edges.values()).count(edge) <= rooms[edge] for edge in EDGES)
@@ -71,3 +73,7 @@ def test_infinite_latency_is_out_of_reach():
 
 def test_no_clients_need_no_edges():
     assert assign({}, {}) == {}
+
+
+def test_room_beyond_the_number_of_clients_costs_nothing():
+    assert assign({"client-1": {"edge-1": 1.0}}, {"edge-1": 2**31 - 1, "edge-2": 0}) == {"client-1": "edge-1"}
