@@ -365,7 +365,7 @@ class JoinRunRequest(_message.Message):
     node_id: _builtins.str
     """The edge or client, by its registered name. Must be the caller's own."""
     refusal: _builtins.str
-    """The node does not take part, and why."""
+    """The node does not take part, or not any longer, and why, in at most 500 characters."""
     @_builtins.property
     def client(self) -> Global___ClientOffer:
         """A client takes part."""

@@ -98,7 +98,14 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def JoinRun(self, request, context):
-        """Takes part in a run, or says why not. Said again, it replaces what was said, until the run trains.
+        """Takes part in a run, or says why not. While the run enrolls, a later answer replaces an earlier one. From then on
+        a refusal alone is taken, whatever the state of a run that has not ended: the member leaves the run with that
+        reason. Its edge's next assignment is without it and nobody waits for it any more; the clients of an edge that
+        leaves are left out with it; a run whose rounds are not all made and in which no edge has clients any more fails
+        with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
+        unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
+        answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
+        not of the node's role or out of bounds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,15 @@ class FleetServiceStub:
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.HeartbeatRequest, _fleet_pb2.HeartbeatResponse]
     """Says that a node is alive and how far it is. NOT_FOUND asks it to register again."""
     JoinRun: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.JoinRunRequest, _fleet_pb2.JoinRunResponse]
-    """Takes part in a run, or says why not. Said again, it replaces what was said, until the run trains."""
+    """Takes part in a run, or says why not. While the run enrolls, a later answer replaces an earlier one. From then on
+    a refusal alone is taken, whatever the state of a run that has not ended: the member leaves the run with that
+    reason. Its edge's next assignment is without it and nobody waits for it any more; the clients of an edge that
+    leaves are left out with it; a run whose rounds are not all made and in which no edge has clients any more fails
+    with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
+    unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
+    answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
+    not of the node's role or out of bounds.
+    """
     WatchAssignment: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchAssignmentRequest, _fleet_pb2.WatchAssignmentResponse]
     """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
     so that a node that missed some misses nothing.
@@ -62,7 +70,15 @@ class FleetServiceAsyncStub(FleetServiceStub):
     Heartbeat: _aio.UnaryUnaryMultiCallable[_fleet_pb2.HeartbeatRequest, _fleet_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Says that a node is alive and how far it is. NOT_FOUND asks it to register again."""
     JoinRun: _aio.UnaryUnaryMultiCallable[_fleet_pb2.JoinRunRequest, _fleet_pb2.JoinRunResponse]  # type: ignore[assignment]
-    """Takes part in a run, or says why not. Said again, it replaces what was said, until the run trains."""
+    """Takes part in a run, or says why not. While the run enrolls, a later answer replaces an earlier one. From then on
+    a refusal alone is taken, whatever the state of a run that has not ended: the member leaves the run with that
+    reason. Its edge's next assignment is without it and nobody waits for it any more; the clients of an edge that
+    leaves are left out with it; a run whose rounds are not all made and in which no edge has clients any more fails
+    with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
+    unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
+    answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
+    not of the node's role or out of bounds.
+    """
     WatchAssignment: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchAssignmentRequest, _fleet_pb2.WatchAssignmentResponse]  # type: ignore[assignment]
     """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
     so that a node that missed some misses nothing.
@@ -105,7 +121,15 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.JoinRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.JoinRunResponse, _abc.Awaitable[_fleet_pb2.JoinRunResponse]]:
-        """Takes part in a run, or says why not. Said again, it replaces what was said, until the run trains."""
+        """Takes part in a run, or says why not. While the run enrolls, a later answer replaces an earlier one. From then on
+        a refusal alone is taken, whatever the state of a run that has not ended: the member leaves the run with that
+        reason. Its edge's next assignment is without it and nobody waits for it any more; the clients of an edge that
+        leaves are left out with it; a run whose rounds are not all made and in which no edge has clients any more fails
+        with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
+        unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
+        answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
+        not of the node's role or out of bounds.
+        """
 
     @_abc_1.abstractmethod
     def WatchAssignment(

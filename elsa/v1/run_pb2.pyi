@@ -56,7 +56,7 @@ class Run(_message.Message):
     """Unix seconds of the submission."""
     @_builtins.property
     def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Clients that take part."""
+        """Clients that take part; those that left are not among them."""
 
     @_builtins.property
     def edge_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -312,7 +312,7 @@ Global___StateChanged: _TypeAlias = StateChanged  # noqa: Y015
 
 @_typing.final
 class NodeJoined(_message.Message):
-    """A node answered the offer."""
+    """A node answered the offer, or a member left."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -324,7 +324,7 @@ class NodeJoined(_message.Message):
     detail: _builtins.str
     """What it brings, or why it does not come, on one line."""
     accepted: _builtins.bool
-    """True if it takes part."""
+    """True if it takes part; false if it refused, left, or was left out because its edge left."""
     def __init__(
         self,
         *,

@@ -54,6 +54,13 @@ def after_enrolling(
     return GO if initial and _enough(fleet, joined) and (expired or not thinking) else WAIT
 
 
+def with_room(fleet: FleetSpec, fault: str, *, waited_s: float) -> Verdict:
+    """Go on where all clients find an edge; where not, `fault` says why, and more edges or links may yet come."""
+    if not fault:
+        return GO
+    return Verdict(failure=fault) if waited_s >= fleet.enroll_timeout_s else WAIT
+
+
 def _takes_part(member: Member, alive: Collection[str]) -> bool:
     return member.answer is Answer.JOINED and member.node_id in alive
 

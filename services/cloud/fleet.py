@@ -26,7 +26,7 @@ class Fleet:
         self._store = store
         self._max_nodes = max_nodes
         self._clock = clock
-        self._begin = clock()
+        self.begin_unix_s = clock()
         self._heard: dict[str, float] = {}
 
     def register_edge(self, edge_id: str, address: str, capacity: int) -> None:
@@ -55,7 +55,7 @@ class Fleet:
 
     def silent_s(self, node_id: str) -> float:
         """Seconds since a registered node was heard."""
-        return self._clock() - self._heard.get(node_id, self._begin)
+        return self._clock() - self._heard.get(node_id, self.begin_unix_s)
 
     def _register(self, node: Node) -> None:
         if not _NAME.fullmatch(node.node_id):

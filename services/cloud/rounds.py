@@ -17,9 +17,12 @@ def working_edges(members: Sequence[Member]) -> tuple[str, ...]:
 def closing(
     rounds: RoundsSpec, version: int, edges: Collection[str], delivered: Collection[str], open_s: float
 ) -> Verdict:
-    """Whether the round that makes `version` closes: at its quorum, or at its deadline with what has come."""
+    """Whether the round that makes `version` closes: at its quorum, or at its deadline with what has come.
+
+    An edge that delivered and then left counts in the round, but not towards the quorum of `edges`.
+    """
     quorum = math.ceil(rounds.quorum * len(edges) - 1e-9)
-    if delivered and (len(delivered) >= quorum or open_s >= rounds.deadline_s):
+    if delivered and (len(set(delivered) & set(edges)) >= quorum or open_s >= rounds.deadline_s):
         return GO
     if open_s >= rounds.deadline_s:
         return Verdict(

@@ -17,8 +17,9 @@ from services.cloud.changes import Changes
 from services.cloud.engine import Engine
 from services.cloud.events import EvaluationReported, Metrics, NodeJoined, StateChanged
 from services.cloud.fleet import MOST, check_number, known_node
+from services.cloud.leaving import LEAVABLE, leave
 from services.cloud.lifecycle import RunState
-from services.cloud.offers import Reply, answered, summary
+from services.cloud.offers import Refusal, Reply, answered, summary
 from services.cloud.records import Answer, Evaluation, Member, Role, Round, Run
 from services.cloud.rounds import total, totals
 from services.cloud.store import Store, Transaction
@@ -105,6 +106,8 @@ class Runs:
     def join(self, run_id: str, node_id: str, reply: Reply) -> None:
         """Take a node's answer to the offer of a run; a later one replaces it until the run has its members.
 
+        From then on a refusal means that a member leaves, with its reason.
+
         Raises:
             NotFoundError: an unknown run or node.
             PermissionDeniedError: a run that was not offered to this node.
@@ -115,16 +118,14 @@ class Runs:
             run, before = transaction.run(run_id), member_of(transaction, run_id, node_id)
             if run.state.ended:
                 raise RoundGivenUpError(f"run {run_id} has ended ({run.state})")
-            if run.state is not RunState.ENROLLING:
+            if run.state is RunState.ENROLLING:
+                _answer(transaction, before, reply, self._clock())
+            elif run.state in LEAVABLE and isinstance(reply, Refusal):
+                leave(transaction, before, reply, self._clock())
+            else:
                 raise StaleRoundError(f"run {run_id} is {run.state} and takes no more answers; wait for the next")
-            member = answered(before, reply)
-            if member != before:
-                transaction.put(member)
-                accepted = member.answer is Answer.JOINED
-                event = NodeJoined(node_id=node_id, detail=summary(member), accepted=accepted)
-                transaction.append(run_id, event, self._clock())
         self._changes.notify(("events", run_id), ("node", node_id))
-        if member.role is Role.EDGE:
+        if before.role is Role.EDGE or run.state is not RunState.ENROLLING:
             self._engine.announce(run_id)
         self._engine.kick(run_id)
 
@@ -169,6 +170,14 @@ def member_of(transaction: Transaction, run_id: str, node_id: str) -> Member:
     if member is None:
         raise PermissionDeniedError(f"run {run_id} was not offered to {node_id}")
     return member
+
+
+def _answer(transaction: Transaction, before: Member, reply: Reply, now: float) -> None:
+    member = answered(before, reply)
+    if member != before:
+        transaction.put(member)
+        event = NodeJoined(node_id=member.node_id, detail=summary(member), accepted=member.answer is Answer.JOINED)
+        transaction.append(member.run_id, event, now)
 
 
 def _view(transaction: Transaction, run: Run) -> RunView:

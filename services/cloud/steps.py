@@ -8,14 +8,16 @@ import asyncio
 from dataclasses import replace
 
 from elsa.aggregate.fedavg import fedavg
-from elsa.cluster.assignment import assign
+from elsa.cluster.assignment import assign, check_room
+from elsa.errors import CapacityError
 from elsa.spec import RunSpec
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from services.cloud.blobs import Blobs
-from services.cloud.enrolment import Verdict, after_enrolling, after_pending, fits
+from services.cloud.enrolment import Verdict, after_enrolling, after_pending, fits, with_room
 from services.cloud.events import ClientAssigned, RoundClosed
 from services.cloud.export import Exports
 from services.cloud.fleet import Fleet
+from services.cloud.leaving import nobody_left
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Evaluation, Member, Node, Role, Round, Run, Update
 from services.cloud.rounds import closing, evaluated, working_edges
@@ -23,7 +25,10 @@ from services.cloud.store import Store, Transaction
 
 
 class Steps:
-    """Takes steps; a client silent for `gone_after_s` seconds is not waited for at the end."""
+    """Takes steps; a client silent for `gone_after_s` seconds is not waited for at the end.
+
+    Deadlines count from the cloud's start at the earliest: nobody could deliver while it was down.
+    """
 
     def __init__(self, store: Store, blobs: Blobs, fleet: Fleet, exports: Exports, *, gone_after_s: float) -> None:
         self._store, self._blobs, self._fleet, self._exports = store, blobs, fleet, exports
@@ -36,8 +41,12 @@ class Steps:
             if run.state is RunState.PENDING:
                 return self._pending(transaction, run, now)
             if run.state is RunState.ENROLLING:
-                return self._enrolling(transaction, run, now)
+                offers = self._offer(transaction, run, self._fitting(transaction, RunSpec.from_yaml(run.spec)))
+                if offers:
+                    return True
             members = transaction.all(Member, run_id=run_id)
+        if run.state is RunState.ENROLLING:
+            return await self._enrolling(run, members, now)
         if run.state is RunState.CLUSTERING:
             return await self._cluster(run, members, now)
         if run.state is RunState.TRAINING:
@@ -48,27 +57,37 @@ class Steps:
     def _pending(self, transaction: Transaction, run: Run, now: float) -> bool:
         spec = RunSpec.from_yaml(run.spec)
         fitting = self._fitting(transaction, spec)
-        verdict = after_pending(spec.fleet, fitting, spec.data.name, now - run.created_unix_s)
+        verdict = after_pending(spec.fleet, fitting, spec.data.name, self._age(run.created_unix_s, now))
         if not _moved(transaction, run, RunState.ENROLLING, verdict, now):
             return False
         if verdict.go:
             self._offer(transaction, run, fitting)
         return True
 
-    def _enrolling(self, transaction: Transaction, run: Run, now: float) -> bool:
-        spec = RunSpec.from_yaml(run.spec)
-        if self._offer(transaction, run, self._fitting(transaction, spec)):
-            return True
-        members = transaction.all(Member, run_id=run.run_id)
+    async def _enrolling(self, run: Run, members: list[Member], now: float) -> bool:
+        fleet = RunSpec.from_yaml(run.spec).fleet
         alive = {member.node_id for member in members if self._fleet.is_alive(member.node_id)}
-        waited_s = now - run.created_unix_s
+        waited_s = self._age(run.created_unix_s, now)
         initial = run.version is not None
-        verdict = after_enrolling(spec.fleet, members, alive, initial=initial, waited_s=waited_s)
+        verdict = after_enrolling(fleet, members, alive, initial=initial, waited_s=waited_s)
         if verdict.go:
-            for member in members:
-                if member.answer is Answer.OFFERED or member.node_id not in alive:
-                    transaction.put(replace(member, answer=Answer.LEFT_OUT))
-        return _moved(transaction, run, RunState.CLUSTERING, verdict, now)
+            staying = [member for member in members if member.node_id in alive]
+            fault = await asyncio.to_thread(_room_fault, staying)
+            verdict = with_room(fleet, fault, waited_s=waited_s)
+        with self._store.transaction() as transaction:
+            if not self._is_as_it_was(transaction, run, members):
+                return True
+            if verdict.go:
+                for member in members:
+                    if member.answer is Answer.OFFERED or member.node_id not in alive:
+                        transaction.put(replace(member, answer=Answer.LEFT_OUT))
+            return _moved(transaction, run, RunState.CLUSTERING, verdict, now)
+
+    def _age(self, begin_unix_s: float, now: float) -> float:
+        return now - max(begin_unix_s, self._fleet.begin_unix_s)
+
+    def _is_as_it_was(self, transaction: Transaction, run: Run, members: list[Member]) -> bool:
+        return transaction.run(run.run_id) == run and transaction.all(Member, run_id=run.run_id) == members
 
     def _fitting(self, transaction: Transaction, spec: RunSpec) -> list[Node]:
         nodes = transaction.all(Node)
@@ -83,16 +102,11 @@ class Steps:
         return bool(new)
 
     async def _cluster(self, run: Run, members: list[Member], now: float) -> bool:
-        joined = [member for member in members if member.answer is Answer.JOINED]
-        rooms = {member.node_id: member.room for member in joined if member.role is Role.EDGE}
-        clients = {member.node_id: member for member in joined if member.role is Role.CLIENT}
-        latencies = {
-            name: {link.edge_id: link.latency_ms for link in client.links} for name, client in clients.items()
-        }
-        edges = await asyncio.to_thread(assign, latencies, rooms)
+        edges = await asyncio.to_thread(assign, *_latencies_and_rooms(members))
+        clients = {member.node_id: member for member in members}
         spec = RunSpec.from_yaml(run.spec)
         with self._store.transaction() as transaction:
-            if transaction.run(run.run_id) != run:
+            if not self._is_as_it_was(transaction, run, members):
                 return True
             for name in sorted(edges):
                 _give(transaction, clients[name], edges[name], spec, now)
@@ -101,13 +115,14 @@ class Steps:
         return True
 
     async def _round(self, run: Run, members: list[Member], now: float) -> bool:
-        assert run.version is not None
         spec, edges = RunSpec.from_yaml(run.spec).rounds, working_edges(members)
         with self._store.transaction() as transaction:
-            opened = transaction.all(Round, run_id=run.run_id, version=run.version + 1)[0]
+            if not edges:
+                return _moved(transaction, run, RunState.TRAINING, Verdict(failure=nobody_left(members)), now)
+            opened = transaction.all(Round, run_id=run.run_id, version=(run.version or 0) + 1)[0]
             updates = transaction.all(Update, run_id=run.run_id, version=run.version)
             delivered = [update.edge_id for update in updates]
-            verdict = closing(spec, opened.version, edges, delivered, now - opened.opened_unix_s)
+            verdict = closing(spec, opened.version, edges, delivered, self._age(opened.opened_unix_s, now))
             if not verdict.go:
                 return _moved(transaction, run, RunState.TRAINING, verdict, now)
         sha256, size = await asyncio.to_thread(self._aggregate, updates)
@@ -132,13 +147,30 @@ class Steps:
             last = transaction.all(Round, run_id=run.run_id, version=run.version)[0]
             reports = transaction.all(Evaluation, run_id=run.run_id, version=run.version)
         reported = [report.client_id for report in reports]
-        if not evaluated(spec, clients, reported, gone, now - (last.closed_unix_s or now)):
+        if not evaluated(spec, clients, reported, gone, self._age(last.closed_unix_s or now, now)):
             return False
         await asyncio.to_thread(self._exports.write, run, last)
         with self._store.transaction() as transaction:
             if transaction.run(run.run_id) == run:
                 transaction.move(run, RunState.COMPLETED, now)
         return True
+
+
+def _latencies_and_rooms(members: list[Member]) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
+    """What an assignment is made of: the links of the clients that joined, the room of the edges that joined."""
+    joined = [member for member in members if member.answer is Answer.JOINED]
+    clients = [member for member in joined if member.role is Role.CLIENT]
+    latencies = {client.node_id: {link.edge_id: link.latency_ms for link in client.links} for client in clients}
+    return latencies, {member.node_id: member.room for member in joined if member.role is Role.EDGE}
+
+
+def _room_fault(members: list[Member]) -> str:
+    """Why not every client that joined finds an edge, empty if each does."""
+    try:
+        check_room(*_latencies_and_rooms(members))
+    except CapacityError as error:
+        return str(error)
+    return ""
 
 
 def _moved(transaction: Transaction, run: Run, state: RunState, verdict: Verdict, now: float) -> bool:

@@ -92,12 +92,19 @@ class Site:
     async def get(self, run):
         return (await self.runs.GetRun(run_pb2.GetRunRequest(run_id=run))).run
 
-    async def join(self, run, node, room=2, near="edge-1"):
+    async def wait_for_offer(self, run, node):
+        call = self.fleet.WatchAssignment(fleet_pb2.WatchAssignmentRequest(node_id=node), timeout=30)
+        async for message in call:
+            if any(assignment.run_id == run for assignment in message.assignments):
+                break
+        call.cancel()
+
+    async def join(self, run, node, room=2, near="edge-1", edges=EDGES):
         request = fleet_pb2.JoinRunRequest(run_id=run, node_id=node)
         if node.startswith("edge"):
             request.edge.room = room
         else:
-            links = [fleet_pb2.LinkReport(edge_id=edge, latency_ms=1 if edge == near else 20) for edge in EDGES]
+            links = [fleet_pb2.LinkReport(edge_id=edge, latency_ms=1 if edge == near else 20) for edge in edges]
             offer = fleet_pb2.ClientOffer(train_rows=10, heldout_rows=3, links=links)
             request.client.CopyFrom(offer)
         await self.fleet.JoinRun(request)

@@ -110,7 +110,7 @@ async def test_first_adapters_must_be_the_same(tmp_path):
 
 
 @run_async
-async def test_too_little_room_fails_the_run_and_names_a_client(tmp_path):
+async def test_too_little_room_is_waited_out_and_then_fails_the_run_and_names_a_client(tmp_path):
     async with site(tmp_path) as at:
         await at.register()
         run = await at.submit()
@@ -120,8 +120,53 @@ async def test_too_little_room_fails_the_run_and_names_a_client(tmp_path):
             await at.join(run, edge, room=1)
         for client in CLIENTS:
             await at.join(run, client)
+        await _settled(at, run)
+        assert (await at.get(run)).state == ENROLLING
+        at.later(301)
         reason = (await at.reach(run, FAILED)).state_changed.reason
         assert reason.startswith("client-") and "edge-1 1/1, edge-2 1/1" in reason
+
+
+@run_async
+async def test_edge_that_comes_late_makes_room(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for edge in EDGES:
+            await at.join(run, edge, room=1)
+        for client in CLIENTS:
+            await at.join(run, client)
+        await _settled(at, run)
+        await at.register(edges=(*EDGES, "edge-3"), clients=())
+        await at.wait_for_offer(run, "edge-3")
+        await at.join(run, "edge-3")
+        for client in CLIENTS[:2]:
+            await at.join(run, client, near="edge-3", edges=("edge-3",))
+        await at.reach(run, TRAINING)
+        given = [event async for event in _assigned(at, run)]
+        assert [one.edge_id for one in given if one.client_id in CLIENTS[:2]] == ["edge-3", "edge-3"]
+
+
+async def _settled(at, run):
+    """Back when the cloud has drawn the consequences of all that it was told."""
+    await at.cloud.engine.advance(run, at.clock())
+
+
+@run_async
+async def test_time_in_which_the_cloud_was_down_does_not_count_for_enrolment(tmp_path):
+    clock = Clock()
+    async with site(tmp_path, clock) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+    clock.now += 1000
+    async with site(tmp_path, clock) as at:
+        await _settled(at, run)
+        assert (await at.get(run)).state == ENROLLING
+        at.later(301)
+        await at.reach(run, FAILED)
 
 
 @run_async

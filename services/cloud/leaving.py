@@ -1,0 +1,45 @@
+"""A member that leaves a run which has begun: what becomes of it, and of the clients of an edge."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from services.cloud.events import NodeJoined
+from services.cloud.lifecycle import RunState
+from services.cloud.offers import Refusal, answered
+from services.cloud.records import Answer, Member, Role
+from services.cloud.store import Transaction
+
+LEAVABLE = frozenset({RunState.WARMUP, RunState.CLUSTERING, RunState.TRAINING})
+"""States in which a refusal means that a member leaves."""
+
+_SHOWN = 8
+
+
+def leave(transaction: Transaction, member: Member, refusal: Refusal, now: float) -> None:
+    """Take a member out of its run, with its event; an edge takes its clients along.
+
+    Nothing happens to a member that is out already, so that the same refusal may come twice.
+    """
+    if member.answer is not Answer.JOINED:
+        return
+    out = answered(member, refusal)
+    _put(transaction, out, now)
+    if member.role is Role.EDGE:
+        for client in transaction.all(Member, run_id=member.run_id, edge_id=member.node_id):
+            detail = f"its edge {member.node_id} left: {out.detail}"
+            _put(transaction, replace(client, answer=Answer.LEFT_OUT, edge_id=None, detail=detail), now)
+
+
+def nobody_left(members: Sequence[Member]) -> str:
+    """Why no edge has clients any more, on one line: what those said who left, edges first."""
+    gone = [member for member in members if member.answer is Answer.REFUSED]
+    gone.sort(key=lambda member: (member.role is not Role.EDGE, member.node_id))
+    said = [f"{member.node_id} left: {member.detail}" for member in gone[:_SHOWN]]
+    more = [f"and {len(gone) - _SHOWN} more"] if len(gone) > _SHOWN else []
+    return "; ".join(["no edge with clients is left", *said, *more, "mend what they name and submit the run again"])
+
+
+def _put(transaction: Transaction, member: Member, now: float) -> None:
+    transaction.put(member)
+    event = NodeJoined(node_id=member.node_id, detail=member.detail, accepted=False)
+    transaction.append(member.run_id, event, now)
