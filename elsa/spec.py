@@ -5,19 +5,37 @@ site owner's business and stands in the client's settings. `Split` is the cut of
 of blocks; `SplitSpec` is what a person writes, before that number is known.
 """
 
+import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from elsa.errors import SpecError, SplitError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Task = Literal["classification", "causal-lm"]
 CodecName = Literal["none", "bf16"]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
+Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4096)]
+Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Model = TypeVar("Model", bound=BaseModel)
+
+MONTH_S = 30 * 24 * 3600.0
+MOST_LABELS = 100_000
+MOST_FAULTS = 5
+"""How many faults of one spec are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +72,13 @@ class Split:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSpec(_Part):
     """Which model, and for what task."""
 
-    source: str = Field("minilm", min_length=1, description="'minilm' (packaged), a local folder, or a hub name")
+    source: Text = Field("minilm", description="'minilm' (packaged), a local folder, or a hub name")
     task: Task = "classification"
     max_tokens: int = Field(128, ge=2, le=131072, description="longer rows are cut or dropped, and counted")
 
@@ -69,21 +87,31 @@ class DataSpec(_Part):
     """Which columns of a site's data set mean what. Rows never leave the site."""
 
     name: Name = Field("default", description="the data set's name in the clients' settings")
-    text: str = Field("text", description="column of the text (classification)")
-    pair: str | None = Field(None, description="column of the second text of a pair (classification)")
-    label: str = Field("label", description="column of the label (classification)")
-    labels: tuple[str, ...] = Field((), description="all label names, in order of their numbers")
-    prompt: str | None = Field(None, description="column of the prompt (causal-lm); its tokens carry no loss")
-    response: str | None = Field(None, description="column of the response (causal-lm)")
+    text: Column = Field("text", description="column of the text (classification)")
+    pair: Column | None = Field(None, description="column of the second text of a pair (classification)")
+    label: Column = Field("label", description="column of the label (classification)")
+    labels: tuple[Label, ...] = Field(
+        (), max_length=MOST_LABELS, description="all label names, in order of their numbers"
+    )
+    prompt: Column | None = Field(None, description="column of the prompt (causal-lm); its tokens carry no loss")
+    response: Column | None = Field(None, description="column of the response (causal-lm)")
     holdout: float = Field(0.2, gt=0, lt=1, description="share of a client's rows kept back for evaluation")
     long_rows: Literal["cut", "drop"] = Field("cut", description="what happens to rows over max_tokens")
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
+        twice = next((label for label, times in Counter(labels).items() if times > 1), None)
+        if twice is not None:
+            raise ValueError(f"{reprlib.repr(twice)} is named twice; name each label once")
+        return labels
 
 
 class SplitSpec(_Part):
     """How many blocks the client keeps at each end; the edge runs the rest."""
 
-    bottom: int = Field(1, ge=1)
-    top: int = Field(1, ge=0)
+    bottom: int = Field(1, ge=1, le=10_000)
+    top: int = Field(1, ge=0, le=10_000)
 
     def of(self, blocks: int) -> Split:
         """The split of a model of `blocks` blocks. Raises SplitError if nothing is left for the trunk."""
@@ -99,27 +127,32 @@ class LoraSpec(_Part):
     """The adapter that is trained (LoRA, arXiv 2106.09685)."""
 
     rank: int = Field(8, ge=1, le=1024)
-    alpha: float = Field(16.0, gt=0)
-    targets: tuple[str, ...] = Field((), description="module names; empty: query and value projections")
+    alpha: float = Field(16.0, gt=0, le=1e6)
+    targets: tuple[Column, ...] = Field(
+        (), max_length=64, description="module names; empty: query and value projections"
+    )
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerSpec(_Part):
     """AdamW, the same on both sides of the cut, so that a split step equals an unsplit one."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0, le=10)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    epsilon: float = Field(1e-8, gt=0, le=1)
 
 
 class TrainingSpec(_Part):
     """How long and in what portions clients train."""
 
-    rounds: int = Field(3, ge=1, description="global rounds")
-    edge_rounds: int = Field(2, ge=1, description="edge rounds in a global round")
-    local_steps: int = Field(20, ge=1, description="optimizer steps of a client in an edge round")
-    batch: int = Field(16, ge=1, description="rows in an optimizer step")
-    micro_batches: int = Field(1, ge=1, description="parts of a batch; their gradients are summed")
+    rounds: int = Field(3, ge=1, le=10_000, description="global rounds")
+    edge_rounds: int = Field(2, ge=1, le=1_000, description="edge rounds in a global round")
+    local_steps: int = Field(20, ge=1, le=100_000, description="optimizer steps of a client in an edge round")
+    batch: int = Field(16, ge=1, le=100_000, description="rows in an optimizer step")
+    micro_batches: int = Field(1, ge=1, le=100_000, description="parts of a batch; their gradients are summed")
     window: int = Field(2, ge=1, le=16, description="micro-batches in flight at once")
     dropout: bool = Field(False, description="use the model's own dropout while training")
     optimizer: OptimizerSpec = OptimizerSpec()
@@ -143,16 +176,18 @@ class CodecsSpec(_Part):
 class FleetSpec(_Part):
     """Who must be there before a run starts."""
 
-    min_clients: int = Field(1, ge=1)
-    min_edges: int = Field(1, ge=1)
-    enroll_timeout_s: float = Field(300.0, gt=0, description="a run without its minimum by then fails")
+    min_clients: int = Field(1, ge=1, le=100_000)
+    min_edges: int = Field(1, ge=1, le=100_000)
+    enroll_timeout_s: float = Field(300.0, gt=0, le=MONTH_S, description="a run without its minimum by then fails")
 
 
 class RoundsSpec(_Part):
     """When a round, of an edge or of the cloud, is closed."""
 
     quorum: float = Field(1.0, gt=0, le=1, description="share of members whose updates close the round at once")
-    deadline_s: float = Field(600.0, gt=0, description="the round closes then with what has come; with none, fails")
+    deadline_s: float = Field(
+        600.0, gt=0, le=MONTH_S, description="the round closes then with what has come; with none, fails"
+    )
 
 
 class RunSpec(_Part):
@@ -163,7 +198,9 @@ class RunSpec(_Part):
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
-    splits: Mapping[Name, SplitSpec] = Field({}, description="clients whose split differs, by name")
+    splits: Mapping[Name, SplitSpec] = Field(
+        {}, max_length=10_000, description="clients whose split differs, by name"
+    )
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
     codecs: CodecsSpec = CodecsSpec()
@@ -172,7 +209,7 @@ class RunSpec(_Part):
 
     @model_validator(mode="after")
     def _task_has_its_columns(self) -> Self:
-        if self.model.task == "classification" and len(set(self.data.labels)) < 2:
+        if self.model.task == "classification" and len(self.data.labels) < 2:
             raise ValueError("data.labels needs at least two different label names for classification")
         if self.model.task == "causal-lm" and (self.data.prompt is None) != (self.data.response is None):
             raise ValueError("data.prompt and data.response go together; for plain text give neither")
@@ -206,10 +243,12 @@ def parse(model: type[Model], raw: Any, origin: str) -> Model:
 
 def describe(error: ValidationError) -> str:
     """A pydantic error on one line: `field: what is wrong (got value)`, joined by semicolons."""
-    lines = []
-    for item in error.errors(include_url=False):
-        field = ".".join(str(part) for part in item["loc"]) or "the whole"
-        got = "" if item["type"] in ("missing", "value_error") else f" (got {item['input']!r})"
+    lines, faults = [], error.errors(include_url=False)
+    for item in faults[:MOST_FAULTS]:
+        field = ".".join(f"{part!s:.80}" for part in item["loc"]) or "the whole"
+        got = "" if item["type"] in ("missing", "value_error") else f" (got {reprlib.repr(item['input']):.100})"
         hint = "unknown field; check its spelling" if item["type"] == "extra_forbidden" else item["msg"]
-        lines.append(f"{field}: {hint}{got}")
+        lines.append(" ".join(f"{field}: {hint}{got}".split()))
+    if len(faults) > MOST_FAULTS:
+        lines.append(f"and {len(faults) - MOST_FAULTS} more")
     return "; ".join(lines)

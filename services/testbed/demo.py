@@ -106,7 +106,8 @@ def prepare(settings: DemoSettings) -> Prepared:
 def _labels(settings: DemoSettings, rows: Sequence[Row]) -> tuple[str, ...]:
     if settings.labels:
         return tuple(label.strip() for label in settings.labels.split(",") if label.strip())
-    found = sorted({str(row[settings.label]) for row in rows if settings.label in row})
+    cells = {str(row[settings.label]).strip() for row in rows if settings.label in row}
+    found = sorted(cells - {""})
     if not found:
         columns = ", ".join(map(repr, rows[0])) if rows else "none"
         raise DataError(
