@@ -1,12 +1,14 @@
 """An operator's link to the cloud: submit, look, watch, cancel and export runs, waiting for a cloud that is away."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from elsa.errors import DrainingError, NotFoundError, UnreachableError
+from elsa.errors import DrainingError, MalformedError, NotFoundError, UnreachableError
 from elsa.v1 import run_pb2 as pb
 from elsa.v1.run_pb2_grpc import RunServiceStub
 from services.cli.folder import receive_folder
@@ -18,6 +20,7 @@ Result = TypeVar("Result")
 
 CALL_TIMEOUT_S = 10.0
 EXPORT_TIMEOUT_S = 600.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
 class Operator:
@@ -26,9 +29,10 @@ class Operator:
     Calls raise the errors of `elsa.errors`; UnreachableError once patience is used up.
     """
 
-    def __init__(self, address: str, patience_s: float) -> None:
+    def __init__(self, address: str, patience_s: float, *, sleep: Callable[[float], object] = time.sleep) -> None:
         self.peer = f"cloud {address}"
         self._patience_s = patience_s
+        self._sleep = sleep
         self._channel = connect(address)
         self._closed = False
         self._runs = RunServiceStub(self._channel)
@@ -44,8 +48,8 @@ class Operator:
 
     def list(self) -> Sequence[pb.Run]:
         """All runs, newest first."""
-        answer = self._patiently(lambda: self._runs.ListRuns(pb.ListRunsRequest(), timeout=CALL_TIMEOUT_S))
-        return tuple(answer.runs)
+        request = pb.ListRunsRequest()
+        return tuple(self._patiently(lambda: self._runs.ListRuns(request, timeout=CALL_TIMEOUT_S)).runs)
 
     def get(self, run_id: str) -> pb.Run:
         """One run by its id."""
@@ -54,10 +58,10 @@ class Operator:
 
     def resolve(self, prefix: str) -> str:
         """The id of the one run whose id begins so. Raises NotFoundError if there is none, or more than one."""
+        with suppress(NotFoundError, MalformedError):  # a few characters may be no id at all
+            return self.get(prefix).run_id
         ids = [run.run_id for run in self.list()]
         fitting = [run_id for run_id in ids if run_id.startswith(prefix)]
-        if prefix in ids:
-            return prefix
         if len(fitting) == 1 and prefix:
             return fitting[0]
         if fitting:
@@ -67,24 +71,26 @@ class Operator:
 
     def submit(self, spec: str) -> str:
         """Make a run of a specification in YAML; its id. It is sent once, after the cloud has answered."""
-        self.list()
+        with suppress(NotFoundError, MalformedError):
+            self.get("")
         with translated(self.peer):
             return str(self._runs.SubmitRun(pb.SubmitRunRequest(spec=spec), timeout=CALL_TIMEOUT_S).run_id)
 
     def cancel(self, run_id: str) -> None:
         """End a run. Raises StaleRoundError if it has ended."""
+        self.get(run_id)  # waits for a cloud that is away; the call itself is made once
         with translated(self.peer):
             self._runs.CancelRun(pb.CancelRunRequest(run_id=run_id), timeout=CALL_TIMEOUT_S)
 
     def watch(self, run_id: str) -> Iterator[pb.RunEvent]:
         """A run's events from its first one on, until it has ended; goes on where it was after a cloud's restart."""
-        after = 0
+        after, pause = 0, FIRST_PAUSE_S
         while True:
             stream = self._runs.WatchRun(pb.WatchRunRequest(run_id=run_id, after=after))
             try:
                 with translated(self.peer):
                     for message in stream:
-                        after = message.event.sequence or after
+                        after, pause = message.event.sequence or after, FIRST_PAUSE_S
                         yield message.event
                 return
             except (UnreachableError, DrainingError) as error:
@@ -92,14 +98,15 @@ class Operator:
                     return
                 log.warning("lost %s: %s", self.peer, error)
                 self.get(run_id)
+                self._sleep(pause)  # the cloud may answer and yet end every stream
+                pause = min(2 * pause, LONGEST_PAUSE_S)
             finally:
                 stream.cancel()  # type: ignore[no-untyped-call]
 
     def export(self, run_id: str, folder: Path, version: int | None = None) -> None:
         """Write a version's PEFT folder (the newest when None), whole or not at all. Raises as `receive_folder`."""
         request = pb.ExportAdapterRequest(run_id=run_id, version=version)
-        with translated(self.peer):
-            receive_folder(self._runs.ExportAdapter(request, timeout=EXPORT_TIMEOUT_S), folder)
+        self._patiently(lambda: receive_folder(self._runs.ExportAdapter(request, timeout=EXPORT_TIMEOUT_S), folder))
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
         return patiently(call, self.peer, limit_s=self._patience_s)
