@@ -91,7 +91,8 @@ class Board:
     def _nodes_table(self) -> Table:
         table = Table("node", "edge", "does", box=box.SIMPLE_HEAD, pad_edge=False)
         for node in sorted(self._activity):
-            table.add_row(node, self.edge_of.get(node, ""), self._activity[node])
+            cells = (node, self.edge_of.get(node, ""), self._activity[node])
+            table.add_row(*(Text(cell) for cell in cells))  # others' words: no markup
         return table
 
     def _version(self, number: int) -> Version:

@@ -60,13 +60,17 @@ def _print_table(files: Mapping[str, Sequence[Mapping[str, object]]], label: str
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from services.cli.shards import label_shares
 
     shares = {name: label_shares(rows, label) for name, rows in files.items()}
     labels = sorted({name for held in shares.values() for name in held})
     shown = labels[:10]  # more would not fit a terminal
-    table = Table("file", "rows", *shown, *(["…"] if len(labels) > len(shown) else []), box=box.SIMPLE_HEAD)
+    more = ["…"] if len(labels) > len(shown) else []
+    table = Table("file", "rows", box=box.SIMPLE_HEAD)
+    for name in [*shown, *more]:
+        table.add_column(Text(name))  # others' words: no markup
     for name, rows in files.items():
         table.add_row(name, str(len(rows)), *(f"{shares[name].get(one, 0):.2f}" for one in shown))
     Console().print(table)

@@ -74,5 +74,5 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
     table = Table("label", "probability", "text", box=box.SIMPLE_HEAD)
     for row in rows:
-        table.add_row(row["label"], f"{row['probability']:.3f}", Text(row["text"]))
+        table.add_row(Text(row["label"]), f"{row['probability']:.3f}", Text(row["text"]))
     Console().print(table)

@@ -68,6 +68,7 @@ def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from services.cli.events import state_word
 
@@ -79,7 +80,8 @@ def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
         begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created_unix_s))
         members = (str(len(run.client_ids)), str(len(run.edge_ids)))
         table.add_row(
-            run.run_id, run.name, state_word(run.state), f"{run.version}/{run.rounds}", *members, accuracy, begun
+            *(Text(cell) for cell in (run.run_id, run.name, state_word(run.state))),
+            *(f"{run.version}/{run.rounds}", *members, accuracy, begun),
         )
     if runs:
         Console().print(table)

@@ -65,6 +65,21 @@ def test_view_shows_every_node_and_version():
     assert "0.750" in text
 
 
+def test_markup_in_others_words_is_shown_as_it_is():
+    from rich.console import Console
+
+    made = board()
+    said = "no column [/data]: [red]gone[/blue]"
+    made.add(pb.RunEvent(node_joined={"node_id": "c9[/c]", "detail": said, "accepted": False}))
+    made.add(pb.RunEvent(client_assigned={"client_id": "c9[/c]", "edge_id": "e[/e]", "split": "1/1"}))
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(made.render())
+    text = console.export_text()
+    assert said in text
+    assert "c9[/c]" in text
+    assert "e[/e]" in text
+
+
 def test_every_kept_event_is_a_line_and_progress_is_none():
     for event in EVENTS:
         text = line(event)

@@ -39,3 +39,12 @@ def test_rows_of_equal_value_stay_together(elsa, source, tmp_path):
     elsa("data", "partition", source, "--parts", 5, "--by", "site", "--to", tmp_path / "shards")
     sites = [{row["site"] for row in rows} for rows in files_of(tmp_path / "shards").values()]
     assert sorted(map(sorted, sites)) == [["s0"], ["s1"], ["s2"], ["s3"], ["s4"]]
+
+
+def test_labels_that_look_like_markup_are_shown_as_they_are(elsa, tmp_path):
+    path = tmp_path / "marked.jsonl"
+    path.write_text("".join(json.dumps({"text": "t", "label": f"[/{'ab'[n % 2]}]"}) + "\n" for n in range(8)))
+    code, out, err = elsa("data", "partition", path, "--parts", 2, "--to", tmp_path / "shards")
+    assert (code, err) == (0, "")
+    assert "[/a]" in out
+    assert "[/b]" in out

@@ -71,6 +71,14 @@ def test_command_prints_label_and_probability_as_table_or_json(elsa, classifier)
     assert f"{rows[1]['probability']:.3f}" in out
 
 
+def test_labels_and_texts_that_look_like_markup_are_shown_as_they_are(elsa, tmp_path, tiny_bert):
+    adapter_folder(tmp_path / "adapter", tiny_bert, "classification", ("[/a]", "[/b]", "[/c]"))
+    code, out, err = elsa("predict", tmp_path / "adapter", "w1 [/data]")
+    assert (code, err) == (0, "")
+    assert "w1 [/data]" in out
+    assert any(f"[/{label}]" in out for label in "abc")
+
+
 def test_another_base_model_is_refused(classifier, refused, make_folder):
     line = refused("predict", classifier[0], "w1", "--model", make_folder("bert", "bare"))
     assert "does not fit the base model" in line
