@@ -507,7 +507,8 @@ Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 @_typing.final
 class WatchAssignmentResponse(_message.Message):
     """A node's assignments, all of them: runs that it is offered or takes part in and that have not ended. A run that a
-    node works on and that is not here any more has ended.
+    node works on and that is not here any more has ended, or the node has left it. Where all do not go into one message,
+    runs that have yet to begin are left out until there is room, the newest first.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -91,7 +91,7 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListRuns(self, request, context):
-        """Gives all runs, newest first.
+        """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -38,7 +38,7 @@ class RunServiceStub:
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.GetRunResponse]
     """Gives one run. NOT_FOUND if there is none of that id."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
-    """Gives all runs, newest first."""
+    """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.WatchRunResponse]
     """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended."""
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]
@@ -58,7 +58,7 @@ class RunServiceAsyncStub(RunServiceStub):
     GetRun: _aio.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.GetRunResponse]  # type: ignore[assignment]
     """Gives one run. NOT_FOUND if there is none of that id."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
-    """Gives all runs, newest first."""
+    """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave."""
     WatchRun: _aio.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.WatchRunResponse]  # type: ignore[assignment]
     """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended."""
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]  # type: ignore[assignment]
@@ -93,7 +93,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.ListRunsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.ListRunsResponse, _abc.Awaitable[_run_pb2.ListRunsResponse]]:
-        """Gives all runs, newest first."""
+        """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave."""
 
     @_abc_1.abstractmethod
     def WatchRun(

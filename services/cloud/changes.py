@@ -1,6 +1,7 @@
 """Wakes those who wait for something to change, so that nothing polls. For one event loop."""
 
 import asyncio
+from weakref import WeakValueDictionary
 
 from elsa.errors import DrainingError
 
@@ -14,7 +15,7 @@ class Changes:
     """
 
     def __init__(self) -> None:
-        self._events: dict[Key, asyncio.Event] = {}
+        self._events: WeakValueDictionary[Key, asyncio.Event] = WeakValueDictionary()  # gone when nobody waits
         self._closed = False
 
     def next(self, key: Key) -> asyncio.Event:
@@ -22,6 +23,10 @@ class Changes:
         if self._closed:
             raise DrainingError("the cloud is going down; try again in a moment")
         return self._events.setdefault(key, asyncio.Event())
+
+    def __len__(self) -> int:
+        """Keys that someone waits for."""
+        return len(self._events)
 
     def notify(self, *keys: Key) -> None:
         """Wake those who wait for one of `keys`."""

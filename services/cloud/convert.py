@@ -1,17 +1,32 @@
 """Messages that more than one servicer speaks, to and from the cloud's own values."""
 
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from elsa.errors import MalformedError
 from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
+from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.cloud.lifecycle import RunState
 from services.cloud.records import ClientReport, PhaseSeconds
+
+Part = TypeVar("Part", bound=Message)
+_FRAME_BYTES, _SPARE_BYTES = 8, 4096
 
 
 def state_to_proto(state: RunState) -> fleet_pb2.RunState.ValueType:
     """`RunState.PENDING` as `RUN_STATE_PENDING`, and so on."""
     return fleet_pb2.RunState.Value(f"RUN_STATE_{state.name}")
+
+
+def fitting(messages: Sequence[Part]) -> list[Part]:
+    """The first of `messages`, as many as go into one message together; the very first in any case."""
+    ends = itertools.accumulate(message.ByteSize() + _FRAME_BYTES for message in messages)
+    count = sum(end <= MAX_MESSAGE_BYTES - _SPARE_BYTES for end in ends)
+    return list(messages[: max(count, 1)])
 
 
 def reports_to_proto(reports: Iterable[ClientReport]) -> list[adapter_pb2.ClientReport]:

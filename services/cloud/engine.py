@@ -13,7 +13,6 @@ from collections.abc import Callable
 from elsa.errors import ElsaError
 from services.cloud.changes import Changes
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Member
 from services.cloud.steps import Steps
 from services.cloud.store import Store
 
@@ -83,8 +82,8 @@ class Engine:
     def announce(self, run_id: str) -> None:
         """Wake all who wait for something of a run."""
         with self._store.transaction() as transaction:
-            members = transaction.all(Member, run_id=run_id)
-        self._changes.notify(("run", run_id), ("events", run_id), *(("node", member.node_id) for member in members))
+            members = transaction.member_ids(run_id)
+        self._changes.notify(("run", run_id), ("events", run_id), *(("node", node_id) for node_id in members))
 
     async def _drive(self, run_id: str) -> None:
         try:

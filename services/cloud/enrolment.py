@@ -15,6 +15,7 @@ class Verdict:
     failure: str = ""
 
 
+_SHOWN = 20
 WAIT, GO = Verdict(), Verdict(go=True)
 _REMEDY = "start more, or lower fleet.min_clients and fleet.min_edges, or raise fleet.enroll_timeout_s"
 
@@ -76,7 +77,9 @@ def _who_is_missing(fleet: FleetSpec, members: Sequence[Member], alive: Collecti
     needs = [f"{len(there) - edges} of {fleet.min_clients} clients joined"]
     if edges < fleet.min_edges:
         needs.append(f"{edges} of {fleet.min_edges} edges joined")
-    return "; ".join([*needs, *(_why(member, alive) for member in members if member not in there), _REMEDY])
+    out = [member for member in members if not _takes_part(member, alive)]
+    more = [f"and {len(out) - _SHOWN} more"] if len(out) > _SHOWN else []
+    return "; ".join([*needs, *(_why(member, alive) for member in out[:_SHOWN]), *more, _REMEDY])
 
 
 def _why(member: Member, alive: Collection[str]) -> str:
@@ -86,4 +89,5 @@ def _why(member: Member, alive: Collection[str]) -> str:
 
 
 def _count(names: Sequence[str], least: int, noun: str) -> str:
-    return f"{len(names)} of {least} {noun}" + (f" ({', '.join(names)})" if names else "")
+    shown = [*names[:_SHOWN], *(["…"] if len(names) > _SHOWN else [])]
+    return f"{len(names)} of {least} {noun}" + (f" ({', '.join(shown)})" if names else "")

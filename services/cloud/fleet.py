@@ -28,6 +28,8 @@ class Fleet:
         self._clock = clock
         self.begin_unix_s = clock()
         self._heard: dict[str, float] = {}
+        with store.transaction() as transaction:
+            self._known = set(transaction.node_ids())
 
     def register_edge(self, edge_id: str, address: str, capacity: int) -> None:
         """Make an edge known, or known again. Raises MalformedError, CapacityError, PermissionDeniedError."""
@@ -43,8 +45,8 @@ class Fleet:
 
     def heartbeat(self, node_id: str) -> bool:
         """Note that a node is alive; True if it had been silent. Raises NotFoundError if it is unknown."""
-        with self._store.transaction() as transaction:
-            known_node(transaction, node_id)
+        if node_id not in self._known:
+            raise _unknown(node_id)
         back = not self.is_alive(node_id)
         self._heard[node_id] = self._clock()
         return back
@@ -67,9 +69,10 @@ class Fleet:
             known = transaction.get(Node, node_id=node.node_id)
             if known is not None and known.role is not node.role:
                 raise PermissionDeniedError(f"{node.node_id} is registered as {known.role}; choose another name")
-            if known is None and len(transaction.all(Node)) >= self._max_nodes:
+            if known is None and transaction.count(Node) >= self._max_nodes:
                 raise CapacityError(f"the fleet is full with {self._max_nodes} nodes; raise ELSA_MAX_NODES")
             transaction.put(node)
+        self._known.add(node.node_id)
         self._heard[node.node_id] = self._clock()
 
 
@@ -77,8 +80,12 @@ def known_node(transaction: Transaction, node_id: str) -> Node:
     """A registered node. Raises NotFoundError."""
     node = transaction.get(Node, node_id=node_id)
     if node is None:
-        raise NotFoundError(f"{node_id or 'a node without a name'} is not registered; register it first")
+        raise _unknown(node_id)
     return node
+
+
+def _unknown(node_id: str) -> NotFoundError:
+    return NotFoundError(f"{node_id[:80] or 'a node without a name'} is not registered; register it first")
 
 
 def check_number(field: str, value: float, least: float = 0.0, most: float = math.inf) -> None:

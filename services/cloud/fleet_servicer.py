@@ -1,6 +1,7 @@
 """`FleetService` over the fleet, the runs and the watches."""
 
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -10,16 +11,18 @@ import grpc.aio
 from elsa.errors import MalformedError
 from elsa.v1 import fleet_pb2, fleet_pb2_grpc
 from services.cloud.changes import Changes
-from services.cloud.convert import state_to_proto
+from services.cloud.convert import fitting, state_to_proto
 from services.cloud.engine import Engine
 from services.cloud.events import NodeProgress
 from services.cloud.fleet import Fleet
+from services.cloud.lifecycle import RunState
 from services.cloud.offers import ClientOffer, EdgeOffer, Refusal, Reply
 from services.cloud.records import Link
 from services.cloud.runs import Runs
 from services.cloud.store import Store
 from services.cloud.watch import Assignment, RunWatch, watch_assignments
 
+log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 _NO_CLUSTERS = "this cloud does not cluster clients; go on without a fingerprint"
 
@@ -68,7 +71,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """See fleet.proto."""
         async with aclosing(watch_assignments(self._store, self._changes, request.node_id)) as changes:
             async for assignments in changes:
-                yield fleet_pb2.WatchAssignmentResponse(assignments=map(assignment_to_proto, assignments))
+                yield assignments_to_proto(request.node_id, assignments)
 
     async def GetProbes(self, request: fleet_pb2.GetProbesRequest, context: Context) -> fleet_pb2.GetProbesResponse:
         """See fleet.proto; this cloud assigns by latency alone."""
@@ -100,6 +103,17 @@ def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:
         case "refusal":
             return Refusal(reason=request.refusal)
     raise MalformedError("answer: none is set; set client, edge or refusal")
+
+
+def assignments_to_proto(node_id: str, assignments: Sequence[Assignment]) -> fleet_pb2.WatchAssignmentResponse:
+    """A node's assignments as a message; where they do not all go into it, runs that have begun come first."""
+    begun_first = sorted(assignments, key=lambda assignment: assignment.run.state is RunState.ENROLLING)
+    shown = fitting([assignment_to_proto(assignment) for assignment in begun_first])
+    if len(shown) < len(assignments):
+        log.warning("%s: %d of its %d runs go into one message", node_id, len(shown), len(assignments))
+    order = {assignment.run.run_id: place for place, assignment in enumerate(assignments)}
+    shown.sort(key=lambda message: order[message.run_id])
+    return fleet_pb2.WatchAssignmentResponse(assignments=shown)
 
 
 def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:

@@ -10,10 +10,10 @@ import grpc.aio
 from elsa.v1 import fleet_pb2, run_pb2, run_pb2_grpc
 from elsa.wire.chunks import split_chunks
 from services.cloud import events
-from services.cloud.convert import reports_to_proto, state_to_proto
+from services.cloud.convert import fitting, reports_to_proto, state_to_proto
 from services.cloud.export import Exports
 from services.cloud.records import Evaluation
-from services.cloud.runs import Runs, RunView
+from services.cloud.runs import Runs, RunView, page_token
 from services.cloud.watch import RunWatch
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -35,7 +35,11 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
 
     async def ListRuns(self, request: run_pb2.ListRunsRequest, context: Context) -> run_pb2.ListRunsResponse:
         """See run.proto."""
-        return run_pb2.ListRunsResponse(runs=map(run_to_proto, self._runs.list()))
+        views, more = self._runs.page(request.page_size, request.page_token)
+        shown = fitting([run_to_proto(view) for view in views])
+        more = more or len(shown) < len(views)
+        token = page_token(views[len(shown) - 1]) if more else ""
+        return run_pb2.ListRunsResponse(runs=shown, next_page_token=token)
 
     async def WatchRun(
         self, request: run_pb2.WatchRunRequest, context: Context

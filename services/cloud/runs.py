@@ -1,7 +1,7 @@
 """Runs as operators and clients see them: submit, look, cancel, join, report."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elsa.errors import (
     CapacityError,
@@ -23,6 +23,9 @@ from services.cloud.offers import Refusal, Reply, answered, summary
 from services.cloud.records import Answer, Evaluation, Member, Role, Round, Run
 from services.cloud.rounds import total, totals
 from services.cloud.store import Store, Transaction
+
+PAGE = 100
+MOST_IN_A_PAGE = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,12 +81,21 @@ class Runs:
     def get(self, run_id: str) -> RunView:
         """One run. Raises NotFoundError."""
         with self._store.transaction() as transaction:
-            return _view(transaction, transaction.run(run_id))
+            run = transaction.run(run_id)
+            return _view(transaction, run, transaction.all(Evaluation, run_id=run_id))
 
-    def list(self) -> Sequence[RunView]:
-        """All runs, newest first."""
+    def page(self, size: int, token: str) -> tuple[Sequence[RunView], bool]:
+        """Runs in brief, newest first, and whether more follow: without specifications, with the newest metrics.
+
+        `size` 0 means 100; `token` is empty, or what `page_token` says of the last run of the page before.
+        Raises MalformedError.
+        """
+        if token and not (token.isascii() and token.isdecimal() and len(token) < 10):
+            raise MalformedError(f"page_token: {token[:80]!r}; send next_page_token of the page before, or none")
+        limit = min(size or PAGE, MOST_IN_A_PAGE)
         with self._store.transaction() as transaction:
-            return [_view(transaction, run) for run in transaction.runs()]
+            found = transaction.runs(int(token) if token else None, limit + 1)
+            return [_brief(transaction, run) for run in found[:limit]], len(found) > limit
 
     def version(self, run_id: str, version: int | None) -> tuple[Run, Round]:
         """A run and the closed round that made `version`; None: the newest. Raises NotFoundError."""
@@ -180,13 +192,22 @@ def _answer(transaction: Transaction, before: Member, reply: Reply, now: float) 
         transaction.append(member.run_id, event, now)
 
 
-def _view(transaction: Transaction, run: Run) -> RunView:
-    joined = transaction.all(Member, run_id=run.run_id, answer=Answer.JOINED)
+def page_token(view: RunView) -> str:
+    """What asks for the page after this run."""
+    return str(view.run.number)
+
+
+def _brief(transaction: Transaction, run: Run) -> RunView:
+    return _view(transaction, replace(run, spec=""), transaction.newest_evaluations(run.run_id))
+
+
+def _view(transaction: Transaction, run: Run, evaluations: Sequence[Evaluation]) -> RunView:
+    members = transaction.member_ids(run.run_id)
     return RunView(
         run=run,
-        client_ids=tuple(member.node_id for member in joined if member.role is Role.CLIENT),
-        edge_ids=tuple(member.node_id for member in joined if member.role is Role.EDGE),
-        evaluations=totals(transaction.all(Evaluation, run_id=run.run_id)),
+        client_ids=tuple(name for name, is_a in members.items() if is_a == (Role.CLIENT, Answer.JOINED)),
+        edge_ids=tuple(name for name, is_a in members.items() if is_a == (Role.EDGE, Answer.JOINED)),
+        evaluations=totals(evaluations),
     )
 
 

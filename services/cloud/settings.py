@@ -8,6 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from elsa.errors import SpecError
 from elsa.spec import describe
+from elsa.wire.chunks import MAX_MESSAGE_BYTES
 
 
 class CloudSettings(BaseSettings):
@@ -29,15 +30,24 @@ class CloudSettings(BaseSettings):
     )
     idle_s: float = Field(60.0, gt=0, description="silence after which a push is ended")
     grace_s: float = Field(5.0, ge=0, description="for calls in flight when the cloud stops")
-    max_nodes: int = Field(10_000, ge=1)
-    max_open_runs: int = Field(64, ge=1)
-    max_spec_bytes: int = Field(256 * 1024, ge=1, le=900_000)
+    max_nodes: int = Field(10_000, ge=1, le=10_000, description="edges and clients; their names go into one message")
+    max_open_runs: int = Field(32, ge=1)
+    max_spec_bytes: int = Field(16 * 1024, ge=1)
     max_adapter_bytes: int = Field(2**30, ge=1)
 
     @model_validator(mode="after")
     def _gone_is_longer_than_silent(self) -> Self:
         if self.gone_after_s < 3 * self.heartbeat_s + 1:
             raise ValueError(f"gone_after_s {self.gone_after_s:g} is less than three heartbeats and a second")
+        return self
+
+    @model_validator(mode="after")
+    def _open_runs_go_into_a_message(self) -> Self:
+        if self.max_open_runs * self.max_spec_bytes > MAX_MESSAGE_BYTES // 2:
+            raise ValueError(
+                f"max_open_runs {self.max_open_runs} times max_spec_bytes {self.max_spec_bytes} is more than "
+                f"{MAX_MESSAGE_BYTES // 2}: what a node is to do has to go into one message; lower one of them"
+            )
         return self
 
     @classmethod

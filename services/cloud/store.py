@@ -15,12 +15,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from elsa.errors import InputError, NotFoundError
 from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
-from services.cloud.records import Answer, Member, Run
-from services.cloud.tables import EVENTS, MEMBERS, METADATA, RUNS, TABLE_OF
+from services.cloud.records import Answer, Evaluation, Member, Role, Run
+from services.cloud.tables import EVALUATIONS, EVENTS, MEMBERS, METADATA, NODES, RUNS, TABLE_OF
 
 Record = TypeVar("Record")
 _OPEN = [state for state in RunState if MOVES[state]]
 _PAGE = 500
+_REASON = 4000
 
 
 class Transaction:
@@ -55,9 +56,10 @@ class Transaction:
             raise NotFoundError(f"no run {run_id}; list the runs to see which there are")
         return run
 
-    def runs(self) -> list[Run]:
-        """All runs, newest first."""
-        return self._select(Run, select(RUNS).order_by(RUNS.c.number.desc()))
+    def runs(self, before: int | None = None, limit: int | None = None) -> list[Run]:
+        """Runs, newest first: those with a number below `before`, at most `limit`."""
+        older = [] if before is None else [RUNS.c.number < before]
+        return self._select(Run, select(RUNS).where(*older).order_by(RUNS.c.number.desc()).limit(limit))
 
     def open_runs(self) -> list[Run]:
         """Runs that have not ended, oldest first."""
@@ -68,6 +70,26 @@ class Transaction:
         wanted = (MEMBERS.c.node_id == node_id) & MEMBERS.c.answer.in_([Answer.OFFERED, Answer.JOINED])
         found = {member.run_id: member for member in self._select(Member, select(MEMBERS).where(wanted))}
         return [(run, found[run.run_id]) for run in self.open_runs() if run.run_id in found]
+
+    def member_ids(self, run_id: str) -> dict[str, tuple[Role, Answer]]:
+        """Who was offered a run, in order of their names, with their role and answer."""
+        columns = select(MEMBERS.c.node_id, MEMBERS.c.role, MEMBERS.c.answer)
+        found = self._connection.execute(columns.where(MEMBERS.c.run_id == run_id).order_by(MEMBERS.c.node_id))
+        return {node_id: (role, answer) for node_id, role, answer in found}
+
+    def newest_evaluations(self, run_id: str) -> list[Evaluation]:
+        """The evaluations of the newest version that has any."""
+        newest = select(func.max(EVALUATIONS.c.version)).where(EVALUATIONS.c.run_id == run_id).scalar_subquery()
+        own = (EVALUATIONS.c.run_id == run_id) & (EVALUATIONS.c.version == newest)
+        return self._select(Evaluation, select(EVALUATIONS).where(own).order_by(EVALUATIONS.c.client_id))
+
+    def count(self, kind: type) -> int:
+        """How many records there are."""
+        return self._connection.execute(select(func.count()).select_from(TABLE_OF[kind])).scalar() or 0
+
+    def node_ids(self) -> list[str]:
+        """Who is registered."""
+        return list(self._connection.execute(select(NODES.c.node_id)).scalars())
 
     def next_number(self) -> int:
         """The number of the next run to be submitted."""
@@ -86,8 +108,12 @@ class Transaction:
         self._connection.execute(insert(EVENTS).values(values))
 
     def move(self, run: Run, state: RunState, now: float, reason: str = "") -> Run:
-        """Put a run in another state, with its event. Raises RoundGivenUpError if that move is not allowed."""
+        """Put a run in another state, with its event. Raises RoundGivenUpError if that move is not allowed.
+
+        Of a very long reason the beginning is kept: it has to go into a message.
+        """
         check_move(run.run_id, run.state, state)
+        reason = reason if len(reason) <= _REASON else f"{reason[:_REASON]} …"
         moved = replace(run, state=state, reason=reason)
         self.put(moved)
         self.append(run.run_id, StateChanged(state=state, reason=reason), now)

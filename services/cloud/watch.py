@@ -34,10 +34,11 @@ async def watch_assignments(
 ) -> AsyncGenerator[tuple[Assignment, ...], None]:
     """All assignments of a node, at once and after every change. Raises NotFoundError, DrainingError."""
     last = None
+    with store.transaction() as transaction:
+        known_node(transaction, node_id)
     while True:
         change = changes.next(("node", node_id))
         with store.transaction() as transaction:
-            known_node(transaction, node_id)
             found = transaction.memberships(node_id)
             now = tuple(_assignment(transaction, run, member) for run, member in found)
         if now != last:
@@ -48,19 +49,14 @@ async def watch_assignments(
 
 
 def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignment:
-    everyone = transaction.all(Member, run_id=run.run_id)
     if member.role is Role.EDGE:
-        own = [other.node_id for other in everyone if other.edge_id == member.node_id]
-        return Assignment(run=run, edges=(), client_ids=tuple(own))
+        own = transaction.all(Member, run_id=run.run_id, edge_id=member.node_id)
+        return Assignment(run=run, edges=(), client_ids=tuple(client.node_id for client in own))
+    asked = [member.edge_id] if member.edge_id else []
     if run.state is RunState.ENROLLING:
-        asked = [other.node_id for other in everyone if other.role is Role.EDGE and _is_in(other)]
-    else:
-        asked = [member.edge_id] if member.edge_id else []
+        edges = transaction.all(Member, run_id=run.run_id, role=Role.EDGE)
+        asked = [edge.node_id for edge in edges if edge.answer in (Answer.OFFERED, Answer.JOINED)]
     return Assignment(run=run, edges=tuple(_peer(transaction, edge_id) for edge_id in asked), client_ids=())
-
-
-def _is_in(member: Member) -> bool:
-    return member.answer in (Answer.OFFERED, Answer.JOINED)
 
 
 def _peer(transaction: Transaction, edge_id: str) -> EdgePeer:
@@ -92,6 +88,8 @@ class RunWatch:
 
         Raises NotFoundError, DrainingError.
         """
+        with self._store.transaction() as transaction:
+            transaction.run(run_id)
         live: deque[Event] = deque(maxlen=500)
         after = min(after, MOST)
         self._live[run_id].append(live)

@@ -1,5 +1,7 @@
 """What the cloud keeps: blobs, records, and the states of a run."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,10 +9,12 @@ from hypothesis import strategies as st
 from elsa.errors import ChecksumError, NotFoundError, RoundGivenUpError
 from elsa.spec import RoundsSpec
 from services.cloud.blobs import Blobs
+from services.cloud.changes import Changes
 from services.cloud.lifecycle import MOVES, RunState, check_move
 from services.cloud.records import Link, Member, Node, Role, Run
 from services.cloud.rounds import closing
 from services.cloud.store import Store
+from services.cloud.watch import RunWatch, watch_assignments
 
 
 def test_blob_comes_back_under_its_digest(tmp_path):
@@ -92,6 +96,31 @@ def test_every_state_has_its_word_on_the_wire():
     from services.cloud.convert import state_to_proto
 
     assert sorted(state_to_proto(state) for state in RunState) == list(range(1, 9))
+
+
+def test_refused_watches_leave_nothing_behind(store):
+    async def watch():
+        changes = Changes()
+        with pytest.raises(NotFoundError, match="x is not registered"):
+            await anext(watch_assignments(store, changes, "x"))
+        with pytest.raises(NotFoundError, match="no run x"):
+            await anext(RunWatch(store, changes, clock=float).watch("x", 0))
+        assert len(changes) == 0
+        changes.next(("run", "nobody waits"))
+        assert len(changes) == 0
+        waited = changes.next(("run", "a"))
+        assert len(changes) == 1 and changes.next(("run", "a")) is waited
+        changes.notify(("run", "a"))
+        assert waited.is_set() and len(changes) == 0
+
+    asyncio.run(watch())
+
+
+def test_very_long_reason_is_cut(store):
+    with store.transaction() as transaction:
+        run = new_run(state=RunState.PENDING)
+        transaction.put(run)
+        assert len(transaction.move(run, RunState.FAILED, 1.0, "x" * 10**6).reason) < 4100
 
 
 @given(st.integers(1, 40), st.floats(0.01, 1), st.integers(0, 40), st.floats(0, 20))

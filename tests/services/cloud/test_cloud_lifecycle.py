@@ -11,8 +11,13 @@ from cloud_harness import CLIENTS, EDGES, Clock, Site, adapter, refused, run_asy
 
 from elsa.model.export import load_folder
 from elsa.v1 import fleet_pb2, run_pb2
-from elsa.wire.chunks import Assembler
+from elsa.wire.chunks import MAX_MESSAGE_BYTES, Assembler
+from services.cloud.convert import fitting
+from services.cloud.fleet_servicer import assignments_to_proto
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Run
 from services.cloud.service import serving
+from services.cloud.watch import Assignment
 
 
 @run_async
@@ -230,6 +235,63 @@ async def test_runs_are_listed_newest_first(tmp_path):
         names = [await at.submit(spec(name=name)) for name in ("a", "b", "a")]
         listed = (await at.runs.ListRuns(run_pb2.ListRunsRequest())).runs
         assert [run.run_id for run in listed] == names[::-1] == ["a-3", "b-2", "a-1"]
+
+
+@run_async
+async def test_pages_hold_every_run_once(tmp_path):
+    async with site(tmp_path) as at:
+        names = [await at.submit() for _ in range(5)]
+        token, found = "", []
+        while not found or token:
+            request = run_pb2.ListRunsRequest(page_size=2, page_token=token)
+            page = await at.runs.ListRuns(request)
+            assert 0 < len(page.runs) <= 2
+            found, token = [*found, *(run.run_id for run in page.runs)], page.next_page_token
+        assert found == names[::-1]
+        for bad in ("x", "-1", "9" * 30, "²"):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, "page_token"):
+                await at.runs.ListRuns(run_pb2.ListRunsRequest(page_token=bad))
+
+
+@run_async
+async def test_listed_runs_are_brief(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        for version in (0, 1):
+            for client in CLIENTS:
+                await at.evaluate(run, client, version, loss=version + 1)
+            for edge in EDGES:
+                await at.push(run, edge, adapter(1), version=version)
+            await at.closed(run, version + 1)
+        (listed,) = (await at.runs.ListRuns(run_pb2.ListRunsRequest())).runs
+        whole = await at.get(run)
+        assert listed.spec == "" and whole.spec and len(whole.evaluations) == 2
+        assert list(listed.evaluations) == [whole.evaluations[-1]]
+        assert list(listed.client_ids) == list(whole.client_ids) == list(CLIENTS)
+
+
+def runs_of(count, ids):
+    return [run_pb2.Run(run_id=f"run-{n}", client_ids=[f"{k:063}" for k in range(ids)]) for n in range(count)]
+
+
+def test_page_ends_where_its_message_is_full():
+    for runs in (runs_of(100, 1000), runs_of(3, 1), runs_of(1, 10_000), runs_of(100, 0), []):
+        shown = fitting(runs)
+        assert shown == runs[: len(shown)] and (shown or not runs)
+        size = run_pb2.ListRunsResponse(runs=shown, next_page_token="123456789").ByteSize()
+        more = run_pb2.ListRunsResponse(runs=runs[: len(shown) + 1]).ByteSize()
+        assert size <= MAX_MESSAGE_BYTES and (len(shown) == len(runs) or more > MAX_MESSAGE_BYTES - 10_000)
+
+
+def test_runs_that_have_begun_come_into_a_message_before_those_that_have_not():
+    def assignment(number, state):
+        run = Run(run_id=f"r-{number}", number=number, name="r", state=state, spec="", rounds=1, created_unix_s=0.0)
+        return Assignment(run=run, edges=(), client_ids=tuple(f"{k:063}" for k in range(5000)))
+
+    states = [RunState.ENROLLING, RunState.TRAINING, RunState.ENROLLING, RunState.TRAINING, RunState.TRAINING]
+    message = assignments_to_proto("edge-1", [assignment(*one) for one in enumerate(states)])
+    assert [one.run_id for one in message.assignments] == ["r-1", "r-3", "r-4"]
+    assert message.ByteSize() <= MAX_MESSAGE_BYTES
 
 
 @run_async

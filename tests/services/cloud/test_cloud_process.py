@@ -114,5 +114,7 @@ def test_settings_come_from_the_environment_and_name_their_fault(monkeypatch):
     monkeypatch.setenv("ELSA_PORT", "seven")
     with pytest.raises(SpecError, match="port"):
         CloudSettings.load()
+    with pytest.raises(SpecError, match="go into one message"):
+        CloudSettings.load(port=1, max_open_runs=33)
     with pytest.raises(SpecError, match=r"ports: unknown field"):
         CloudSettings.load(port=1, ports=2)
