@@ -93,7 +93,7 @@ def _pairs(flag: str, items: Sequence[str]) -> dict[str, str]:
 def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     kind, dashed = field.annotation, name.replace("_", "-")
     said = field.description or name.replace("_", " ")
-    text = f"{said[0].upper()}{said[1:]}{_default(field.default)}"
+    text = f"{_sentence(said)}{_default(field.default)}"
     if kind is bool:
         option = typer.Option(f"--{dashed}/--no-{dashed}", help=text, show_default=False)
         return _parameter(name, Annotated[bool | None, option])
@@ -105,6 +105,12 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
     metavar = next((shown for word, shown in _METAVARS.items() if word in str(kind)), "TEXT")
     option = typer.Option(f"--{dashed}", help=text, metavar=metavar, show_default=False)
     return _parameter(name, Annotated[str | None, option])
+
+
+def _sentence(said: str) -> str:
+    """`said` with a capital, unless it begins with something to be typed as it stands, such as host:port."""
+    plain = said.split()[0].rstrip(",;:").isalpha()
+    return f"{said[0].upper()}{said[1:]}" if plain else said
 
 
 def _parameter(name: str, annotation: Any) -> inspect.Parameter:

@@ -26,7 +26,7 @@ DEADLINE_S = 900.0
 class DemoSettings(BaseModel):
     """Settings of a demo."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     clients: int = Field(4, ge=1, le=64, description="clients, each a process with rows of its own")
     edges: int = Field(2, ge=1, le=16, description="edges, each a process with the middle of the model")
@@ -34,15 +34,17 @@ class DemoSettings(BaseModel):
     edge_rounds: int = Field(2, ge=1, description="edge rounds in a global round")
     steps: int = Field(50, ge=1, description="optimizer steps of a client in an edge round")
     batch: int = Field(8, ge=1, description="rows in a step")
-    model: str = Field("minilm", min_length=1, description="minilm (packaged), a folder, or a hub name")
-    data: str = Field("builtin", min_length=1, description="builtin, or a file: .jsonl .csv .parquet")
+    model: str = Field("minilm", min_length=1, description="base model: minilm (packaged), a folder, or a hub name")
+    data: str = Field(
+        "builtin", min_length=1, description="rows to share out: builtin, or a file: .jsonl .csv .parquet"
+    )
     test: str | None = Field(None, description="file of rows to test on; else a fifth of the data")
     text: str = Field("text", description="column of the text")
     label: str = Field("label", description="column of the label")
     labels: str = Field("", description="names of the labels, by commas; else those in the data")
     alpha: float = Field(1.0, gt=0, description="how unlike the clients are: Dirichlet over labels, small is unlike")
     iid: bool = Field(False, description="clients with like mixtures of labels, instead of --alpha")
-    split: str = Field("1/1", pattern=r"^\d+/\d+$", description="blocks that a client keeps, BOTTOM/TOP")
+    split: str = Field("1/1", pattern=r"^\d{1,5}/\d{1,5}$", description="blocks that a client keeps, BOTTOM/TOP")
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
     threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
     output: Path = Field(Path("elsa-demo"), description="folder for the result; an earlier demo there is replaced")

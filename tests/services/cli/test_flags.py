@@ -55,6 +55,18 @@ def test_every_command_shows_an_example(elsa, command):
     assert f"Example: elsa {' '.join(command)}" in " ".join(out.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "shown", "unknown"),
+    [("demo", "minilm (packaged)", "Minilm"), ("demo", "builtin, or", "Builtin"), ("edge", "host:port", "Host:port")],
+)
+def test_help_shows_values_as_they_are_typed(elsa, monkeypatch, command, shown, unknown):
+    monkeypatch.setenv("TERMINAL_WIDTH", "200")
+    monkeypatch.setenv("COLUMNS", "200")
+    _, out, _ = elsa(command, "--help")
+    assert shown in out
+    assert unknown not in out
+
+
 def test_help_loads_neither_torch_nor_grpc():
     code = "import sys; from services.cli.__main__ import status; status(['--help'])"
     code += "; sys.exit(' '.join({'torch', 'grpc', 'transformers', 'sklearn'} & set(sys.modules)) or 0)"
