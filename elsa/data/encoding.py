@@ -59,25 +59,9 @@ def encode(
     Raises:
         DataError: examples of another task, max_tokens without room beside special tokens, or no row left.
     """
-    encoded = _classified if model.task == "classification" else _completed
-    rows: list[EncodedRow] = []
-    cut = dropped = empty = 0
-    for row, long, learns in encoded(examples, tokenizer, model.max_tokens):
-        if long and (data.long_rows == "drop" or not learns):
-            dropped += 1
-        elif not learns:
-            empty += 1
-        else:
-            cut += long
-            rows.append(row)
+    judged = _classified if model.task == "classification" else _completed
     report = report or RowReport(rows=len(examples), used=len(examples))
-    report = replace(
-        report,
-        used=report.used - dropped - empty,
-        no_text=report.no_text + empty,
-        too_long_cut=report.too_long_cut + cut,
-        too_long_dropped=report.too_long_dropped + dropped,
-    )
+    rows, report = _kept(judged(examples, tokenizer, model.max_tokens), data.long_rows == "drop", report)
     if not rows:
         raise DataError(
             f"no row is left of {len(examples)} after tokenising ({report}); "
@@ -88,6 +72,27 @@ def encode(
 
 
 _Judged = Iterable[tuple[EncodedRow, bool, bool]]  # the row cut to the limit, was it longer, can it teach
+
+
+def _kept(judged: _Judged, drops_long: bool, report: RowReport) -> tuple[list[EncodedRow], RowReport]:
+    """The rows that stay, and the report with what became of each added."""
+    rows: list[EncodedRow] = []
+    cut = dropped = empty = 0
+    for row, long, learns in judged:
+        if long and (drops_long or not learns):
+            dropped += 1
+        elif not learns:
+            empty += 1
+        else:
+            cut += long
+            rows.append(row)
+    return rows, replace(
+        report,
+        used=report.used - dropped - empty,
+        no_text=report.no_text + empty,
+        too_long_cut=report.too_long_cut + cut,
+        too_long_dropped=report.too_long_dropped + dropped,
+    )
 
 
 def _classified(examples: Sequence[Example], tokenizer: "PreTrainedTokenizerBase", limit: int) -> _Judged:

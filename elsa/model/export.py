@@ -65,7 +65,7 @@ def export(
         (beside / _CARD).write_text(_card(config, labels, max_tokens), encoding="utf-8")
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
         save_file(arrays, beside / _TENSORS, metadata={"format": "pt"})
-        _replace(folder, beside, old)
+        put_in_place(beside, folder, old)
     except OSError as error:
         raise InputError(f"cannot write adapter folder {folder} ({error.strerror}); choose another place") from error
     finally:
@@ -92,8 +92,11 @@ def load_folder(folder: Path) -> Exported:
     return Exported(tensors=tensors, config=config, labels=about.labels, max_tokens=about.max_tokens)
 
 
-def _replace(folder: Path, new: Path, old: Path) -> None:
-    """Put `new` in the place of `folder`, which is kept if that fails. A folder cannot be renamed over."""
+def put_in_place(new: Path, folder: Path, old: Path) -> None:
+    """Rename `new` to `folder`, what was there to `old`; if that fails, all is as before.
+
+    A folder cannot be renamed over another.
+    """
     if folder.exists():
         folder.rename(old)
     try:

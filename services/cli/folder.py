@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from elsa.errors import CheckpointError, InputError, MalformedError
-from elsa.model.export import load_folder
+from elsa.model.export import load_folder, put_in_place
 from elsa.v1 import run_pb2 as pb
 from elsa.wire.chunks import Assembler
 
@@ -48,18 +48,6 @@ def check_place(folder: Path) -> None:
         return
     if not all((folder / name).is_file() for name in _MARKS):
         raise InputError(f"{folder} exists and is no exported adapter; choose another --to, or remove it")
-
-
-def put_in_place(new: Path, folder: Path, old: Path) -> None:
-    """Rename `new` to `folder`, what was there to `old`; a folder cannot be renamed over."""
-    if folder.exists():
-        folder.rename(old)
-    try:
-        new.rename(folder)
-    except OSError:
-        if old.exists():
-            old.rename(folder)
-        raise
 
 
 def _write_files(messages: Iterable[pb.ExportAdapterResponse], aside: Path) -> None:
