@@ -48,8 +48,14 @@ class Operator:
 
     def list(self) -> Sequence[pb.Run]:
         """All runs, newest first."""
+        runs: list[pb.Run] = []
         request = pb.ListRunsRequest()
-        return tuple(self._patiently(lambda: self._runs.ListRuns(request, timeout=CALL_TIMEOUT_S)).runs)
+        while True:
+            answer = self._patiently(lambda: self._runs.ListRuns(request, timeout=CALL_TIMEOUT_S))
+            runs += answer.runs
+            if not answer.next_page_token:
+                return runs
+            request.page_token = answer.next_page_token
 
     def get(self, run_id: str) -> pb.Run:
         """One run by its id."""

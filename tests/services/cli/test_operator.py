@@ -27,7 +27,10 @@ class Cloud(RunServiceServicer):
 
     def ListRuns(self, request, context):
         self.asked.append("ListRuns")
-        return pb.ListRunsResponse(runs=[pb.Run(run_id="trial-10"), pb.Run(run_id="trial-1")])
+        if not request.page_token:
+            return pb.ListRunsResponse(runs=[pb.Run(run_id="trial-10")], next_page_token="more")
+        assert request.page_token == "more"
+        return pb.ListRunsResponse(runs=[pb.Run(run_id="trial-1")])
 
     def SubmitRun(self, request, context):
         self.asked.append("SubmitRun")
@@ -68,6 +71,11 @@ def test_a_whole_id_is_found_without_a_list_of_all_runs():
         assert operator.submit("spec") == "trial-1"
     assert "ListRuns" not in cloud.asked
     assert cloud.asked.count("SubmitRun") == 1
+
+
+def test_all_pages_of_a_list_are_followed():
+    with operator_of(Cloud()) as operator:
+        assert [run.run_id for run in operator.list()] == ["trial-10", "trial-1"]
 
 
 def test_a_prefix_is_looked_for_among_all_runs():
