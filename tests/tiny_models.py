@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from elsa.model import adapter
+from elsa.model.adapter_config import AdapterConfig
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.spec import LoraSpec, Split, Task
@@ -82,7 +83,7 @@ def loss_of(logits: torch.Tensor, batch: Batch, task: Task) -> torch.Tensor:
     return cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=-100)
 
 
-def full_adapter(checkpoint: Checkpoint, task: Task, seed: int = 3) -> tuple[adapter.AdapterConfig, dict]:
+def full_adapter(checkpoint: Checkpoint, task: Task, seed: int = 3) -> tuple[AdapterConfig, dict]:
     """A whole model's adapter with B away from zero, where all gradients are."""
     config = adapter.adapter_config(checkpoint, LoraSpec(rank=2, alpha=3.0), task, LABELS)
     tensors = adapter.initial_adapter(checkpoint, config, LABELS, seed)
@@ -93,7 +94,7 @@ def full_adapter(checkpoint: Checkpoint, task: Task, seed: int = 3) -> tuple[ada
     return config, tensors
 
 
-def reference(folder: Path, config: adapter.AdapterConfig, tensors: dict, batch: Batch, task: Task):
+def reference(folder: Path, config: AdapterConfig, tensors: dict, batch: Batch, task: Task):
     """Logits, loss and gradients of plain Hugging Face and PEFT, which share no code with segments."""
     if task == "classification":
         base = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=LABELS)

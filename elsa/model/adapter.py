@@ -19,27 +19,12 @@ from torch import nn
 from elsa.errors import MalformedError, ModelError, NotFoundError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.alone import alone
-from elsa.model.architecture import PEFT_PREFIX, block_index, trunk_names
+from elsa.model.architecture import PEFT_PREFIX, trunk_names
 from elsa.model.initial import Array, initial_head, initial_lora
 from elsa.model.segment import Segment
 from elsa.model.skeleton import head_modules, skeleton
 from elsa.model.weights import Checkpoint
 from elsa.spec import LoraSpec, Split, Task
-
-__all__ = [
-    "AdapterConfig",
-    "adapter_config",
-    "attach",
-    "block_index",
-    "detach",
-    "initial_adapter",
-    "names",
-    "parameters",
-    "read",
-    "select",
-    "trunk_names",
-    "write",
-]
 
 
 @dataclass(kw_only=True)
@@ -125,7 +110,7 @@ def attach(segment: Segment, config: AdapterConfig, name: str = "default") -> No
         tuner = LoraModel(segment.model, lora, inner)
         attached = segment.attached = Attached(tuner=tuner, layers=_layers(segment.model))
     elif name in attached.tensors:
-        raise MalformedError(f"adapter {name!r} is attached already; detach it or choose another name")
+        raise MalformedError(f"adapter {name!r} is attached already; choose another name")
     else:
         inner = f"adapter{attached.made}"
         _activate(attached, [])
@@ -141,15 +126,6 @@ def attach(segment: Segment, config: AdapterConfig, name: str = "default") -> No
         for parameter in adapter.values():
             parameter.requires_grad_(True)
     select(segment, name)
-
-
-def detach(segment: Segment, name: str = "default") -> None:
-    """Take an adapter off; none is selected then. Raises NotFoundError if it is not there."""
-    _tensors_of(segment, name)
-    attached = _attached(segment)
-    _activate(attached, [])
-    attached.tuner.delete_adapter(attached.inner.pop(name))
-    del attached.tensors[name]
 
 
 def select(segment: Segment, name: str = "default") -> None:

@@ -100,10 +100,6 @@ class Checkpoint:
             tokenizer.pad_token = tokenizer.eos_token
         return tokenizer
 
-    def names(self) -> frozenset[str]:
-        """The stored names of all tensors."""
-        return frozenset(self.files)
-
     def stored_name(self, name: str) -> str | None:
         """The stored name of a task model's tensor, with or without the backbone's prefix; None if absent."""
         prefix = f"{self.architecture.backbone}."

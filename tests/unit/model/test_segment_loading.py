@@ -58,7 +58,7 @@ def test_only_owned_tensors_are_read_and_allocated(
     if save:
         assert len(set(checkpoint.files.values())) > 1
     families = checkpoint.architecture
-    in_blocks = {name: block_index(name, families) for name in checkpoint.names()}
+    in_blocks = {name: block_index(name, families) for name in checkpoint.files}
     edge = Segment.edge(checkpoint, range(1, 2), task="classification", num_labels=LABELS)
     want = {name for name, block in in_blocks.items() if block == 1}
     assert set(tensors_read) == want == {name for name, _ in edge.model.named_parameters()}

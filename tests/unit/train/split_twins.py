@@ -11,6 +11,7 @@ from tiny_models import BLOCKS, LABELS, VOCABULARY, full_adapter
 from elsa.data.batches import Batch
 from elsa.data.encoding import NO_LOSS
 from elsa.model import adapter as adapters
+from elsa.model.adapter_config import AdapterConfig
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.spec import OptimizerSpec, Split, Task, TrainingSpec
@@ -56,7 +57,7 @@ class Model:
 
     checkpoint: Checkpoint
     task: Task
-    config: adapters.AdapterConfig
+    config: AdapterConfig
     start: Tensors
 
     def whole(self) -> Segment:
