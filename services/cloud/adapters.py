@@ -17,11 +17,11 @@ from elsa.errors import (
 )
 from elsa.model.adapter_config import AdapterConfig
 from elsa.wire.adapter import decode_adapter
-from services.cloud.blobs import Blobs
 from services.cloud.changes import Changes
 from services.cloud.engine import Engine
 from services.cloud.events import UpdateReceived
 from services.cloud.fleet import check_number
+from services.cloud.keeper import Keeper
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, ClientReport, Member, Role, Round, Run, Update
 from services.cloud.rounds import working_edges
@@ -61,14 +61,14 @@ class Adapters:
     def __init__(
         self,
         store: Store,
-        blobs: Blobs,
+        keeper: Keeper,
         engine: Engine,
         changes: Changes,
         *,
         max_adapter_bytes: int,
         clock: Callable[[], float],
     ) -> None:
-        self._store, self._blobs, self._engine, self._changes = store, blobs, engine, changes
+        self._store, self._keeper, self._engine, self._changes = store, keeper, engine, changes
         self._max_adapter_bytes = max_adapter_bytes
         self._clock = clock
         self._layouts: dict[str, Layout] = {}
@@ -82,7 +82,8 @@ class Adapters:
             )
         check_number("header.total_bytes", push.total_bytes, 1)
         with self._store.transaction() as transaction:
-            _check_new(transaction, push)
+            if _check_new(transaction, push) and not push.initial:
+                _check_size(push, _first(transaction, push.run_id))
 
     async def take(self, push: Push, data: bytes) -> bool:
         """Keep an adapter; False if the same one had been taken before.
@@ -96,13 +97,26 @@ class Adapters:
         layout = await asyncio.to_thread(_verified_layout, push, data)
         if not push.initial:
             _check_layout(push, layout, await self._expected(push.run_id))
-        await asyncio.to_thread(self._blobs.put, data)
+        async with self._keeper.holding(push.sha256):
+            try:
+                if not await self._keep(push, data):
+                    return False
+            except BaseException:
+                await self._keeper.drop_held(push.sha256)
+                raise
+        self._changes.notify(("events", push.run_id), ("run", push.run_id))
+        self._engine.kick(push.run_id)
+        return True
+
+    async def _keep(self, push: Push, data: bytes) -> bool:
+        with self._store.transaction() as transaction:
+            if not _check_new(transaction, push):
+                return False
+        await self._keeper.put(data)
         with self._store.transaction() as transaction:
             if not _check_new(transaction, push):
                 return False
             _keep(transaction, push, self._clock())
-        self._changes.notify(("events", push.run_id), ("run", push.run_id))
-        self._engine.kick(push.run_id)
         return True
 
     async def pull(self, run_id: str, node_id: str, version: int, wait_s: float) -> Pulled:
@@ -120,9 +134,8 @@ class Adapters:
                     await self._changes.next(("run", run_id)).wait()
         except TimeoutError as error:
             raise DrainingError(f"version {version} of run {run_id} is not there yet; ask again") from error
-        assert made.sha256 is not None
-        data = await asyncio.to_thread(self._blobs.get, made.sha256)
-        return Pulled(version=made.version, sha256=made.sha256, data=data)
+        sha256 = made.sha256 or ""
+        return Pulled(version=made.version, sha256=sha256, data=await self._keeper.get(sha256))
 
     def _newest(self, run_id: str, node_id: str, version: int) -> Round | None:
         with self._store.transaction() as transaction:
@@ -137,14 +150,30 @@ class Adapters:
 
     async def _expected(self, run_id: str) -> Layout:
         """Names and shapes of a run's version 0."""
-        if run_id not in self._layouts:
-            with self._store.transaction() as transaction:
-                first = transaction.get(Round, run_id=run_id, version=0)
-            if first is None or first.sha256 is None:
-                raise NotFoundError(f"run {run_id} has no first adapter; push that first")
-            data = await asyncio.to_thread(self._blobs.get, first.sha256)
-            self._layouts[run_id] = await asyncio.to_thread(_layout, data)
-        return self._layouts[run_id]
+        if run_id in self._layouts:
+            return self._layouts[run_id]
+        with self._store.transaction() as transaction:
+            first, still = _first(transaction, run_id), {run.run_id for run in transaction.open_runs()}
+        layout = await asyncio.to_thread(_layout, await self._keeper.get(first.sha256 or ""))
+        self._layouts = {known: kept for known, kept in self._layouts.items() if known in still}
+        self._layouts[run_id] = layout
+        return layout
+
+
+def _first(transaction: Transaction, run_id: str) -> Round:
+    first = transaction.get(Round, run_id=run_id, version=0)
+    if first is None or first.sha256 is None:
+        raise NotFoundError(f"run {run_id} has no first adapter; push that first")
+    return first
+
+
+def _check_size(push: Push, first: Round) -> None:
+    """Adapters of a run have the same names and shapes, and so the same size."""
+    if push.total_bytes != first.total_bytes:
+        raise MalformedError(
+            f"header.total_bytes: {push.total_bytes} of {push.node_id}, version 0 has {first.total_bytes}; "
+            "push the whole adapter, with the names and shapes of version 0"
+        )
 
 
 def _check_new(transaction: Transaction, push: Push) -> bool:
@@ -183,6 +212,8 @@ def _check_initial(run: Run, push: Push, taken: str | None) -> None:
 
 def _check_update(transaction: Transaction, run: Run, push: Push, taken: str | None) -> None:
     check_number("header.rows", push.rows, 1, 2**53)
+    if push.config is not None:
+        raise MalformedError("header.config: only an initial adapter has one; leave it out")
     newest = f"the newest version of run {run.run_id} is {run.version}"
     if run.state is not RunState.TRAINING or run.version is None:
         raise StaleRoundError(f"run {run.run_id} is {run.state} and takes no updates yet")

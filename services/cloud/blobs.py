@@ -44,6 +44,13 @@ class Blobs:
             raise ChecksumError(f"blob {digest} in {self._root} has changed; restore it from a backup")
         return data
 
+    def delete(self, digest: str) -> None:
+        """Forget the bytes of a digest, if they are there."""
+        try:
+            self._files.rm_file(self._place(digest))
+        except FileNotFoundError:
+            return
+
     @property
     def _aside(self) -> str:
         return f"{self._root}/aside"

@@ -7,25 +7,37 @@ times: after each fact that comes in, and by a timer for what time alone brings.
 import asyncio
 import logging
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from weakref import WeakValueDictionary
 
-from elsa.errors import ElsaError
+from sqlalchemy.exc import SQLAlchemyError
+
+from elsa.errors import ElsaError, RoundGivenUpError
 from services.cloud.changes import Changes
 from services.cloud.lifecycle import RunState
 from services.cloud.steps import Steps
 from services.cloud.store import Store
 
 log = logging.getLogger(__name__)
+_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
 
 class Engine:
     """Advances runs, each by one task at a time. Lives on one event loop."""
 
-    def __init__(self, store: Store, steps: Steps, changes: Changes, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        steps: Steps,
+        changes: Changes,
+        *,
+        clock: Callable[[], float],
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
         self._store, self._steps, self._changes = store, steps, changes
-        self._clock = clock
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._clock, self._sleep = clock, sleep
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
 
@@ -52,8 +64,10 @@ class Engine:
         while True:
             try:
                 self.kick()
+            except SQLAlchemyError as error:
+                log.warning("the database did not answer (%s); trying again", _first_line(error))
             except Exception:  # the outermost loop of all runs
-                log.exception("the database did not answer; trying again")
+                log.exception("the runs could not be looked at; trying again")
             await asyncio.sleep(every_s)
 
     async def close(self) -> None:
@@ -65,13 +79,14 @@ class Engine:
 
     async def advance(self, run_id: str, now: float) -> None:
         """Do all that is due for a run at `now`, unix seconds. A fault of the run's own fails it."""
-        async with self._locks[run_id]:
+        async with self._locks.setdefault(run_id, asyncio.Lock()):
             try:
                 while await self._steps.take(run_id, now):
                     self.announce(run_id)
             except ElsaError as error:
                 log.warning("run %s failed: %s", run_id, error)
-                self.end(run_id, RunState.FAILED, now, str(error))
+                with suppress(RoundGivenUpError):  # cancelled meanwhile
+                    self.end(run_id, RunState.FAILED, now, str(error))
 
     def end(self, run_id: str, state: RunState, now: float, reason: str) -> None:
         """Fail or cancel a run. Raises NotFoundError, and RoundGivenUpError if it has ended already."""
@@ -86,14 +101,26 @@ class Engine:
         self._changes.notify(("run", run_id), ("events", run_id), *(("node", node_id) for node_id in members))
 
     async def _drive(self, run_id: str) -> None:
+        pause_s = _PAUSE_S
         try:
             while run_id in self._again:
                 self._again.discard(run_id)
                 begin = time.monotonic()
-                await self.advance(run_id, self._clock())
+                try:
+                    await self.advance(run_id, self._clock())
+                except (OSError, SQLAlchemyError) as error:  # a full disk, a database that is away
+                    log.warning("run %s waits: %s; trying again in %g s", run_id, _first_line(error), pause_s)
+                    await self._sleep(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    self._again.add(run_id)
+                    continue
                 if run_id in self._again:  # many facts at once: at most half of the time goes to one run
                     await asyncio.sleep(min(time.monotonic() - begin, 1.0))
         except Exception:  # the outermost loop of a run: the next tick tries again
             log.exception("run %s could not advance; trying again", run_id)
         finally:
             del self._tasks[run_id]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -17,6 +17,7 @@ from services.cloud.engine import Engine
 from services.cloud.export import Exports
 from services.cloud.fleet import Fleet
 from services.cloud.fleet_servicer import FleetServicer
+from services.cloud.keeper import Keeper
 from services.cloud.run_servicer import RunServicer
 from services.cloud.runs import Runs
 from services.cloud.settings import CloudSettings
@@ -47,11 +48,12 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
     _make_folder(settings)
     store, changes = Store(settings.database), Changes()
     blobs = Blobs(settings.blobs)
+    keeper = Keeper(store, blobs)
     fleet = Fleet(store, heartbeat_s=settings.heartbeat_s, max_nodes=settings.max_nodes, clock=clock)
     exports = Exports(settings.state / "exports", blobs)
-    steps = Steps(store, blobs, fleet, exports, gone_after_s=settings.gone_after_s)
+    steps = Steps(store, keeper, fleet, exports, gone_after_s=settings.gone_after_s)
     engine = Engine(store, steps, changes, clock=clock)
-    services = _services(settings, store, changes, blobs, fleet, exports, engine, clock)
+    services = _services(settings, store, changes, keeper, fleet, exports, engine, clock)
     try:
         server = await start_aio(services, host=settings.host, port=settings.port, insecure=settings.insecure)
         ticking = asyncio.create_task(engine.tick(settings.tick_s))
@@ -86,7 +88,7 @@ def _services(
     settings: CloudSettings,
     store: Store,
     changes: Changes,
-    blobs: Blobs,
+    keeper: Keeper,
     fleet: Fleet,
     exports: Exports,
     engine: Engine,
@@ -100,7 +102,7 @@ def _services(
         max_spec_bytes=settings.max_spec_bytes,
         clock=clock,
     )
-    adapters = Adapters(store, blobs, engine, changes, max_adapter_bytes=settings.max_adapter_bytes, clock=clock)
+    adapters = Adapters(store, keeper, engine, changes, max_adapter_bytes=settings.max_adapter_bytes, clock=clock)
     watch = RunWatch(store, changes, clock=clock)
     return [
         Service(

@@ -11,12 +11,12 @@ from elsa.aggregate.fedavg import fedavg
 from elsa.cluster.assignment import assign, check_room
 from elsa.errors import CapacityError
 from elsa.spec import RunSpec
-from elsa.wire.adapter import decode_adapter, encode_adapter
-from services.cloud.blobs import Blobs
+from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
 from services.cloud.enrolment import Verdict, after_enrolling, after_pending, fits, with_room
 from services.cloud.events import ClientAssigned, RoundClosed
 from services.cloud.export import Exports
 from services.cloud.fleet import Fleet
+from services.cloud.keeper import Keeper
 from services.cloud.leaving import nobody_left
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Evaluation, Member, Node, Role, Round, Run, Update
@@ -30,8 +30,8 @@ class Steps:
     Deadlines count from the cloud's start at the earliest: nobody could deliver while it was down.
     """
 
-    def __init__(self, store: Store, blobs: Blobs, fleet: Fleet, exports: Exports, *, gone_after_s: float) -> None:
-        self._store, self._blobs, self._fleet, self._exports = store, blobs, fleet, exports
+    def __init__(self, store: Store, keeper: Keeper, fleet: Fleet, exports: Exports, *, gone_after_s: float) -> None:
+        self._store, self._keeper, self._fleet, self._exports = store, keeper, fleet, exports
         self._gone_after_s = gone_after_s
 
     async def take(self, run_id: str, now: float) -> bool:
@@ -125,19 +125,16 @@ class Steps:
             verdict = closing(spec, opened.version, edges, delivered, self._age(opened.opened_unix_s, now))
             if not verdict.go:
                 return _moved(transaction, run, RunState.TRAINING, verdict, now)
-        sha256, size = await asyncio.to_thread(self._aggregate, updates)
-        closed = replace(opened, closed_unix_s=now, sha256=sha256, total_bytes=size, edge_ids=tuple(delivered))
-        with self._store.transaction() as transaction:
-            if transaction.run(run.run_id) == run:
-                _close(transaction, run, closed, edges, now)
+        given = [(update, await self._keeper.get(update.sha256)) for update in updates]
+        data, digest = await asyncio.to_thread(_aggregate, given)
+        closed = replace(opened, closed_unix_s=now, sha256=digest, total_bytes=len(data), edge_ids=tuple(delivered))
+        async with self._keeper.holding(digest):
+            await self._keeper.put(data)
+            with self._store.transaction() as transaction:
+                if transaction.run(run.run_id) == run:
+                    _close(transaction, run, closed, edges, now)
+        await self._keeper.drop([digest, *(update.sha256 for update in updates)])
         return True
-
-    def _aggregate(self, updates: list[Update]) -> tuple[str, int]:
-        tensors = {
-            update.edge_id: (float(update.rows), decode_adapter(self._blobs.get(update.sha256))) for update in updates
-        }
-        data = encode_adapter(fedavg(tensors))
-        return self._blobs.put(data), len(data)
 
     async def _finish(self, run: Run, members: list[Member], now: float) -> bool:
         spec = RunSpec.from_yaml(run.spec).rounds
@@ -171,6 +168,14 @@ def _room_fault(members: list[Member]) -> str:
     except CapacityError as error:
         return str(error)
     return ""
+
+
+def _aggregate(given: list[tuple[Update, bytes]]) -> tuple[bytes, str]:
+    """The mean of the edges' adapters, weighted by rows, and its digest."""
+    data = encode_adapter(
+        fedavg({update.edge_id: (float(update.rows), decode_adapter(adapter)) for update, adapter in given})
+    )
+    return data, sha256(data)
 
 
 def _moved(transaction: Transaction, run: Run, state: RunState, verdict: Verdict, now: float) -> bool:

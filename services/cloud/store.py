@@ -16,7 +16,7 @@ from elsa.errors import InputError, NotFoundError
 from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
 from services.cloud.records import Answer, Evaluation, Member, Role, Run
-from services.cloud.tables import EVALUATIONS, EVENTS, MEMBERS, METADATA, NODES, RUNS, TABLE_OF
+from services.cloud.tables import EVALUATIONS, EVENTS, MEMBERS, METADATA, NODES, ROUNDS, RUNS, TABLE_OF, UPDATES
 
 Record = TypeVar("Record")
 _OPEN = [state for state in RunState if MOVES[state]]
@@ -82,6 +82,13 @@ class Transaction:
         newest = select(func.max(EVALUATIONS.c.version)).where(EVALUATIONS.c.run_id == run_id).scalar_subquery()
         own = (EVALUATIONS.c.run_id == run_id) & (EVALUATIONS.c.version == newest)
         return self._select(Evaluation, select(EVALUATIONS).where(own).order_by(EVALUATIONS.c.client_id))
+
+    def needs(self, digest: str) -> bool:
+        """Whether a blob is a version of a run, or an update that an open run has yet to aggregate."""
+        version = select(ROUNDS.c.run_id).where(ROUNDS.c.sha256 == digest)
+        waits = (UPDATES.c.sha256 == digest) & (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
+        update = select(UPDATES.c.run_id).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits)
+        return any(self._connection.execute(query.limit(1)).first() for query in (version, update))
 
     def count(self, kind: type) -> int:
         """How many records there are."""

@@ -5,10 +5,10 @@ import time
 import grpc
 import numpy as np
 import pytest
-from cloud_harness import CLIENTS, EDGES, adapter, refused, run_async, site, spec
+from cloud_harness import CLIENTS, CONFIG, EDGES, adapter, refused, run_async, site, spec
 
 from elsa.v1 import fleet_pb2
-from elsa.wire.adapter import encode_adapter
+from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
 from elsa.wire.chunks import CHUNK_BYTES
 
 
@@ -70,26 +70,77 @@ async def test_same_push_twice_counts_once(tmp_path):
 async def test_updates_that_do_not_fit_are_refused_and_leave_the_round_open(tmp_path):
     async with site(tmp_path, max_adapter_bytes=10_000) as at:
         run = await at.started()
-        names = {"base_model.other": np.zeros(1, np.float32)}
+        names = decode_adapter(adapter(1))
+        first, second = names
+        turned = encode_adapter({first: names[first].reshape(8, 2), second: names[second]})
+        renamed = encode_adapter({f"{first[:-1]}_": names[first], second: names[second]})
+        assert len(turned) == len(renamed) == len(adapter(1))
         async with refused(grpc.StatusCode.DATA_LOSS, "edge-1", "SHA-256"):
             await at.push(run, "edge-1", adapter(1), sha256="0" * 64)
         async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "10000"):
             await at.push(run, "edge-1", adapter(1, size=9_999))
-        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "lora_A", "edge-1"):
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "total_bytes", "edge-1", "version 0 has"):
             await at.push(run, "edge-1", adapter(1, size=9))
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "lora_A", "edge-1"):
+            await at.push(run, "edge-1", turned)
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "edge-1", "missing"):
-            await at.push(run, "edge-1", encode_adapter(names))
+            await at.push(run, "edge-1", renamed)
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "safetensors"):
-            await at.push(run, "edge-1", b"not an adapter")
+            await at.push(run, "edge-1", b"x" * len(adapter(1)))
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "header.config"):
+            await at.push(run, "edge-1", adapter(1), config=CONFIG)
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "header.rows"):
             await at.push(run, "edge-1", adapter(1), rows=0)
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "version: 3"):
             await at.push(run, "edge-1", adapter(1), version=3)
-        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "of 353 bytes"):
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "total_bytes"):
             await at.push(run, "edge-1", adapter(1), total_bytes=len(adapter(1)) + 1)
         async with refused(grpc.StatusCode.PERMISSION_DENIED, "client-1"):
             await at.push(run, "client-1", adapter(1))
+        assert kept(tmp_path) == {sha256(adapter())}
         assert await at.push(run, "edge-1", adapter(1))
+
+
+def kept(folder):
+    """Digests of the blobs."""
+    return {path.name for path in (folder / "cloud" / "blobs").glob("??/*")}
+
+
+@run_async
+async def test_updates_are_forgotten_once_their_round_is_closed(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        await at.push(run, "edge-1", adapter(1))
+        assert kept(tmp_path) == {sha256(adapter()), sha256(adapter(1))}
+        await at.push(run, "edge-2", adapter(3))
+        await at.closed(run, 1)
+        await at.cloud.engine.advance(run, at.clock())
+        assert kept(tmp_path) == {sha256(adapter()), sha256(adapter(2))}
+        assert not await at.push(run, "edge-1", adapter(1))
+        assert kept(tmp_path) == {sha256(adapter()), sha256(adapter(2))}
+
+
+@run_async
+async def test_blob_that_another_record_needs_is_never_forgotten(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        other = await at.submit()
+        await at.enroll(other)
+        for edge in EDGES:
+            await at.push(run, edge, adapter())  # the start of both runs, the updates and the new version in one
+        await at.push(other, "edge-1", adapter(1))
+        await at.closed(run, 1)
+        for edge in EDGES:
+            await at.push(run, edge, adapter(1), version=1)  # at the same time an open update of the other run
+        await at.closed(run, 2)
+        await at.cloud.engine.advance(run, at.clock())
+        await at.push(other, "edge-2", adapter(3))
+        await at.closed(other, 1)
+        await at.cloud.engine.advance(other, at.clock())
+        for pulled, version, value in ((run, 2, 1), (other, 1, 2)):
+            got, tensors = await at.pull(pulled, "edge-1", version)
+            assert got == version and all(np.all(tensor == value) for tensor in tensors.values())
+        assert kept(tmp_path) == {sha256(adapter(value)) for value in (0, 1, 2)}
 
 
 @run_async
