@@ -61,7 +61,8 @@ def test_what_it_made_loads_in_plain_peft_and_predicts(finished, tiny_model):
         assert list(row["probabilities"].values()) == pytest.approx(shares.tolist(), abs=1e-5)
 
 
-def test_an_interrupt_stops_every_process_and_says_where_the_state_is(tmp_path, tiny_model, tiny_rows):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_an_interrupt_stops_every_process_and_says_where_the_state_is(tmp_path, tiny_model, tiny_rows, number):
     command = demo(tiny_model, tiny_rows, "--output", "out", "--rounds", "500")
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -70,13 +71,31 @@ def test_an_interrupt_stops_every_process_and_says_where_the_state_is(tmp_path, 
         assert any("run is TRAINING" in line for line in said)
         pids = _pids(tmp_path / "out.unfinished")
         assert len(pids) == 4
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         rest, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "logs and state are in out.unfinished" in rest
     assert errors == "error: interrupted\n"
     assert not any(map(_alive, pids))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_ends_without_a_result_ends_the_demo_with_its_reason(tmp_path, tiny_model, tiny_rows):
+    command = demo(tiny_model, tiny_rows, "--output", "out", "--rounds", "500")
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        submitted = next(line for line in iter(process.stdout.readline, "") if "is submitted to the cloud at" in line)
+        run_id, address = submitted.split()[1], submitted.split()[-1]
+        pids = _pids(tmp_path / "out.unfinished")
+        subprocess.run(elsa_command("run", "cancel", run_id, "--cloud", address), check=True, timeout=60)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == (
+        f"error: run {run_id} is CANCELLED: cancelled by an operator -- logs and state are in out.unfinished\n"
+    )
+    assert len(pids) == 4
+    assert not any(map(_alive, pids))
 
 
 def test_a_role_that_dies_ends_the_demo_with_its_last_words(tmp_path, tiny_model, tiny_rows):
