@@ -80,9 +80,9 @@ class RegisterEdgeRequest(_message.Message):
     edge_id: _builtins.str
     """Name of the edge, unique in the fleet: 1 to 63 letters, digits, dots, dashes or underscores."""
     address: _builtins.str
-    """host:port at which clients reach it."""
+    """host:port at which clients reach it: a host of at most 255 visible ASCII characters, a port from 1 to 65535."""
     capacity: _builtins.int
-    """Sessions that it can hold at once; at least 1."""
+    """Sessions that it can hold at once; 1 to 2^31 - 1."""
     def __init__(
         self,
         *,
@@ -132,7 +132,7 @@ class RegisterClientRequest(_message.Message):
     """Name of the client, unique in the fleet; as for an edge."""
     @_builtins.property
     def datasets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the data sets that its owner offers to runs."""
+        """Names of the data sets that its owner offers to runs, at most 64; each as the name of a node."""
 
     def __init__(
         self,
@@ -190,13 +190,13 @@ class Progress(_message.Message):
     edge_round: _builtins.int
     """Edge rounds done on top of it."""
     activity: _builtins.str
-    """What it does now, in a word or two."""
+    """What it does now, in a word or two; 80 printable characters are shown."""
     step: _builtins.int
     """Steps done of the current activity."""
     steps: _builtins.int
     """Steps in all, 0 if unknown."""
     loss: _builtins.float
-    """Latest training loss, 0 if none."""
+    """Latest training loss, 0 if none; one that is not finite is shown as none."""
     def __init__(
         self,
         *,
@@ -228,7 +228,7 @@ class HeartbeatRequest(_message.Message):
     """The edge or client, by its registered name. Must be the caller's own."""
     @_builtins.property
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___Progress]:
-        """How far it is, if it is in a run."""
+        """How far it is in each run that it is in; at most 64."""
 
     def __init__(
         self,
@@ -309,7 +309,7 @@ class ClientOffer(_message.Message):
     """What became of the rows that did not fit, on one line."""
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkReport]:
-        """Links to the edges that it could reach; at least one."""
+        """Links to the edges that it could reach, of those that it was offered: 1 to 1024, each edge once."""
 
     def __init__(
         self,
@@ -335,7 +335,7 @@ class EdgeOffer(_message.Message):
 
     ROOM_FIELD_NUMBER: _builtins.int
     room: _builtins.int
-    """Sessions that it has room for in this run; at least 1."""
+    """Sessions that it has room for in this run; 1 to 2^31 - 1."""
     def __init__(
         self,
         *,

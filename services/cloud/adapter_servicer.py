@@ -60,7 +60,10 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
 
 
 def push_from_proto(message: adapter_pb2.PushAdapterRequest) -> Push:
-    """The header that opens a push. Raises MalformedError naming the field."""
+    """The header that opens a push. Raises MalformedError naming the field.
+
+    `edge_round` and `session_id` concern clients and their edge alone; the cloud does not read them.
+    """
     if message.WhichOneof("message") != "header":
         raise MalformedError("message: the first message of a push is its header")
     header = message.header

@@ -15,7 +15,11 @@ from services.cloud.store import Store, Transaction
 MOST = 2**31 - 1
 """Largest count that is taken: what every database keeps in an integer."""
 
+MOST_DATASETS = 64
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_NAMES_ARE = "1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first"
+_LONGEST_HOST = 255
 
 
 class Fleet:
@@ -33,14 +37,17 @@ class Fleet:
 
     def register_edge(self, edge_id: str, address: str, capacity: int) -> None:
         """Make an edge known, or known again. Raises MalformedError, CapacityError, PermissionDeniedError."""
-        host, _, port = address.rpartition(":")
-        if not host or not port.isdecimal():
-            raise MalformedError(f"address: {address!r} is not host:port")
+        if not _is_address(address):
+            raise MalformedError(f"address: {address[:80]!r} is not host:port, a port being 1 to 65535")
         check_number("capacity", capacity, 1, MOST)
         self._register(Node(node_id=edge_id, role=Role.EDGE, address=address, capacity=capacity))
 
     def register_client(self, client_id: str, datasets: tuple[str, ...]) -> None:
         """Make a client known, or known again. Raises as `register_edge`."""
+        check_number("datasets, their count", len(datasets), 0, MOST_DATASETS)
+        for name in datasets:
+            if not _NAME.fullmatch(name):
+                raise MalformedError(f"datasets: {name[:80]!r} is not a name; {_NAMES_ARE}")
         self._register(Node(node_id=client_id, role=Role.CLIENT, datasets=datasets))
 
     def heartbeat(self, node_id: str) -> bool:
@@ -61,10 +68,7 @@ class Fleet:
 
     def _register(self, node: Node) -> None:
         if not _NAME.fullmatch(node.node_id):
-            raise MalformedError(
-                f"name {node.node_id!r}: 1 to 63 letters, digits, dots, dashes or underscores, "
-                "a letter or digit first"
-            )
+            raise MalformedError(f"name {node.node_id[:80]!r}: {_NAMES_ARE}")
         with self._store.transaction() as transaction:
             known = transaction.get(Node, node_id=node.node_id)
             if known is not None and known.role is not node.role:
@@ -82,6 +86,13 @@ def known_node(transaction: Transaction, node_id: str) -> Node:
     if node is None:
         raise _unknown(node_id)
     return node
+
+
+def _is_address(text: str) -> bool:
+    host, _, port = text.rpartition(":")
+    visible = host.isascii() and host.isprintable() and " " not in host
+    fits = 0 < len(host) <= _LONGEST_HOST and len(port) <= 5
+    return visible and fits and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535
 
 
 def _unknown(node_id: str) -> NotFoundError:

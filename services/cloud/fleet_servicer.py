@@ -1,6 +1,7 @@
 """`FleetService` over the fleet, the runs and the watches."""
 
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -14,7 +15,7 @@ from services.cloud.changes import Changes
 from services.cloud.convert import fitting, state_to_proto
 from services.cloud.engine import Engine
 from services.cloud.events import NodeProgress
-from services.cloud.fleet import Fleet
+from services.cloud.fleet import Fleet, check_number
 from services.cloud.lifecycle import RunState
 from services.cloud.offers import ClientOffer, EdgeOffer, Refusal, Reply
 from services.cloud.records import Link
@@ -24,6 +25,7 @@ from services.cloud.watch import Assignment, RunWatch, watch_assignments
 
 log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
+MOST_PROGRESS = 64
 _NO_CLUSTERS = "this cloud does not cluster clients; go on without a fingerprint"
 
 
@@ -56,6 +58,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """See fleet.proto."""
         if self._fleet.heartbeat(request.node_id):
             self._engine.arrived(request.node_id)
+        check_number("progress, its count", len(request.progress), 0, MOST_PROGRESS)
         for progress in request.progress:
             self._watch.progress(progress_from_proto(request.node_id, progress))
         return fleet_pb2.HeartbeatResponse()
@@ -130,14 +133,14 @@ def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
 
 
 def progress_from_proto(node_id: str, message: fleet_pb2.Progress) -> NodeProgress:
-    """How far a node is."""
+    """How far a node is: on one line, and without a loss that is not finite."""
     return NodeProgress(
         node_id=node_id,
         run_id=message.run_id,
         version=message.version,
         edge_round=message.edge_round,
-        activity=message.activity[:80],
+        activity="".join(letter for letter in message.activity[:80] if letter.isprintable()),
         step=message.step,
         steps=message.steps,
-        loss=message.loss,
+        loss=message.loss if math.isfinite(message.loss) else 0.0,
     )

@@ -1,5 +1,6 @@
 """How a node answers the offer of a run, and what the cloud checks of it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from elsa.errors import MalformedError
@@ -31,6 +32,8 @@ class Refusal:
     reason: str
 
 
+MOST_LINKS = 1024
+
 Reply = ClientOffer | EdgeOffer | Refusal
 
 
@@ -58,6 +61,7 @@ def answered(member: Member, reply: Reply) -> Member:
 def _check_client(offer: ClientOffer) -> None:
     check_number("client.train_rows", offer.train_rows, 1, MOST)
     check_number("client.heldout_rows", offer.heldout_rows, 1, MOST)
+    check_number("client.links, their count", len(offer.links), 0, MOST_LINKS)
     if not offer.links:
         raise MalformedError("client.links: none; a client joins with at least one edge that it reaches")
     if len({link.edge_id for link in offer.links}) < len(offer.links):
@@ -65,6 +69,13 @@ def _check_client(offer: ClientOffer) -> None:
     for link in offer.links:
         check_number(f"client.links, latency_ms to {link.edge_id}", link.latency_ms)
         check_number(f"client.links, throughput to {link.edge_id}", link.throughput)
+
+
+def check_edges(offer: ClientOffer, edges: Collection[str]) -> None:
+    """Raise MalformedError if a client reports a link to an edge that is not among those of the run."""
+    for link in offer.links:
+        if link.edge_id not in edges:
+            raise MalformedError(f"client.links: {link.edge_id[:80]!r} is no edge of the run; measure those offered")
 
 
 def summary(member: Member) -> str:

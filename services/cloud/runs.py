@@ -19,7 +19,7 @@ from services.cloud.events import EvaluationReported, Metrics, NodeJoined, State
 from services.cloud.fleet import MOST, check_number, known_node
 from services.cloud.leaving import LEAVABLE, leave
 from services.cloud.lifecycle import RunState
-from services.cloud.offers import Refusal, Reply, answered, summary
+from services.cloud.offers import ClientOffer, Refusal, Reply, answered, check_edges, summary
 from services.cloud.records import Answer, Evaluation, Member, Role, Round, Run
 from services.cloud.rounds import total, totals
 from services.cloud.store import Store, Transaction
@@ -186,6 +186,9 @@ def member_of(transaction: Transaction, run_id: str, node_id: str) -> Member:
 
 def _answer(transaction: Transaction, before: Member, reply: Reply, now: float) -> None:
     member = answered(before, reply)
+    if isinstance(reply, ClientOffer):
+        members = transaction.member_ids(before.run_id)
+        check_edges(reply, {name for name, (role, _) in members.items() if role is Role.EDGE})
     if member != before:
         transaction.put(member)
         event = NodeJoined(node_id=member.node_id, detail=summary(member), accepted=member.answer is Answer.JOINED)

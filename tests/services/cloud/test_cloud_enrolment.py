@@ -5,6 +5,7 @@ from cloud_harness import CLIENTS, EDGES, Clock, adapter, refused, run_async, si
 
 from elsa.v1 import fleet_pb2
 
+ROWS = {"train_rows": 1, "heldout_rows": 1}
 ENROLLING, TRAINING, FAILED = (
     fleet_pb2.RUN_STATE_ENROLLING,
     fleet_pb2.RUN_STATE_TRAINING,
@@ -234,6 +235,10 @@ async def test_answers_that_do_not_fit_are_refused(tmp_path):
             ("edge-1", {"edge": {"room": 2**32 - 1}}, "edge.room"),
             ("client-1", {"client": {"train_rows": 2**64 - 1, "heldout_rows": 1}}, "train_rows"),
             ("client-1", {"client": {"train_rows": 0, "heldout_rows": 1}}, "train_rows"),
+            ("client-1", {"client": {**ROWS, "links": [{"edge_id": "edge-9"}]}}, "'edge-9' is no edge of the run"),
+            ("client-1", {"client": {**ROWS, "links": [{"edge_id": "client-2"}]}}, "is no edge of the run"),
+            ("client-1", {"client": {**ROWS, "links": [{"edge_id": f"e{n}"} for n in range(1025)]}}, "1024"),
+            ("client-1", {"client": {**ROWS, "links": [{"edge_id": "edge-1"}] * 2}}, "twice"),
         ):
             async with refused(grpc.StatusCode.INVALID_ARGUMENT, word):
                 await at.fleet.JoinRun(fleet_pb2.JoinRunRequest(run_id=run, node_id=node, **offer))
@@ -265,6 +270,12 @@ async def test_names_addresses_and_the_size_of_the_fleet_are_checked(tmp_path):
         ):
             async with refused(code, word):
                 await call
-        for fields, word in (({"address": "nowhere", "capacity": 1}, "host:port"), ({"address": "h:1"}, "capacity")):
-            async with refused(grpc.StatusCode.INVALID_ARGUMENT, word):
-                await at.fleet.RegisterEdge(fleet_pb2.RegisterEdgeRequest(edge_id="edge-1", **fields))
+        for address in ("nowhere", ":1", "h:0", "h:65536", "h:²", "a b:1", "h\n:1", f"{'h' * 256}:1", "h:000000001"):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, "host:port"):
+                request = fleet_pb2.RegisterEdgeRequest(edge_id="edge-1", address=address, capacity=1)
+                await at.fleet.RegisterEdge(request)
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "capacity"):
+            await at.fleet.RegisterEdge(fleet_pb2.RegisterEdgeRequest(edge_id="edge-1", address="[::1]:65535"))
+        for datasets in (("a b",), ("",), ("x" * 64,), [f"d{n}" for n in range(65)]):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, "datasets"):
+                await at.register(edges=(), clients=("client-1",), datasets=datasets)

@@ -101,6 +101,25 @@ async def test_progress_is_seen_by_those_who_watch_and_not_kept(tmp_path):
         assert not [event async for event in at.events(run) if event.HasField("node_progress")]
 
 
+@run_async
+async def test_progress_is_bounded_and_printable(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        watching = at.events(run)
+        await anext(watching)
+        nasty = "\x1b[2Jtrain\ning\u202e" + "x" * 100
+        await at.heartbeat("client-1", run_id=run, activity=nasty, loss=float("nan"))
+        async for event in watching:
+            if event.HasField("node_progress"):
+                break
+        progress = event.node_progress.progress
+        assert progress.activity.startswith("[2Jtrainingx") and len(progress.activity) <= 80 and progress.loss == 0
+        await watching.aclose()
+        many = [fleet_pb2.Progress(run_id=run)] * 65
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "progress", "64"):
+            await at.fleet.Heartbeat(fleet_pb2.HeartbeatRequest(node_id="client-1", progress=many))
+
+
 async def assignments(at, node):
     call = at.fleet.WatchAssignment(fleet_pb2.WatchAssignmentRequest(node_id=node), timeout=30)
     async for message in call:
