@@ -74,13 +74,15 @@ def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
 
     with _operator(cloud, patience) as operator:
         runs = operator.list()
-    table = Table("run", "name", "state", "round", "clients", "edges", "accuracy", "submitted", box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("run", "state", "round", "clients", "edges", "accuracy", "submitted"):
+        table.add_column(heading, no_wrap=heading in ("run", "state"))
     for run in runs:
         accuracy = f"{run.evaluations[-1].accuracy:.3f}" if run.evaluations else "–"
-        begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(run.created_unix_s))
+        begun = time.strftime("%m-%d %H:%M", time.localtime(run.created_unix_s))
         members = (str(len(run.client_ids)), str(len(run.edge_ids)))
         table.add_row(
-            *(Text(cell) for cell in (run.run_id, run.name, state_word(run.state))),
+            *(Text(cell) for cell in (run.run_id, state_word(run.state))),
             *(f"{run.version}/{run.rounds}", *members, accuracy, begun),
         )
     if runs:
