@@ -1,10 +1,12 @@
 """What the owner of a site decides, from flags, environment (`ELSA_…`) or YAML."""
 
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from elsa.errors import SpecError
 from elsa.spec import Name, describe
@@ -34,3 +36,15 @@ class ClientSettings(BaseSettings):
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             raise SpecError(f"settings of the client (ELSA_...): {describe(error)}") from error
+        except SettingsError as error:  # what is not even JSON
+            raise SpecError(f"settings of the client: {_not_json()}") from error
+
+
+def _not_json() -> str:
+    for field in ("data", "heldout"):
+        variable = f"ELSA_{field.upper()}"
+        try:
+            json.loads(os.environ.get(variable, "{}"))
+        except ValueError as error:
+            return f'{variable} is not JSON ({error}); give it like {{"reviews": "rows.jsonl"}}'
+    return "a variable cannot be read"

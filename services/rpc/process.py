@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+from elsa.errors import InputError
+
 log = logging.getLogger(__name__)
 
 
@@ -21,12 +23,18 @@ def set_up_logging(level: str = "INFO") -> None:
 
 
 def write_ready(path: Path | None, address: str) -> None:
-    """Tell whoever started this process that it serves: JSON with its address and pid, written aside and renamed."""
+    """Tell whoever started this process that it serves: JSON with its address and pid, written aside and renamed.
+
+    Raises InputError if it cannot be written.
+    """
     if path is None:
         return
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(json.dumps({"address": address, "pid": os.getpid()}))
-    aside.replace(path)
+    try:
+        aside.write_text(json.dumps({"address": address, "pid": os.getpid()}))
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(f"--ready-file {path}: {error.strerror}; name a file in a folder that exists") from error
 
 
 def stop_on_signals() -> threading.Event:

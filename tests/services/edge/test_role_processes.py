@@ -8,8 +8,12 @@ import sys
 import time
 from contextlib import ExitStack
 
+import pytest
 from fleet_harness import system, write_rows
 from split_harness import spec_of
+
+from elsa.errors import InputError
+from services.rpc.process import write_ready
 
 
 def process(stack, folder, role, **given):
@@ -77,10 +81,25 @@ def test_roles_that_wait_for_their_cloud_end_on_a_signal_too(tmp_path):
             assert "Traceback" not in log.read_text()
 
 
-def test_settings_that_cannot_be_used_are_one_line(tmp_path):
-    given = {**os.environ, "ELSA_CAPACITY": "none"}
+@pytest.mark.parametrize(
+    ("role", "variable", "value", "said"),
+    [
+        ("edge", "ELSA_CAPACITY", "none", "capacity"),
+        ("client", "ELSA_DATA", "reviews=rows.jsonl", 'give it like {"reviews": "rows.jsonl"}'),
+        ("client", "ELSA_HELDOUT", "{", "ELSA_HELDOUT is not JSON"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_line(role, variable, value, said):
+    given = {**os.environ, variable: value}
     done = subprocess.run(
-        [sys.executable, "-m", "services.edge"], env=given, capture_output=True, text=True, timeout=60
+        [sys.executable, "-m", f"services.{role}"], env=given, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    assert "capacity" in done.stderr and "Traceback" not in done.stderr
+    assert said in done.stderr and variable[:4] in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_ready_file_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(
+        InputError, match=r"--ready-file .*nowhere.ready.json: No such file or directory; name a file"
+    ):
+        write_ready(tmp_path / "nowhere" / "ready.json", "127.0.0.1:1")
