@@ -12,7 +12,15 @@ from typing import Any, Protocol, TypeVar
 
 import grpc
 
-from elsa.errors import DrainingError, ElsaError, MalformedError, NotFoundError, UnreachableError
+from elsa.errors import (
+    CapacityError,
+    DrainingError,
+    ElsaError,
+    MalformedError,
+    NotFoundError,
+    PeerError,
+    UnreachableError,
+)
 from elsa.v1 import fleet_pb2 as pb
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
@@ -25,6 +33,10 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 CALL_TIMEOUT_S = 10.0
 REOPEN_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 5.0
+LONGEST_REASON = 500
+PASSING = (NotFoundError, UnreachableError, DrainingError, PeerError, CapacityError)
+"""What a cloud that restarts, or that is in trouble, may answer for a while."""
 
 
 class CloudLink:
@@ -83,17 +95,32 @@ class CloudLink:
     def assignments(self) -> Iterator[Sequence[pb.Assignment]]:
         """All assignments of this node, at once and after each change, until the node stops.
 
-        Raises UnreachableError once the cloud has not answered for `patience_s` seconds.
+        Raises UnreachableError once the cloud has not answered for `patience_s` seconds, and what it answers instead
+        of assignments once the pauses since the last ones add up to as much.
         """
+        pause_s, paused_s = REOPEN_PAUSE_S, 0.0
         while not self.stop.is_set():
             try:
-                yield from self._watched()
-            except (NotFoundError, UnreachableError, DrainingError) as error:
+                for assignments in self._watched():
+                    pause_s, paused_s = REOPEN_PAUSE_S, 0.0
+                    yield assignments
+            except PASSING as error:
                 if self.stop.is_set():
                     return
+                if paused_s > self.patience_s:
+                    raise
                 log.warning("lost %s: %s", self.peer, error)
-            if not self.stop.wait(REOPEN_PAUSE_S):
+            if not self.stop.wait(pause_s):
+                pause_s, paused_s = min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
                 self._return()
+
+    def refuse(self, run_id: str, reason: str) -> None:
+        """Tell the cloud that this node does not take part in a run, or not any longer, if it can be told."""
+        request = pb.JoinRunRequest(run_id=run_id, node_id=self.node_id, refusal=_shortened(reason))
+        try:
+            self.patiently(lambda: self.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
+        except ElsaError as error:
+            log.warning("run %s: %s was not told that this node leaves: %s", run_id, self.peer, error)
 
     def close(self) -> None:
         """End the watch, the heartbeats and the channel."""
@@ -113,18 +140,19 @@ class CloudLink:
         log.info("registered with %s as %s", self.peer, self.node_id)
 
     def _return(self) -> None:
-        """Register again, unless the node stops meanwhile. Raises UnreachableError."""
+        """Register again, unless the node stops meanwhile or the cloud has a fault. Raises UnreachableError."""
         try:
             self.patiently(self._enter)
+        except (PeerError, CapacityError) as error:
+            log.warning("%s does not take this node back yet: %s", self.peer, error)
         except UnreachableError:
             if not self.stop.is_set():
                 raise
 
     def _watched(self) -> Iterator[Sequence[pb.Assignment]]:
         """The assignments of one watch."""
-        stream = self.patiently(self._open_watch)
         with translated(self.peer):
-            for message in stream:
+            for message in self._open_watch():
                 yield message.assignments
 
     def _open_watch(self) -> Any:
@@ -154,6 +182,11 @@ class CloudLink:
     def _sleep(self, seconds: float) -> None:
         if self.stop.wait(seconds):
             raise UnreachableError(f"{self.peer}: stopped while waiting for it")
+
+
+def _shortened(reason: str) -> str:
+    line = " ".join(reason.split())
+    return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 1]}…"
 
 
 class RunDriver(Protocol):

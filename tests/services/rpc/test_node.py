@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from rpc_servers import WAIT_S, services_of
 
-from elsa.errors import MalformedError, NotFoundError, UnreachableError
+from elsa.errors import CapacityError, MalformedError, NotFoundError, UnreachableError
 from elsa.v1 import fleet_pb2 as pb
 from elsa.v1 import fleet_pb2_grpc
 from services.rpc.node import CloudLink, RunDrivers
@@ -25,8 +25,15 @@ class Fleet(fleet_pb2_grpc.FleetServiceServicer):
         self.beats = queue.Queue()
         self.changes = queue.Queue()
         self.watches = queue.Queue()
+        self.faults = []
+        self.refusals = queue.Queue()
+
+    def JoinRun(self, request, context):
+        self.refusals.put(request)
+        return pb.JoinRunResponse()
 
     def RegisterClient(self, request, context):
+        self.fail()
         self.known.add(request.client_id)
         self.registered.put(request.client_id)
         return pb.RegisterClientResponse(heartbeat_s=self.heartbeat_s)
@@ -37,6 +44,7 @@ class Fleet(fleet_pb2_grpc.FleetServiceServicer):
         return pb.HeartbeatResponse()
 
     def WatchAssignment(self, request, context):
+        self.fail()
         self.check(request.node_id)
         self.watches.put(context)
         context.add_callback(lambda: self.changes.put(context))
@@ -45,6 +53,10 @@ class Fleet(fleet_pb2_grpc.FleetServiceServicer):
                 return
             if isinstance(change, list):
                 yield pb.WatchAssignmentResponse(assignments=[pb.Assignment(run_id=run_id) for run_id in change])
+
+    def fail(self):
+        if self.faults:
+            raise self.faults.pop(0)
 
     def check(self, node_id):
         if node_id not in self.known:
@@ -191,6 +203,39 @@ def test_a_watch_that_is_unknown_or_ends_is_opened_again(cloud, node):
     fleet.watches.get(timeout=WAIT_S)
     fleet.changes.put(["r1"])
     assert follower.seen.get(timeout=WAIT_S) == ["r1"]
+
+
+def test_a_cloud_in_trouble_is_asked_again(cloud, node, caplog):
+    fleet = Fleet(heartbeat_s=1000)
+    link = node(cloud.serve(fleet))
+    link.start()
+    fleet.faults = [RuntimeError("disk"), CapacityError("full"), CapacityError("full"), RuntimeError("disk")]
+    follower = Follower(link)
+    fleet.changes.put(["r1"])
+    assert follower.seen.get(timeout=WAIT_S) == ["r1"]
+    assert not fleet.faults
+
+
+def test_a_cloud_that_stays_in_trouble_is_given_up(cloud, node):
+    fleet = Fleet(heartbeat_s=1000)
+    link = node(cloud.serve(fleet), patience_s=0.05)
+    link.start()
+    fleet.faults = [CapacityError("all places are taken")] * 100
+    follower = Follower(link)
+    assert follower.ended() and isinstance(follower.error, CapacityError)
+    assert len(fleet.faults) > 90
+
+
+def test_a_refusal_is_one_line_and_short_and_needs_no_cloud(cloud, node, caplog):
+    fleet = Fleet()
+    link = node(cloud.serve(fleet))
+    link.refuse("r1", "no\n room " + "x" * 1000)
+    told = fleet.refusals.get(timeout=WAIT_S)
+    assert (told.run_id, told.node_id, len(told.refusal)) == ("r1", "c1", 500)
+    assert told.refusal.startswith("no room xxx") and told.refusal.endswith("x…")
+    link.close()
+    link.refuse("r1", "gone")
+    assert "was not told" in caplog.text
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
