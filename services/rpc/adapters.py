@@ -4,7 +4,7 @@ import hashlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,14 +117,6 @@ class PushReceiver:
         data = bytes(self._pieces.result())
         check_digest(data, self.header.sha256, "AdapterHeader.sha256")
         return self.header, data
-
-
-def receive_push(messages: Iterable[pb.PushAdapterRequest]) -> tuple[pb.AdapterHeader, bytes]:
-    """All of a push: its header and bytes."""
-    receiver = PushReceiver()
-    for message in messages:
-        receiver.add(message)
-    return receiver.result()
 
 
 def check_digest(data: bytes, sha256: str, field: str) -> None:

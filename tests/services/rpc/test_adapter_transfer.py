@@ -22,11 +22,11 @@ from elsa.v1.tensor_pb2 import Chunk
 from services.rpc.adapters import (
     MAX_ADAPTER_BYTES,
     Pulled,
+    PushReceiver,
     pull,
     pull_when_there,
     pulled_messages,
     push,
-    receive_push,
 )
 from services.rpc.channel import connect
 from services.rpc.status import translated
@@ -42,7 +42,10 @@ class Adapters(adapter_pb2_grpc.AdapterServiceServicer):
         self.left = threading.Event()
 
     def PushAdapter(self, request_iterator, context):
-        header, data = receive_push(request_iterator)
+        receiver = PushReceiver()
+        for message in request_iterator:
+            receiver.add(message)
+        header, data = receiver.result()
         known = (header.sha256, data) in self.taken
         self.taken.append((header.sha256, data))
         return pb.PushAdapterResponse(stored=not known)
