@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from elsa.errors import CapacityError, StepOrderError
+from elsa.errors import StepOrderError
 from elsa.model import adapter as adapters
 from elsa.model.segment import Segment
 from elsa.spec import OptimizerSpec, Split
@@ -75,15 +75,14 @@ class TrunkSession:
         """The trunk's output (tokens, width) for `activations` (tokens, width) of rows with `lengths` real tokens.
 
         Raises:
-            StepOrderError: the position is not the next one.
-            CapacityError: more than `window` micro-batches are open.
+            StepOrderError: the position is not the next one, or `window` micro-batches are open already.
         """
         known = self._answers.get(("forward", position))
         if known is not None:
             return known
         self._check("forward", position, self._forwards)
         if len(self._graphs) >= self._window:
-            raise CapacityError(f"{position}: {self._window} micro-batches are open already; send their gradients")
+            raise StepOrderError(f"{position}: {self._window} micro-batches are open already; send their gradients")
         leaf = activations.detach().requires_grad_()
         output = self._run(leaf, lengths)
         self._graphs[position.micro_batch] = _Graph(leaf=leaf, output=output)

@@ -63,7 +63,8 @@ class AdapterServiceServicer:
 
     def PullAdapter(self, request, context):
         """Gives the newest adapter that is at or past the one asked for: header, then chunks. Waits up to wait_s for it;
-        then UNAVAILABLE. ABORTED if the run ended without it.
+        then UNAVAILABLE, as where the same caller asks again: it waits once. ABORTED if the run ended without it,
+        PERMISSION_DENIED for a caller that is no member here.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -46,7 +46,8 @@ class AdapterServiceStub:
     """
     PullAdapter: _grpc.UnaryStreamMultiCallable[_adapter_pb2.PullAdapterRequest, _adapter_pb2.PullAdapterResponse]
     """Gives the newest adapter that is at or past the one asked for: header, then chunks. Waits up to wait_s for it;
-    then UNAVAILABLE. ABORTED if the run ended without it.
+    then UNAVAILABLE, as where the same caller asks again: it waits once. ABORTED if the run ended without it,
+    PERMISSION_DENIED for a caller that is no member here.
     """
 
 @_typing.type_check_only
@@ -62,7 +63,8 @@ class AdapterServiceAsyncStub(AdapterServiceStub):
     """
     PullAdapter: _aio.UnaryStreamMultiCallable[_adapter_pb2.PullAdapterRequest, _adapter_pb2.PullAdapterResponse]  # type: ignore[assignment]
     """Gives the newest adapter that is at or past the one asked for: header, then chunks. Waits up to wait_s for it;
-    then UNAVAILABLE. ABORTED if the run ended without it.
+    then UNAVAILABLE, as where the same caller asks again: it waits once. ABORTED if the run ended without it,
+    PERMISSION_DENIED for a caller that is no member here.
     """
 
 class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -87,7 +89,8 @@ class AdapterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_adapter_pb2.PullAdapterResponse], _abc.AsyncIterator[_adapter_pb2.PullAdapterResponse]]:
         """Gives the newest adapter that is at or past the one asked for: header, then chunks. Waits up to wait_s for it;
-        then UNAVAILABLE. ABORTED if the run ended without it.
+        then UNAVAILABLE, as where the same caller asks again: it waits once. ABORTED if the run ended without it,
+        PERMISSION_DENIED for a caller that is no member here.
         """
 
 def add_AdapterServiceServicer_to_server(servicer: AdapterServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -145,7 +145,8 @@ class TrainOpen(_message.Message):
     """Micro-batches that the client may have in flight, 1 to 16."""
     resume_token: _builtins.str
     """Empty for a new session, which starts from the edge's adapter of (version, edge_round); else the token of a
-    session whose stream broke, to go on where it was.
+    session whose stream broke, to go on where it was. One that has finished takes the same Finish again and gives
+    the same answer, until the round is over.
     """
     @_builtins.property
     def split(self) -> Global___Split:

@@ -86,7 +86,7 @@ class SplitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ping(self, request, context):
-        """Answers at once: measures latency and, with a payload, throughput. RESOURCE_EXHAUSTED if called too often.
+        """Answers at once: measures latency and, with a payload, throughput.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,7 +51,7 @@ class SplitServiceStub:
     not hold, UNIMPLEMENTED where an edge does not offer it.
     """
     Ping: _grpc.UnaryUnaryMultiCallable[_split_pb2.PingRequest, _split_pb2.PingResponse]
-    """Answers at once: measures latency and, with a payload, throughput. RESOURCE_EXHAUSTED if called too often."""
+    """Answers at once: measures latency and, with a payload, throughput."""
 
 @_typing.type_check_only
 class SplitServiceAsyncStub(SplitServiceStub):
@@ -70,7 +70,7 @@ class SplitServiceAsyncStub(SplitServiceStub):
     not hold, UNIMPLEMENTED where an edge does not offer it.
     """
     Ping: _aio.UnaryUnaryMultiCallable[_split_pb2.PingRequest, _split_pb2.PingResponse]  # type: ignore[assignment]
-    """Answers at once: measures latency and, with a payload, throughput. RESOURCE_EXHAUSTED if called too often."""
+    """Answers at once: measures latency and, with a payload, throughput."""
 
 class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the blocks between a client's bottom and top."""
@@ -110,6 +110,6 @@ class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _split_pb2.PingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_split_pb2.PingResponse, _abc.Awaitable[_split_pb2.PingResponse]]:
-        """Answers at once: measures latency and, with a payload, throughput. RESOURCE_EXHAUSTED if called too often."""
+        """Answers at once: measures latency and, with a payload, throughput."""
 
 def add_SplitServiceServicer_to_server(servicer: SplitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Callable
 
 import grpc
 
@@ -24,26 +23,25 @@ log = logging.getLogger(__name__)
 
 
 class RunDriver:
-    """One run at this client, on a thread of its own.
+    """One run at this client, on a thread of its own. What it fails with ends the run here, and the cloud is told.
 
     Args:
-        fail: called with an error that nothing can be done about here.
+        spec: the run's specification as YAML.
     """
 
     def __init__(
         self,
         run_id: str,
-        spec: RunSpec,
+        spec: str,
         *,
         settings: ClientSettings,
         link: CloudLink,
-        fail: Callable[[ElsaError], None],
     ) -> None:
         self._run_id = run_id
-        self._spec = spec
+        self._text = spec
+        self._spec: RunSpec  # read on the run's own thread, which refuses the run if it cannot be
         self._settings = settings
         self._link = link
-        self._fail = fail
         self._offered: fleet_pb2.Assignment | None = None
         self._training: fleet_pb2.Assignment | None = None
         self._may_train = threading.Event()
@@ -68,9 +66,7 @@ class RunDriver:
         """See `services.rpc.node.RunDriver`."""
         self._stop.set()
         self._may_train.set()
-        with self._lock:
-            if self._channel is not None:
-                self._channel.close()  # ends every call to the edge
+        self._disconnect()
 
     def join(self, timeout_s: float) -> None:
         """See `services.rpc.node.RunDriver`."""
@@ -86,13 +82,19 @@ class RunDriver:
         except RoundGivenUpError as error:
             log.info("run %s: %s", self._run_id, error)
         except ElsaError as error:
-            if not self._stop.is_set():
-                self._fail(error)
+            self._leave(error)
         except Exception as error:
             log.exception("run %s failed at this client", self._run_id)
-            self._fail(PeerError(f"run {self._run_id} failed at this client ({type(error).__name__}); see the log"))
+            self._leave(PeerError(f"{type(error).__name__}; see the log of {self._link.node_id}"))
         finally:
             self._link.forget(self._run_id)
+
+    def _leave(self, error: ElsaError) -> None:
+        """Tell the cloud that we leave the run, and why; nothing if it has ended anyway."""
+        if self._stop.is_set():
+            return
+        log.error("run %s failed at this client: %s", self._run_id, error)
+        self._link.refuse(self._run_id, str(error))
 
     def _join(self) -> tuple[Checkpoint, SiteData] | None:
         """Load the rows, measure the links and join; or refuse, saying why.
@@ -102,6 +104,7 @@ class RunDriver:
         offered = self._offered or fleet_pb2.Assignment()
         rejoins = offered.state != fleet_pb2.RUN_STATE_ENROLLING
         try:
+            self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
             checkpoint = Checkpoint.open(self._spec.model.source)
             data = load(self._spec, checkpoint, self._settings.data, self._settings.heldout)
             log.info("run %s: %s", self._run_id, data.report)
@@ -114,16 +117,16 @@ class RunDriver:
             if self._stop.is_set() or rejoins:
                 raise
             log.error("run %s: cannot take part: %s", self._run_id, error)
-            self._answer(fleet_pb2.JoinRunRequest(refusal=str(error)))
+            self._link.refuse(self._run_id, str(error))
             return None
         offer = fleet_pb2.ClientOffer(
             train_rows=len(data.train), heldout_rows=len(data.heldout), row_report=data.report, links=links
         )
-        return (checkpoint, data) if self._answer(fleet_pb2.JoinRunRequest(client=offer)) else None
+        return (checkpoint, data) if self._offer(offer) else None
 
-    def _answer(self, request: fleet_pb2.JoinRunRequest) -> bool:
-        """Tell the cloud; False if the run began without us."""
-        request.run_id, request.node_id = self._run_id, self._link.node_id
+    def _offer(self, offer: fleet_pb2.ClientOffer) -> bool:
+        """Join; False if the run began without us."""
+        request = fleet_pb2.JoinRunRequest(run_id=self._run_id, node_id=self._link.node_id, client=offer)
         try:
             self._link.patiently(lambda: self._link.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
         except StaleRoundError as error:
@@ -131,18 +134,23 @@ class RunDriver:
             return False
         return True
 
-    def _connect(self, address: str) -> grpc.Channel:
-        channel = connect(address)
+    def _connect(self, address: str) -> tuple[SplitServiceStub, AdapterServiceStub]:
+        """The edge's services. Under the lock: gRPC crashes if a stub is made on a channel that closes."""
         with self._lock:
-            self._channel = channel
-            if self._stop.is_set():  # after `stop` looked for it
-                channel.close()
-        return channel
+            if self._stop.is_set():
+                raise RoundGivenUpError("stopped before the first round")
+            self._channel = connect(address)
+            return SplitServiceStub(self._channel), AdapterServiceStub(self._channel)
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            if self._channel is not None:
+                self._channel.close()  # ends every call to the edge
 
     def _work(self, checkpoint: Checkpoint, data: SiteData, edge: fleet_pb2.EdgePeer, version: int) -> None:
         peer = f"edge {edge.edge_id} at {edge.address}"
         log.info("run %s: trains with %s", self._run_id, peer)
-        channel = self._connect(edge.address)
+        split, adapters = self._connect(edge.address)
         try:
             trainer = RoundTrainer(
                 self._settings.name,
@@ -150,7 +158,7 @@ class RunDriver:
                 self._spec,
                 checkpoint,
                 data,
-                stub=SplitServiceStub(channel),
+                stub=split,
                 peer=peer,
                 stop=self._stop,
                 patience_s=self._settings.patience_s,
@@ -161,10 +169,10 @@ class RunDriver:
                 self._spec,
                 trainer,
                 link=self._link,
-                edge=AdapterServiceStub(channel),
+                edge=adapters,
                 peer=peer,
                 stop=self._stop,
                 patience_s=self._settings.patience_s,
             ).run(version)
         finally:
-            channel.close()
+            self._disconnect()

@@ -29,12 +29,12 @@ PASSING = (
     UnreachableError,
     DrainingError,
     NotFoundError,
+    StaleRoundError,
     CapacityError,
     PermissionDeniedError,
     ChecksumError,
 )
-"""What an edge that restarts, or that does not know of us yet, may answer for a while."""
-
+"""What an edge that restarts, that does not know of us yet, or that is past our round may answer for a while."""
 
 ANYWHERE = (0, 0)
 """Whatever round the edge is in is at or past it."""
@@ -80,8 +80,6 @@ class RoundLoop:
                 if pulled.version >= self._spec.training.rounds:
                     return
                 place, pause_s, paused_s = self._train(pulled), FIRST_PAUSE_S, 0.0
-            except StaleRoundError as error:
-                log.warning("run %s: too late: %s", self._run_id, error)
             except PASSING as error:
                 if paused_s > self._patience_s:
                     raise
@@ -109,7 +107,10 @@ class RoundLoop:
         request = run_pb2.ReportEvaluationRequest(
             run_id=self._run_id, client_id=self._link.node_id, evaluation=evaluation
         )
-        self._link.patiently(lambda: self._link.runs.ReportEvaluation(request, timeout=CALL_TIMEOUT_S))
+        try:
+            self._link.patiently(lambda: self._link.runs.ReportEvaluation(request, timeout=CALL_TIMEOUT_S))
+        except StaleRoundError as error:  # nobody waits for it any more
+            log.warning("run %s: %s", self._run_id, error)
         self._evaluated.add(pulled.version)
 
     def _train(self, pulled: Pulled) -> tuple[int, int]:

@@ -5,8 +5,7 @@ import threading
 
 import torch
 
-from elsa.errors import ElsaError, UnreachableError
-from elsa.spec import RunSpec
+from elsa.errors import UnreachableError
 from elsa.v1 import fleet_pb2
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from services.client.driver import RunDriver
@@ -25,7 +24,6 @@ class Client:
     def __init__(self, settings: ClientSettings, stop: threading.Event) -> None:
         self._settings = settings
         self._stop = stop
-        self._failure: ElsaError | None = None
         self._drivers = RunDrivers(self._new_driver)
         self._link = CloudLink(
             settings.cloud, settings.name, self._register, stop=stop, patience_s=settings.patience_s
@@ -36,10 +34,8 @@ class Client:
         self._link.start()
 
     def follow(self) -> None:
-        """Do what the cloud assigns until stopped. Raises what a run failed with, UnreachableError."""
+        """Do what the cloud assigns until stopped. Raises UnreachableError once the cloud stays away."""
         self._drivers.follow(self._link.assignments())
-        if self._failure is not None:
-            raise self._failure
 
     def close(self) -> None:
         """End the runs and leave."""
@@ -53,16 +49,11 @@ class Client:
         return fleet.RegisterClient(request, timeout=CALL_TIMEOUT_S).heartbeat_s
 
     def _new_driver(self, assignment: fleet_pb2.Assignment) -> RunDriver:
-        spec = RunSpec.from_yaml(assignment.spec, f"run {assignment.run_id}")
-        return RunDriver(assignment.run_id, spec, settings=self._settings, link=self._link, fail=self._fail)
-
-    def _fail(self, error: ElsaError) -> None:
-        self._failure = error
-        self.close()
+        return RunDriver(assignment.run_id, assignment.spec, settings=self._settings, link=self._link)
 
 
 def run(settings: ClientSettings) -> None:
-    """Run a client until SIGTERM or SIGINT. Raises UnreachableError, or what a run failed with here."""
+    """Run a client until SIGTERM or SIGINT. Raises UnreachableError."""
     torch.set_num_threads(settings.threads)
     stop = stop_on_signals()
     client = Client(settings, stop)

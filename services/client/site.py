@@ -29,10 +29,12 @@ def load(spec: RunSpec, checkpoint: Checkpoint, data: Mapping[str, str], heldout
 
     Raises:
         DataError: no such data set, an unreadable source, or too few rows.
+        ModelError: the model takes no rows as long as the run's.
     """
     name = spec.data.name
     if name not in data:
         raise DataError(f"this site has no data set {name!r}; it offers {', '.join(sorted(data)) or 'none'}")
+    checkpoint.check_length(spec.model.max_tokens, spec.model.task, len(spec.data.labels))
     tokenizer = checkpoint.tokenizer()
 
     def examples(source: str) -> tuple[list[Example], RowReport]:

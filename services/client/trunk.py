@@ -118,7 +118,17 @@ class TrainTrunk:
                 self._resume(error)
 
     def finish(self, steps: int) -> pb.Finished:
-        """End the session, which commits it, and give what the edge says of it."""
+        """End the session, which commits it, and give what the edge says of it.
+
+        An answer that was lost is asked for again. Raises UnreachableError if the stream broke and stays so.
+        """
+        while True:
+            try:
+                return self._finish(steps)
+            except (UnreachableError, DrainingError) as error:
+                self._resume(error)
+
+    def _finish(self, steps: int) -> pb.Finished:
         stream = self._open_stream()
         seconds, count = self._watch.seconds, self._bytes_before + stream.bytes
         message = pb.Finish(

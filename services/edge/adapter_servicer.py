@@ -36,10 +36,14 @@ class AdapterServicer(AdapterServiceServicer):
 
     def PullAdapter(self, request: pb.PullAdapterRequest, context: Any) -> Iterator[pb.PullAdapterResponse]:
         """Wait for the round asked for."""
+        if not 0 <= request.wait_s <= MAX_WAIT_S:
+            raise MalformedError(f"PullAdapterRequest.wait_s: {request.wait_s}; it must be from 0 to {MAX_WAIT_S:g}")
         rounds = self._runs.get(request.run_id).rounds
-        wait_s = request.wait_s if 0 <= request.wait_s <= MAX_WAIT_S else MAX_WAIT_S
-        pulled = rounds.wait_for(request.node_id, request.version, request.edge_round, wait_s)
-        yield from pulled_messages(pulled)
+        context.add_callback(rounds.wake)  # a call that its caller has left gives its thread back
+        pulled = rounds.wait_for(
+            request.node_id, request.version, request.edge_round, request.wait_s, context.is_active
+        )
+        yield from self._idle.sending(pulled_messages(pulled), context.cancel)
 
 
 def check_header(run: EdgeRun, header: pb.AdapterHeader) -> None:

@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from elsa.errors import ElsaError, RoundGivenUpError, StaleRoundError
+from elsa.errors import DrainingError, ElsaError, PeerError, RoundGivenUpError, StaleRoundError
 from elsa.model.adapter import adapter_config, initial_adapter
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
@@ -12,7 +12,7 @@ from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
-from services.edge.worker import Worker
+from services.edge.worker import STOPPED, Worker
 from services.rpc.adapters import Pulled, pull_when_there, push
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
@@ -23,17 +23,21 @@ EDGE_SHARE = 0.9
 
 
 class RunDriver:
-    """One run at this edge, on a thread of its own.
+    """One run at this edge, on a thread of its own. What it fails with ends the run here, and the cloud is told.
 
     Args:
+        spec: the run's specification as YAML.
         memory_bytes: what the trunk's weights may take.
     """
 
     def __init__(
-        self, run_id: str, spec: RunSpec, *, link: CloudLink, runs: EdgeRuns, worker: Worker, memory_bytes: int
+        self, run_id: str, spec: str, *, link: CloudLink, runs: EdgeRuns, worker: Worker, memory_bytes: int
     ) -> None:
         self._run_id = run_id
-        self._spec = spec
+        self._text = spec
+        self._spec: RunSpec  # read on the run's own thread, which refuses the run if it cannot be
+        self._run: EdgeRun | None = None
+        self._lock = threading.Lock()
         self._link = link
         self._runs = runs
         self._worker = worker
@@ -50,8 +54,10 @@ class RunDriver:
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """The cloud's newest word on this run."""
-        if assignment.state == fleet_pb2.RUN_STATE_TRAINING and not self._may_train.is_set():
-            self._training = assignment
+        if assignment.state == fleet_pb2.RUN_STATE_TRAINING:
+            with self._lock:
+                self._training = assignment
+                self._admit()
             self._may_train.set()
         if not self._begun:
             self._begun = True
@@ -62,7 +68,8 @@ class RunDriver:
         """The run has ended, or the edge is to stop."""
         self._stop.set()
         self._may_train.set()
-        self._runs.remove(self._run_id)
+        ended = RoundGivenUpError(f"run {self._run_id} has ended")
+        self._runs.remove(self._run_id, DrainingError(STOPPED) if self._link.stop.is_set() else ended)
 
     def join(self, timeout_s: float) -> None:
         """See `services.rpc.node.RunDriver`."""
@@ -74,16 +81,28 @@ class RunDriver:
             run = self._enroll()
             self._may_train.wait()
             if run is not None and self._training is not None and not self._stop.is_set():
-                self._serve(run, self._training)
+                self._serve(run, self._training.version)
         except RoundGivenUpError as error:
             log.info("run %s: %s", self._run_id, error)
         except ElsaError as error:
-            if not self._stop.is_set():
-                log.error("run %s failed at this edge: %s", self._run_id, error)
-            self._runs.remove(self._run_id)
-        except Exception:
+            self._leave(error)
+        except Exception as error:
             log.exception("run %s failed at this edge", self._run_id)
-            self._runs.remove(self._run_id)
+            self._leave(PeerError(f"{type(error).__name__}; see the log of {self._link.node_id}"))
+
+    def _leave(self, error: ElsaError) -> None:
+        """Serve the run no more, and tell the cloud why; nothing if the run has ended anyway."""
+        if self._stop.is_set():
+            return
+        log.error("run %s failed at this edge: %s", self._run_id, error)
+        self._runs.remove(self._run_id, DrainingError(f"this edge has left the run: {error}"))
+        self._link.refuse(self._run_id, str(error))
+
+    def _admit(self) -> None:
+        """Take the clients of the newest assignment as the members; with the lock held."""
+        if self._run is not None and self._training is not None and not self._stop.is_set():
+            self._runs.rooms.settle(self._run_id, len(self._training.client_ids))
+            self._run.rounds.admit(self._training.client_ids)
 
     def _enroll(self) -> EdgeRun | None:
         """Load the trunk, offer the first adapter and join; or refuse, saying why.
@@ -91,21 +110,26 @@ class RunDriver:
         A run that is past its enrolment, because this edge was restarted, needs the trunk alone.
         """
         try:
+            self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
             run = self._load()
+            room = 0 if self._rejoins else self._runs.rooms.promise(self._run_id, self._stop)
         except ElsaError as error:
             if self._stop.is_set() or self._rejoins:
                 raise
             log.error("run %s: cannot take part: %s", self._run_id, error)
-            self._answer(fleet_pb2.JoinRunRequest(refusal=str(error)))
+            self._link.refuse(self._run_id, str(error))
             return None
         self._runs.add(run)
         if self._stop.is_set():  # after `stop` looked for it
-            self._runs.remove(self._run_id)
+            self.stop()
             return None
         if self._rejoins:
             log.info("run %s: goes on with blocks %s", self._run_id, sorted(run.trunk.segment.owned))
             return run
-        self._answer(fleet_pb2.JoinRunRequest(edge=fleet_pb2.EdgeOffer(room=max(self._runs.sessions.room, 1))))
+        request = fleet_pb2.JoinRunRequest(
+            run_id=self._run_id, node_id=self._link.node_id, edge=fleet_pb2.EdgeOffer(room=room)
+        )
+        self._link.patiently(lambda: self._link.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
         log.info("run %s: joined with blocks %s", self._run_id, sorted(run.trunk.segment.owned))
         return run
 
@@ -113,8 +137,9 @@ class RunDriver:
         spec = self._spec
         checkpoint = Checkpoint.open(spec.model.source)
         labels = len(spec.data.labels)
+        checkpoint.check_length(spec.model.max_tokens, spec.model.task, labels)
         config = adapter_config(checkpoint, spec.lora, spec.model.task, labels)
-        trunk = self._worker.run(lambda: EdgeTrunk(spec, checkpoint, config, self._memory_bytes)).value
+        trunk = EdgeTrunk(spec, checkpoint, config, self._memory_bytes)
         if not self._rejoins:
             first = encode_adapter(initial_adapter(checkpoint, config, labels, spec.seed))
             header = adapter_pb2.AdapterHeader(
@@ -123,13 +148,10 @@ class RunDriver:
             self._link.patiently(lambda: push(self._link.adapters, header, first))
         return EdgeRun(self._run_id, spec, trunk, self._runs.sessions)
 
-    def _answer(self, request: fleet_pb2.JoinRunRequest) -> None:
-        request.run_id, request.node_id = self._run_id, self._link.node_id
-        self._link.patiently(lambda: self._link.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
-
-    def _serve(self, run: EdgeRun, assignment: fleet_pb2.Assignment) -> None:
-        run.rounds.admit(assignment.client_ids)
-        version = assignment.version
+    def _serve(self, run: EdgeRun, version: int) -> None:
+        with self._lock:
+            self._run = run
+            self._admit()
         while not self._stop.is_set():
             pulled = self._pull(version)
             adapter = decode_adapter(pulled.data)

@@ -7,13 +7,13 @@ be called from any thread.
 import logging
 import math
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from elsa.aggregate.fedavg import fedavg
-from elsa.errors import DrainingError, MalformedError, PermissionDeniedError, RoundGivenUpError, StaleRoundError
+from elsa.errors import DrainingError, ElsaError, MalformedError, PermissionDeniedError, StaleRoundError
 from elsa.wire.adapter import encode_adapter
 from services.rpc.adapters import Pulled
 
@@ -55,19 +55,21 @@ class EdgeRounds:
     def __init__(self, quorum: float) -> None:
         self._quorum = quorum
         self._changed = threading.Condition()
-        self._clients: frozenset[str] = frozenset()
+        self._clients: frozenset[str] | None = None
         self._place: tuple[int, int] | None = None
         self._adapter: Adapter = {}
         self._encoded = b""
         self._updates: dict[str, Update] = {}
         self._digests: dict[tuple[tuple[int, int], str], str] = {}
         self._taking = False
-        self._ended: str | None = None
+        self._waiting: dict[str, object] = {}
+        self._ended: ElsaError | None = None
 
     def admit(self, clients: Collection[str]) -> None:
-        """Take these clients as the run's members at this edge."""
+        """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them."""
         with self._changed:
             self._clients = frozenset(clients)
+            self._changed.notify_all()
 
     def open(self, version: int, edge_round: int, adapter: Adapter, encoded: bytes | None = None) -> None:
         """Serve `adapter` as (version, edge round) and take updates for it."""
@@ -80,10 +82,15 @@ class EdgeRounds:
             self._taking = True
             self._changed.notify_all()
 
-    def end(self, reason: str) -> None:
-        """Answer every wait, now and later, with RoundGivenUpError."""
+    def end(self, error: ElsaError) -> None:
+        """Answer every call, now and later, with `error`: what its clients are to make of it."""
         with self._changed:
-            self._ended = reason
+            self._ended = error
+            self._changed.notify_all()
+
+    def wake(self) -> None:
+        """Let every pull that waits see whether its caller is still there."""
+        with self._changed:
             self._changed.notify_all()
 
     def adapter_of(self, client: str, version: int, edge_round: int) -> Adapter:
@@ -108,19 +115,35 @@ class EdgeRounds:
         with self._changed:
             return len(self._encoded)
 
-    def wait_for(self, client: str, version: int, edge_round: int, wait_s: float) -> Pulled:
+    def wait_for(
+        self,
+        client: str,
+        version: int,
+        edge_round: int,
+        wait_s: float,
+        is_there: Callable[[], bool] = lambda: True,
+    ) -> Pulled:
         """The current adapter, for one of our clients, once it is at or past (version, edge round).
 
-        Raises DrainingError (UNAVAILABLE) if that takes longer than `wait_s` seconds, RoundGivenUpError if the run
-        ended, PermissionDeniedError for another edge's client.
+        A wait ends early when `is_there` is false at a `wake`, and when the same client asks again: a client waits
+        once. Raises DrainingError (UNAVAILABLE) then, after `wait_s` seconds, and at once while it is not known who
+        our clients are; PermissionDeniedError for another edge's client; what `end` was given.
         """
+        key, place = object(), (version, edge_round)
         with self._changed:
-            there = self._changed.wait_for(lambda: self._ended or self._is_past(version, edge_round), timeout=wait_s)
-            if self._ended:
-                raise RoundGivenUpError(f"the run has ended: {self._ended}")
-            if not there or self._place is None:
-                raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
             self._check(client)
+            self._waiting[client] = key
+            self._changed.notify_all()
+            try:
+                self._changed.wait_for(lambda: self._has_answer(client, place, key, is_there), timeout=wait_s)
+                self._check(client)
+                if self._waiting.get(client) is not key:
+                    raise DrainingError(f"{client} asked again; the newer call is answered")
+            finally:
+                if self._waiting.get(client) is key:
+                    del self._waiting[client]
+            if self._place is None or not self._is_past(place):
+                raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
             return Pulled(version=self._place[0], edge_round=self._place[1], data=self._encoded)
 
     def add(self, version: int, edge_round: int, sha256: str, update: Update) -> bool:
@@ -149,17 +172,15 @@ class EdgeRounds:
     def close(self, deadline_s: float) -> Closed:
         """Wait for the quorum, at most `deadline_s` seconds, and aggregate what has come, weighted by rows.
 
-        Raises RoundGivenUpError if the run ended meanwhile.
+        Raises what `end` was given, if that came meanwhile.
         """
         with self._changed:
-            wanted = math.ceil(self._quorum * len(self._clients) - 1e-9)  # 0.07 * 100 is a little more than 7
-            self._changed.wait_for(lambda: self._ended or len(self._updates) >= wanted, timeout=deadline_s)
-            if self._ended:
-                raise RoundGivenUpError(f"the run has ended: {self._ended}")
+            self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
+            self._check_ended()
             self._taking = False  # what comes from now on is late
             updates = dict(self._updates)
             before = self._adapter
-        missing = tuple(sorted(self._clients - updates.keys()))
+            missing = tuple(sorted((self._clients or frozenset()) - updates.keys()))
         if missing:
             log.warning("round %s closes without %s", self._place, ", ".join(missing))
         weighted = {client: (float(u.report.rows), u.tensors) for client, u in updates.items()}
@@ -170,12 +191,26 @@ class EdgeRounds:
             missing=missing,
         )
 
-    def _is_past(self, version: int, edge_round: int) -> bool:
-        return self._taking and self._place is not None and self._place >= (version, edge_round)
+    def _has_answer(self, client: str, place: tuple[int, int], key: object, is_there: Callable[[], bool]) -> bool:
+        gone = self._ended or client not in (self._clients or ()) or self._waiting.get(client) is not key
+        return bool(gone) or self._is_past(place) or not is_there()
+
+    def _is_past(self, place: tuple[int, int]) -> bool:
+        return self._taking and self._place is not None and self._place >= place
+
+    def _is_quorate(self) -> bool:
+        clients = self._clients or frozenset()
+        wanted = math.ceil(self._quorum * len(clients) - 1e-9)  # 0.07 * 100 is a little more than 7
+        return len(self._updates.keys() & clients) >= wanted
+
+    def _check_ended(self) -> None:
+        if self._ended is not None:
+            raise type(self._ended)(str(self._ended))  # a new one: several threads raise it
 
     def _check(self, client: str) -> None:
-        if self._ended:
-            raise RoundGivenUpError(f"the run has ended: {self._ended}")
+        self._check_ended()
+        if self._clients is None:
+            raise DrainingError("this edge does not know yet who its clients are; ask again")
         if client not in self._clients:
             raise PermissionDeniedError(f"{client} is not assigned to this edge in this run")
 
@@ -197,6 +232,8 @@ def _check_fit(tensors: Adapter, whole: Adapter) -> None:
             raise MalformedError(f"adapter: tensor {name} is missing")
         if tensors[name].shape != values.shape:
             raise MalformedError(f"adapter: tensor {name} is {tensors[name].shape}, expected {values.shape}")
+        if not np.isfinite(tensors[name]).all():
+            raise MalformedError(f"adapter: tensor {name} holds values that are not finite; lower the learning rate")
     extra = sorted(set(tensors) - set(whole))
     if extra:
         raise MalformedError(f"adapter: tensor {extra[0]} is not part of this model's adapter")

@@ -7,8 +7,9 @@ from elsa.errors import ElsaError, NotFoundError
 from elsa.spec import RunSpec
 from elsa.v1 import split_pb2 as pb
 from services.edge.opening import agreed_from_proto
+from services.edge.rooms import Rooms
 from services.edge.rounds import EdgeRounds
-from services.edge.sessions import Session, Sessions
+from services.edge.sessions import Committed, Session, Sessions
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Worker
 
@@ -53,12 +54,19 @@ class EdgeRun:
             raise
         return session
 
+    def finished(self, opening: pb.TrainOpen) -> Committed | None:
+        """What the session of the resume token committed, if it finished and only its answer was lost."""
+        if not opening.resume_token:
+            return None
+        return self.sessions.committed_by(opening.resume_token, self.run_id, opening.client_id)
+
 
 class EdgeRuns:
     """All runs of an edge, by id."""
 
     def __init__(self, sessions: Sessions) -> None:
         self.sessions = sessions
+        self.rooms = Rooms(sessions.capacity)
         self._lock = threading.Lock()
         self._runs: dict[str, EdgeRun] = {}
 
@@ -74,10 +82,11 @@ class EdgeRuns:
         with self._lock:
             self._runs[run.run_id] = run
 
-    def remove(self, run_id: str) -> None:
-        """Serve a run no more; its sessions end."""
+    def remove(self, run_id: str, gone: ElsaError) -> None:
+        """Serve a run no more: its sessions end, and its clients' calls are answered with `gone`."""
         with self._lock:
             run = self._runs.pop(run_id, None)
+        self.rooms.release(run_id)
         if run is not None:
-            run.rounds.end("the edge has left it")
+            run.rounds.end(gone)
             self.sessions.forget_round(run_id)

@@ -6,8 +6,7 @@ import threading
 
 import torch
 
-from elsa.errors import UnreachableError
-from elsa.spec import RunSpec
+from elsa.errors import DrainingError, UnreachableError
 from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, split_pb2, split_pb2_grpc
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from services.edge.adapter_servicer import AdapterServicer
@@ -17,7 +16,7 @@ from services.edge.run import EdgeRuns
 from services.edge.sessions import Sessions
 from services.edge.settings import EdgeSettings
 from services.edge.split_servicer import SplitServicer
-from services.edge.worker import Worker
+from services.edge.worker import STOPPED, Worker
 from services.rpc.memory import available_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.process import stop_on_signals, write_ready
@@ -54,7 +53,7 @@ class Edge:
         return self._server.address
 
     def start(self) -> None:
-        """Listen, and make this edge known to the cloud. Raises AddressError, UnreachableError."""
+        """Listen, and make this edge known to the cloud. Raises AddressError, UnreachableError, DrainingError."""
         services = [
             Service(
                 servicer=SplitServicer(self._runs, self._worker, self._idle),  # type: ignore[abstract]  # FetchBlocks: not offered
@@ -69,9 +68,12 @@ class Edge:
         ]
         settings = self._settings
         threads = 2 * settings.capacity + SPARE_THREADS  # a stream and a pull for each session
-        self._server = start(
-            services, host=settings.host, port=settings.port, threads=threads, insecure=settings.insecure
-        )
+        with self._closing:
+            if self._closed:
+                raise DrainingError(STOPPED)
+            self._server = start(
+                services, host=settings.host, port=settings.port, threads=threads, insecure=settings.insecure
+            )
         log.info("%s listens on %s", settings.name, self.address)
         self._link.start()
         threading.Thread(target=self._drop_idle, name="idle", daemon=True).start()
@@ -87,6 +89,8 @@ class Edge:
             if self._closed:
                 return
             self._closed = True
+            if self._server is not None:
+                self._server.health.enter_graceful_shutdown()
             self._drivers.close()
             self._link.close()
             self._idle.end_all()
@@ -106,7 +110,7 @@ class Edge:
     def _new_driver(self, assignment: fleet_pb2.Assignment) -> RunDriver:
         return RunDriver(
             assignment.run_id,
-            RunSpec.from_yaml(assignment.spec, f"run {assignment.run_id}"),
+            assignment.spec,
             link=self._link,
             runs=self._runs,
             worker=self._worker,
@@ -140,7 +144,7 @@ def run(settings: EdgeSettings) -> None:
         edge.start()
         write_ready(settings.ready_file, edge.address)
         edge.follow()
-    except UnreachableError:
+    except (UnreachableError, DrainingError):
         if not stop.is_set():  # a call that the end cut off
             raise
     finally:

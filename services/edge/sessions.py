@@ -51,14 +51,17 @@ class Session:
     watch: Stopwatch = field(default_factory=Stopwatch)
     bytes: ByteCount = field(default_factory=ByteCount)
     last_s: float = 0.0
-    computing: bool = False
+    computing: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Committed:
-    """The trunk tensors of a finished session, by PEFT name."""
+    """The trunk tensors of a finished session, by PEFT name; `answer` is what its client was told, encoded."""
 
+    session_id: str
+    resume_token: str = field(repr=False)
     agreed: Agreed
+    answer: bytes = field(repr=False)
     tensors: Mapping[str, np.ndarray] = field(repr=False)
 
 
@@ -67,7 +70,7 @@ class Sessions:
 
     def __init__(self, capacity: int, idle_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.idle_timeout_s = idle_timeout_s
-        self._capacity = capacity
+        self.capacity = capacity
         self._clock = clock
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
@@ -77,7 +80,7 @@ class Sessions:
     def room(self) -> int:
         """Sessions that could be opened now."""
         with self._lock:
-            return self._capacity - len(self._open)
+            return self.capacity - len(self._open)
 
     def make_room(self, run_id: str, client: str) -> None:
         """Drop what the client has open in the run, and see that there is room. Raises CapacityError."""
@@ -97,7 +100,7 @@ class Sessions:
             stale = self._of(session.agreed.run_id, session.agreed.client)
             for other in stale:
                 del self._open[other.session_id]
-            full = len(self._open) >= self._capacity
+            full = len(self._open) >= self.capacity
             if not full:
                 session.last_s = self._clock()
                 self._open[session.session_id] = session
@@ -114,8 +117,7 @@ class Sessions:
         """
         with self._lock:
             for session in self._open.values():
-                same = (session.agreed.run_id, session.agreed.client) == (run_id, client)
-                if same and secrets.compare_digest(session.resume_token.encode(), token.encode()):
+                if _is_of(session, token, run_id, client):
                     break
             else:
                 raise NotFoundError("no session with this resume token; it was dropped: open a new one")
@@ -126,17 +128,20 @@ class Sessions:
 
     def touch(self, session: Session) -> None:
         """A message came."""
-        session.last_s = self._clock()
+        with self._lock:
+            session.last_s = self._clock()
 
     @contextmanager
     def computing(self, session: Session) -> Iterator[None]:
         """Within it the session waits for this edge, not for its client, and is not idle."""
-        session.computing = True
+        with self._lock:
+            session.computing += 1  # an old stream's work may overlap that of the one that took the session up
         try:
             yield
         finally:
-            session.last_s = self._clock()
-            session.computing = False
+            with self._lock:
+                session.last_s = self._clock()
+                session.computing -= 1
 
     def check(self, session: Session, cancel: Callable[[], object]) -> None:
         """Raise NotFoundError if the session was dropped, or is no more on the stream that `cancel` ends.
@@ -165,23 +170,34 @@ class Sessions:
         log.info("session of %s failed: %s", session.agreed.client, why)
         session.release()
 
-    def commit(self, session: Session, tensors: Mapping[str, np.ndarray]) -> None:
+    def commit(
+        self, session: Session, tensors: Mapping[str, np.ndarray], answer: bytes, cancel: Callable[[], object]
+    ) -> None:
         """End a session and keep what it trained, in place of what its client committed before in this run.
 
-        Raises NotFoundError if it was dropped meanwhile.
+        Raises NotFoundError if it was dropped meanwhile, or taken up again on another stream than `cancel`'s.
         """
         agreed = session.agreed
+        kept = Committed(
+            session_id=session.session_id,
+            resume_token=session.resume_token,
+            agreed=agreed,
+            answer=answer,
+            tensors=tensors,
+        )
         with self._lock:
+            if session.cancel is not cancel:
+                raise NotFoundError("the session was taken up again on a newer stream; go on there")
             if self._open.pop(session.session_id, None) is None:
                 raise NotFoundError("the session was dropped before it finished; open a new one")
             older = [
                 key
-                for key, kept in self._committed.items()
-                if (kept.agreed.run_id, kept.agreed.client) == (agreed.run_id, agreed.client)
+                for key, other in self._committed.items()
+                if (other.agreed.run_id, other.agreed.client) == (agreed.run_id, agreed.client)
             ]
             for key in older:
                 del self._committed[key]
-            self._committed[session.session_id] = Committed(agreed=agreed, tensors=tensors)
+            self._committed[session.session_id] = kept
         session.release()
 
     def committed(self, session_id: str) -> Committed:
@@ -190,6 +206,11 @@ class Sessions:
             if session_id not in self._committed:
                 raise NotFoundError(f"session {session_id} is unknown or not finished; train and finish it first")
             return self._committed[session_id]
+
+    def committed_by(self, token: str, run_id: str, client: str) -> Committed | None:
+        """What the session of that resume token committed, if it did."""
+        with self._lock:
+            return next((kept for kept in self._committed.values() if _is_of(kept, token, run_id, client)), None)
 
     def forget_round(self, run_id: str) -> None:
         """A round of the run is over: drop its sessions and what they committed."""
@@ -214,7 +235,7 @@ class Sessions:
             self._end(session, f"no message for {self.idle_timeout_s:g} s")
 
     def _full(self) -> str:
-        return f"all {self._capacity} sessions are taken; try again, or raise this edge's capacity"
+        return f"all {self.capacity} sessions are taken; try again, or raise this edge's capacity"
 
     def _of(self, run_id: str, client: str) -> list[Session]:
         return [s for s in self._open.values() if (s.agreed.run_id, s.agreed.client) == (run_id, client)]
@@ -223,3 +244,8 @@ class Sessions:
         log.info("session of %s dropped: %s", session.agreed.client, why)
         session.cancel()
         session.release()
+
+
+def _is_of(kept: Session | Committed, token: str, run_id: str, client: str) -> bool:
+    same = (kept.agreed.run_id, kept.agreed.client) == (run_id, client)
+    return same and secrets.compare_digest(kept.resume_token.encode(), token.encode())

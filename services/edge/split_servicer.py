@@ -8,7 +8,7 @@ from elsa.v1 import split_pb2 as pb
 from elsa.v1.split_pb2_grpc import SplitServiceServicer
 from services.edge.idle import IdleStreams
 from services.edge.run import EdgeRuns
-from services.edge.streams import PredictStream, TrainStream
+from services.edge.streams import PredictStream, TrainStream, finished_again
 from services.edge.worker import Worker
 
 MAX_PING_BYTES = 1 << 19
@@ -28,10 +28,13 @@ class SplitServicer(SplitServiceServicer):
         requests = self._idle.watched(request_iterator, cancel)
         opening = _opening(requests, "TrainRequest")
         run = self._runs.get(opening.open.run_id)
+        if (done := run.finished(opening.open)) is not None:
+            yield from self._idle.sending(finished_again(done, run.sessions.idle_timeout_s, requests), cancel)
+            return
         session = run.open_session(opening.open, self._worker, cancel)
-        stream = TrainStream(session, run.sessions, run.spec, run.trunk.segment.width, self._worker)
+        stream = TrainStream(session, run.sessions, run.spec, run.trunk.segment.width, self._worker, cancel)
         try:
-            yield from stream.serve(opening, requests)
+            yield from self._idle.sending(stream.serve(opening, requests), cancel)
         except ElsaError as error:  # what the client sent was wrong; a stream that broke may be resumed instead
             run.sessions.fail(session, str(error), cancel)
             raise
@@ -43,7 +46,7 @@ class SplitServicer(SplitServiceServicer):
         run = self._runs.get(opening.run_id)
         stream = PredictStream(opening, run.spec, run.trunk, run.rounds, self._worker)
         yield pb.PredictResponse(opened=pb.PredictOpened(idle_timeout_s=run.sessions.idle_timeout_s))
-        yield from stream.serve(requests)
+        yield from self._idle.sending(stream.serve(requests), context.cancel)
 
     def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:
         """Answer at once."""

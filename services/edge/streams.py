@@ -4,13 +4,14 @@ A stream is served by one thread, message after message; what a client has in fl
 and several streams meet in the queue of the compute thread.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import torch
 
-from elsa.errors import MalformedError
+from elsa.errors import MalformedError, StepOrderError
 from elsa.spec import RunSpec
 from elsa.train.phases import ByteCount
 from elsa.train.session import Position
@@ -20,7 +21,7 @@ from elsa.wire.codec.registry import codec_set_from_proto
 from elsa.wire.tensor import payload_to_proto
 from services.edge.opening import checked_lengths, checked_window, split_from_proto
 from services.edge.rounds import EdgeRounds
-from services.edge.sessions import Session, Sessions
+from services.edge.sessions import Committed, Session, Sessions
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Timed, Worker
 from services.rpc.payloads import receive_tensor
@@ -35,9 +36,17 @@ class _Ended(Exception):  # noqa: N818 - no error: a stream that ends early look
 class TrainStream:
     """Serves the messages of one session after Open."""
 
-    def __init__(self, session: Session, sessions: Sessions, spec: RunSpec, width: int, worker: Worker) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sessions: Sessions,
+        spec: RunSpec,
+        width: int,
+        worker: Worker,
+        cancel: Callable[[], object],
+    ) -> None:
         self._session = session
-        self._cancel = session.cancel  # names this stream: the session may be taken up on another
+        self._cancel = cancel  # names this stream: the session may have been taken up on another already
         self._sessions = sessions
         self._spec = spec
         self._width = width
@@ -133,17 +142,46 @@ class TrainStream:
 
     def _finish(self, message: pb.Finish) -> pb.Finished:
         session = self._session
+        check_seconds(message.seconds)
         tensors = self._compute(lambda: session.trunk.finish(message.steps)).value
-        self._sessions.commit(session, tensors)
         own, theirs = session.watch.seconds, message.seconds
-        return pb.Finished(
+        finished = pb.Finished(
             steps=message.steps,
             seconds=pb.PhaseSeconds(
                 bottom=theirs.bottom, network=theirs.network, wait=own.wait, trunk=own.trunk, top=theirs.top
             ),
             bytes=pb.ByteCount(up=session.bytes.up, down=session.bytes.down),
-            trunk_sha256=sha256(encode_adapter(tensors)),
+            trunk_sha256=sha256(encode_adapter(tensors)),  # refuses what is not finite: nothing is committed then
         )
+        self._sessions.commit(session, tensors, finished.SerializeToString(), self._cancel)
+        return finished
+
+
+def check_seconds(seconds: pb.PhaseSeconds) -> None:
+    """Raise MalformedError unless a client's phases are times."""
+    for field, value in seconds.ListFields():
+        if not 0 <= value < math.inf:
+            raise MalformedError(f"finish.seconds.{field.name}: {value}; it must be a time")
+
+
+def finished_again(
+    done: Committed, idle_timeout_s: float, requests: Iterator[pb.TrainRequest]
+) -> Iterator[pb.TrainResponse]:
+    """Answers a client that takes up a session which has finished, and which lost the answer to its Finish."""
+    finished = pb.Finished.FromString(done.answer)
+    opened = pb.TrainOpened(
+        session_id=done.session_id,
+        resume_token=done.resume_token,
+        step=finished.steps,
+        idle_timeout_s=idle_timeout_s,
+    )
+    yield pb.TrainResponse(opened=opened)
+    request = next(requests, None)
+    if request is None:
+        return
+    if request.WhichOneof("message") != "finish" or request.finish.steps != finished.steps:
+        raise StepOrderError(f"the session has finished after {finished.steps} steps; only finish may come again")
+    yield pb.TrainResponse(finished=finished)
 
 
 class PredictStream:

@@ -9,6 +9,7 @@ import torch
 
 from elsa.data.batches import batches
 from elsa.data.encoding import EncodedData, EncodedRow
+from elsa.errors import DrainingError
 from elsa.model import adapter as adapters
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
@@ -162,7 +163,7 @@ class EdgeServer:
     def stop(self):
         self.channel.close()
         for run_id in list(self.runs._runs):
-            self.runs.remove(run_id)
+            self.runs.remove(run_id, DrainingError("the test is over"))
         self.idle.end_all()
         self.bound.stop(2.0)
         self.worker.stop()

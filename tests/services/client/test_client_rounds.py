@@ -9,7 +9,14 @@ from split_harness import edge_server, first_adapter, rows, spec_of, whole_segme
 from tcp_proxy import Proxy
 
 from elsa.data.batches import sequential
-from elsa.errors import CapacityError, MalformedError, NotFoundError, RoundGivenUpError, UnreachableError
+from elsa.errors import (
+    CapacityError,
+    MalformedError,
+    NotFoundError,
+    RoundGivenUpError,
+    StaleRoundError,
+    UnreachableError,
+)
 from elsa.model.weights import Checkpoint
 from elsa.train.whole import evaluate_whole
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
@@ -186,6 +193,32 @@ def test_passing_errors_are_tried_again_and_others_are_not(tiny_bert):
         with pytest.raises(CapacityError, match="full"):
             loop.run(0)
         assert 3 < loop._trainer.calls < 12
+
+
+def test_a_round_that_is_over_is_tried_again_with_patience(tiny_bert):
+    spec = spec_of(tiny_bert)
+    with edge_server() as edge:
+        edge.open_run(spec, first_adapter(spec), ["ann"])
+        loop, _ = failing_loop(edge, [StaleRoundError("over")] * 50, spec, patience_s=8.0)
+        with pytest.raises(StaleRoundError, match="over"):
+            loop.run(0)
+        assert 3 < loop._trainer.calls < 12
+
+
+def test_an_evaluation_that_nobody_waits_for_any_more_is_done(tiny_bert):
+    spec = spec_of(tiny_bert)
+
+    def late(request, timeout):
+        sent.append(request.evaluation.version)
+        raise StaleRoundError("the run is past it")
+
+    sent = []
+    with edge_server() as edge:
+        edge.open_run(spec, first_adapter(spec), ["ann"], version=spec.training.rounds)
+        loop, _ = failing_loop(edge, [], spec)
+        loop._link.runs = SimpleNamespace(ReportEvaluation=late)
+        loop.run(0)
+        assert sent == [spec.training.rounds] and loop._evaluated == {spec.training.rounds}
 
 
 def test_a_stopped_client_waits_for_nobody(tiny_bert):

@@ -1,6 +1,7 @@
 """An edge and its cloud: what it refuses and why, what it leaves behind, how it ends and comes back."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 from fleet_harness import system, write_rows
@@ -8,7 +9,9 @@ from split_harness import spec_of
 
 from elsa.errors import DrainingError, SpecError
 from elsa.v1 import fleet_pb2, run_pb2
+from services.client.trainer import RoundTrainer
 from services.edge import service as edge_service
+from services.edge.driver import RunDriver
 from services.edge.service import Edge
 from services.edge.settings import EdgeSettings
 from services.edge.worker import Worker
@@ -98,6 +101,84 @@ def test_an_edge_that_comes_back_under_its_name_and_port_finishes_the_run(tiny_b
         assert last.state_changed.state == fleet_pb2.RUN_STATE_COMPLETED
         assert client.failure is None
         assert [evaluation.clients for evaluation in whole.get(run_id).evaluations] == [1, 1, 1]
+
+
+def test_a_client_that_waits_for_its_edge_goes_on_when_that_is_restarted(tiny_bert, tmp_path, monkeypatch):
+    with system(tmp_path) as whole, monkeypatch.context() as patched:
+        patched.setattr(RunDriver, "_push", lambda driver, *_: driver._stop.wait(60))  # so that its clients wait
+        first = whole.edge("edge-1")
+        client = whole.client("ann", write_rows(tmp_path / "ann.jsonl", 30, 1))
+        run_id = whole.submit(spec_of(tiny_bert, training={"rounds": 2}, **WANTS))
+        whole.wait(run_id, lambda e: e.node_progress.progress.activity == "training")
+        rounds = first.node._runs.get(run_id).rounds
+        with rounds._changed:
+            assert rounds._changed.wait_for(lambda: rounds._waiting and rounds._place[1] == 1, timeout=60)
+        port = int(first.node.address.rsplit(":", 1)[1])
+        first.close()
+        patched.undo()
+        whole.edge("edge-1", port=port)
+        *_, last = whole.events(run_id)
+        assert last.state_changed.state == fleet_pb2.RUN_STATE_COMPLETED
+        assert client.failure is None
+        assert [evaluation.clients for evaluation in whole.get(run_id).evaluations] == [1, 1, 1]
+
+
+def broken(*_):
+    raise RuntimeError("the test wants it")
+
+
+@pytest.mark.parametrize(
+    ("node", "fault"), [("ann", (RoundTrainer, "train")), ("edge-1", (RunDriver, "_open_round"))], ids=str
+)
+def test_a_run_that_fails_at_a_node_ends_there_alone_and_the_cloud_is_told(
+    tiny_bert, tmp_path, monkeypatch, node, fault
+):
+    with system(tmp_path) as whole:
+        whole.edge("edge-1")
+        whole.client("ann", write_rows(tmp_path / "ann.jsonl", 30, 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(*fault, broken)
+            run_id = whole.submit(spec_of(tiny_bert, **WANTS))
+            *_, last = whole.events(run_id)
+        assert last.state_changed.state == fleet_pb2.RUN_STATE_FAILED
+        assert f"{node} left: RuntimeError; see the log of {node}" in whole.get(run_id).reason
+        again = whole.submit(spec_of(tiny_bert, training={"rounds": 1}, **WANTS))
+        *_, last = whole.events(again)
+        assert last.state_changed.state == fleet_pb2.RUN_STATE_COMPLETED
+        assert not [role.failure for role in whole.nodes.values() if role.failure]
+
+
+@pytest.mark.parametrize("role", ["edge", "client"])
+def test_a_specification_that_a_node_cannot_read_is_refused_for_its_run_alone(tiny_bert, tmp_path, monkeypatch, role):
+    def unreadable(text, name):
+        raise SpecError(f"{name}: lora.rank: no such field")
+
+    with system(tmp_path) as whole:
+        whole.edge("edge-1")
+        whole.client("ann", write_rows(tmp_path / "ann.jsonl", 30, 1))
+        with monkeypatch.context() as patched:
+            patched.setattr(f"services.{role}.driver.RunSpec", SimpleNamespace(from_yaml=unreadable))
+            run_id = whole.submit(spec_of(tiny_bert, **WANTS))
+            event = whole.wait(run_id, lambda e: e.HasField("node_joined") and not e.node_joined.accepted)
+            assert "lora.rank: no such field" in event.node_joined.detail
+            *_, last = whole.events(run_id)
+            assert last.state_changed.state == fleet_pb2.RUN_STATE_FAILED
+        again = whole.submit(spec_of(tiny_bert, training={"rounds": 1}, **WANTS))
+        *_, last = whole.events(again)
+        assert last.state_changed.state == fleet_pb2.RUN_STATE_COMPLETED
+
+
+def test_texts_longer_than_the_model_takes_are_refused(tiny_bert, tmp_path):
+    detail = refusal(tmp_path, spec_of(tiny_bert, model={"max_tokens": 1024}, **WANTS))
+    assert detail == "model.max_tokens 1024: the model has 128 positions; lower it"
+
+
+def test_an_edge_that_was_stopped_before_it_began_serves_nothing():
+    edge = Edge(EdgeSettings(cloud="127.0.0.1:9"), threading.Event())
+    edge.close()
+    with pytest.raises(DrainingError, match="stopping"):
+        edge.start()
+    assert edge._server is None
 
 
 def test_an_edge_that_stops_while_its_cloud_is_away_ends_quietly(tmp_path):

@@ -20,7 +20,7 @@ from split_harness import (
 )
 from tcp_proxy import Proxy
 
-from elsa.errors import NotFoundError, PermissionDeniedError
+from elsa.errors import NotFoundError, PermissionDeniedError, RoundGivenUpError
 from elsa.v1 import adapter_pb2, split_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from services.rpc.channel import connect
@@ -182,6 +182,78 @@ def test_a_session_is_not_idle_while_the_edge_computes(tiny_bert):
         ann.finish(edge)
 
 
+def test_a_lost_answer_to_finish_is_given_again_from_memory(tiny_bert, monkeypatch):
+    monkeypatch.setattr("services.client.trunk.RESUME_PAUSE_S", 0.05)
+    spec = spec_of(tiny_bert)
+    start, data = first_adapter(spec), rows(20, 1)
+    with edge_server() as edge, proxied(edge) as (proxy, stub):
+        edge.open_run(spec, start, ["ann", "bob"])
+        ann = Trainee(spec, start, data).connect(edge, stub).train(2)
+        real = edge.sessions.commit
+
+        def commit(*given):
+            real(*given)
+            proxy.cut()  # committed, and the answer cannot reach its client
+
+        monkeypatch.setattr(edge.sessions, "commit", commit)
+        trunk = ann.finish(edge)
+        assert proxy.cuts == 1
+        assert ann.finished == split_pb2.Finished.FromString(next(iter(edge.sessions._committed.values())).answer)
+        token = ann.trunk.opened.resume_token
+        for client, messages, code in (
+            ("ann", forward(), grpc.StatusCode.INVALID_ARGUMENT),
+            ("bob", forward(), grpc.StatusCode.NOT_FOUND),
+        ):
+            again = split_pb2.TrainRequest(open=opening(spec, client, resume_token=token))
+            assert talk(edge.split.Train, [again, *messages])[1] is code
+        assert ann.push(edge)
+    assert_same(trunk, Trainee(spec, start, data).locally(start).train(2).session.finish(2))
+
+
+def test_a_finish_before_its_cut_is_done_on_the_next_stream(tiny_bert, monkeypatch):
+    monkeypatch.setattr("services.client.trunk.RESUME_PAUSE_S", 0.05)
+    spec = spec_of(tiny_bert)
+    start, data = first_adapter(spec), rows(20, 1)
+    with edge_server() as edge, proxied(edge) as (proxy, stub):
+        edge.open_run(spec, start, ["ann"])
+        ann = Trainee(spec, start, data).connect(edge, stub).train(2)
+        proxy.cut()
+        trunk = ann.finish(edge)
+        assert proxy.cuts == 1
+    assert_same(trunk, Trainee(spec, start, data).locally(start).train(2).session.finish(2))
+
+
+def test_a_pull_that_its_caller_left_gives_its_thread_back(tiny_bert):
+    spec = spec_of(tiny_bert)
+    with edge_server() as edge:
+        run = edge.open_run(spec, first_adapter(spec), ["ann"])
+        request = adapter_pb2.PullAdapterRequest(run_id=run.run_id, node_id="ann", version=1, wait_s=60)
+        call = edge.adapters.PullAdapter(request, timeout=70)
+        wait_until(lambda: run.rounds._waiting)
+        call.cancel()
+        wait_until(lambda: not run.rounds._waiting)
+
+
+def test_a_stream_that_nobody_reads_is_ended(tiny_bert):
+    clock = Clock()
+    with edge_server(clock=clock, idle_timeout_s=30) as edge:
+        spec = spec_of(tiny_bert)
+        start = first_adapter(spec)
+        run = edge.open_run(spec, start, ["ann"])
+        edge.open_round(run, 1, start)
+        run.rounds.open(1, 1, start, bytes(2**24))  # more than gRPC takes from a server unread
+        request = adapter_pb2.PullAdapterRequest(run_id=run.run_id, node_id="ann", version=1)
+        call = edge.adapters.PullAdapter(request, timeout=20)
+        wait_until(lambda: edge.idle._sending)
+        edge.idle.end_idle()
+        assert edge.idle._sending
+        clock.now += 31
+        edge.idle.end_idle()
+        wait_until(lambda: not edge.idle._sending)
+        with pytest.raises(grpc.RpcError):
+            list(call)
+
+
 def test_a_stream_that_never_speaks_is_ended(tiny_bert):
     clock = Clock()
     with edge_server(clock=clock, idle_timeout_s=30) as edge:
@@ -311,7 +383,7 @@ def test_rounds_leave_nothing_behind(tiny_bert):
                 bob.train(1)
         edge.settle()
         assert len(run.trunk._free) == run.trunk._slots == 1
-        edge.runs.remove(run.run_id)
+        edge.runs.remove(run.run_id, RoundGivenUpError("the run has ended"))
         _, code, _ = talk(edge.split.Train, [split_pb2.TrainRequest(open=opening(spec, "ann"))])
         assert code is grpc.StatusCode.NOT_FOUND
 
@@ -341,7 +413,7 @@ def test_a_wait_for_a_round_ends_with_the_run(tiny_bert):
         request = adapter_pb2.PullAdapterRequest(run_id=run.run_id, node_id="ann", version=1, wait_s=30)
         call = edge.adapters.PullAdapter(request, timeout=40)
         wait_until(lambda: run.rounds._changed._waiters)
-        edge.runs.remove(run.run_id)
+        edge.runs.remove(run.run_id, RoundGivenUpError("the run has ended"))
         with pytest.raises(grpc.RpcError) as caught:
             next(call)
         assert caught.value.code() is grpc.StatusCode.ABORTED

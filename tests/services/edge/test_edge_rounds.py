@@ -174,7 +174,7 @@ def test_the_runs_end_answers_every_wait_now_and_later():
     rounds = rounds_of()
     first = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
     second = waiting(rounds, rounds.close, 30)
-    rounds.end("cancelled")
+    rounds.end(RoundGivenUpError("cancelled"))
     for thread, results in (first, second):
         thread.join(5)
         assert isinstance(results[0], RoundGivenUpError) and "cancelled" in str(results[0])
@@ -187,6 +187,79 @@ def test_the_runs_end_answers_every_wait_now_and_later():
     ):
         with pytest.raises(RoundGivenUpError):
             refused()
+
+
+def test_a_wait_ends_when_its_caller_leaves_or_asks_again():
+    rounds = rounds_of()
+    first, got = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
+    second, newer = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
+    first.join(5)
+    assert isinstance(got[0], DrainingError) and "asked again" in str(got[0]) and not newer
+    gone = []
+    left, answers = waiting(rounds, rounds.wait_for, "bob", 5, 0, 30, lambda: not gone)
+    rounds.wake()
+    assert left.is_alive() and not answers
+    gone.append(True)
+    rounds.wake()
+    left.join(5)
+    assert isinstance(answers[0], DrainingError)
+    rounds.open(5, 0, START)
+    second.join(5)
+    assert newer[0].version == 5 and not rounds._waiting
+
+
+def test_who_is_no_member_waits_for_nothing():
+    rounds = EdgeRounds(1.0)
+    with pytest.raises(DrainingError, match="does not know yet"):
+        rounds.wait_for("ann", 0, 0, 30)
+    rounds.admit(CLIENTS)
+    with pytest.raises(PermissionDeniedError, match="eve"):
+        rounds.wait_for("eve", 0, 0, 30)
+    thread, results = waiting(rounds, rounds.wait_for, "cat", 0, 0, 30)
+    rounds.admit(["ann", "bob"])
+    thread.join(5)
+    assert isinstance(results[0], PermissionDeniedError)
+
+
+def test_a_member_that_leaves_is_not_waited_for():
+    rounds = rounds_of()
+    thread, results = waiting(rounds, rounds.close, 60)
+    rounds.add(0, 0, "d", update("ann"))
+    rounds.add(0, 0, "e", update("cat"))
+    assert not results
+    rounds.admit(["ann", "cat"])
+    thread.join(5)
+    assert (results[0].rows, results[0].missing) == (2, ())
+
+
+def test_the_quorum_is_of_members_alone():
+    rounds = rounds_of(quorum=0.5)
+    rounds.add(0, 0, "d", update("ann"))
+    rounds.admit(["bob", "cat"])
+    thread, results = waiting(rounds, rounds.close, 60)
+    assert not results
+    rounds.add(0, 0, "e", update("bob"))
+    thread.join(5)
+    assert results[0].rows == 2  # what the other had delivered before it left is kept
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_an_update_that_is_not_finite_is_refused(value):
+    rounds = rounds_of()
+    odd = np.zeros((2, 3), np.float32)
+    odd[1, 1] = value
+    with pytest.raises(MalformedError, match="a holds values that are not finite"):
+        rounds.add(0, 0, "d", update("ann", a=odd))
+    assert not rounds._updates
+
+
+@pytest.mark.parametrize("error", [DrainingError("this edge is stopping"), RoundGivenUpError("run r has ended")])
+def test_an_end_says_what_its_clients_are_to_do(error):
+    rounds = rounds_of()
+    thread, results = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
+    rounds.end(error)
+    thread.join(5)
+    assert (type(results[0]), str(results[0])) == (type(error), str(error))
 
 
 def test_digests_of_old_rounds_are_forgotten():

@@ -123,6 +123,10 @@ def finish(steps):
     return [split_pb2.TrainRequest(finish=split_pb2.Finish(steps=steps))]
 
 
+def ended(**seconds):
+    return [split_pb2.TrainRequest(finish=split_pb2.Finish(seconds=split_pb2.PhaseSeconds(**seconds)))]
+
+
 def codec(field, spec):
     given = opening(spec, "ann").codecs
     getattr(given, field).stages.add()
@@ -217,10 +221,21 @@ FAULTS = {
     ),
     "more than the window": (
         lambda s: opened(s) + forward() + forward(micro_batch=1) + forward(micro_batch=2),
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        BAD,
         "2 micro-batches",
     ),
     "finish with steps never made": (lambda s: opened(s) + finish(1), BAD, "finish.steps"),
+    "finish with a time that is none": (
+        lambda s: opened(s) + ended(bottom=float("nan")),
+        BAD,
+        "finish.seconds.bottom",
+    ),
+    "finish with a time below 0": (lambda s: opened(s) + ended(top=-1.0), BAD, "finish.seconds.top"),
+    "a gradient that makes the adapter infinite": (
+        lambda s: opened(s) + forward() + backward(values=tensor([3, 2]).sign() * 3e38) + finish(1),
+        BAD,
+        "not finite",
+    ),
     "finish with an open micro-batch": (lambda s: opened(s) + forward() + finish(0), BAD, "finish.steps"),
 }
 
@@ -232,6 +247,7 @@ def test_a_fault_ends_its_own_session_alone(world, fault):
     answers, got, text = talk(edge.split.Train, messages(spec))
     assert (got, word in text) == (code, True), text
     edge.settle()
+    assert not edge.sessions._committed
     assert edge.sessions.room == 1  # the session is gone, and its place is free
     if answers:  # it had been opened: it is not to be taken up again
         again = opened(spec, resume_token=answers[0].opened.resume_token)
@@ -414,6 +430,14 @@ def test_a_pull_is_for_the_edges_own_clients(world):
     with pytest.raises(PermissionDeniedError, match="eve"), translated("edge"):
         list(edge.adapters.PullAdapter(adapter_pb2.PullAdapterRequest(run_id=RUN, node_id="eve"), timeout=5))
     other.step()
+
+
+@pytest.mark.parametrize("wait_s", [-1.0, 61.0, float("nan"), float("inf")])
+def test_a_pull_waits_for_a_time_that_is_allowed(world, wait_s):
+    edge, _, _ = world
+    request = adapter_pb2.PullAdapterRequest(run_id=RUN, node_id="ann", wait_s=wait_s)
+    with pytest.raises(MalformedError, match="wait_s"), translated("edge"):
+        list(edge.adapters.PullAdapter(request, timeout=5))
 
 
 def test_splits_of_the_model_are_those_that_the_edge_owns_blocks_for(world):

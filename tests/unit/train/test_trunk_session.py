@@ -6,7 +6,7 @@ import pytest
 import torch
 from split_twins import OPTIMIZER, SPLITS, equal, model_of, session_of, training
 
-from elsa.errors import CapacityError, StepOrderError
+from elsa.errors import StepOrderError
 from elsa.model import adapter as adapters
 from elsa.train.session import Position, TrunkSession
 
@@ -122,7 +122,7 @@ def test_a_step_applied_before_its_last_micro_batch_is_refused(session):
 def test_more_than_the_window_is_refused(session):
     forward(session, 0, 0)
     forward(session, 0, 1)
-    with pytest.raises(CapacityError, match="2 micro-batches are open"):
+    with pytest.raises(StepOrderError, match="2 micro-batches are open"):
         forward(session, 0, 2)
     backward(session, 0, 0)
     forward(session, 0, 2)
