@@ -19,7 +19,7 @@ from elsa.spec import RunSpec
 from elsa.v1.adapter_pb2 import ClientReport
 
 STEPS = 60
-TURNS = 4
+TURNS = 3
 
 
 def specification() -> RunSpec:

@@ -16,6 +16,10 @@ from services.cloud.settings import CloudSettings
 from services.edge.settings import EdgeSettings
 from services.rpc.process import set_up_logging
 
+SPINS = "30000"
+"""How long an idle compute thread spins before it sleeps: GNU OpenMP's default keeps a core busy for milliseconds,
+which a peer on the same machine needs at just that time (docs/log.md)."""
+
 SOURCES = "Every flag can also be set in the environment (--port as ELSA_PORT) or in the file of --config."
 
 CLOUD = f"""Serve the cloud: it keeps the fleet and the runs, and aggregates adapters.
@@ -55,5 +59,6 @@ def serve(role: str, kind: type[BaseModel], given: Mapping[str, Any], file: Path
     threads = getattr(settings, "threads", None)
     if threads is not None:  # read by the compute kernels when they are loaded, which is below
         os.environ["OMP_NUM_THREADS"] = str(threads)
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     set_up_logging()
     importlib.import_module(f"services.{role}.service").run(settings)

@@ -166,7 +166,8 @@ class TrainTrunk:
         result = _result_of(answer, sent, self._peer)
         codec = self._codecs.h2 if sent.kind == "forward" else self._codecs.dh1
         payload = result.activations if sent.kind == "forward" else result.gradient
-        values = receive_tensor(payload, codec, sent.tokens, self._width, f"{sent.kind}_result", iter(stream))
+        field = f"{sent.kind}_result"
+        values = receive_tensor(payload, codec, sent.tokens, self._width, field, iter(stream))()
         self._unanswered.popleft()
         spent = self._clock() - begin
         self._watch.add("network", max(spent - result.wait_s - result.trunk_s, 0.0))
@@ -240,7 +241,7 @@ class PredictTrunk:
         result = _result_of(answer, sent, self._peer)
         values = receive_tensor(
             result.activations, self._codecs.h2, sent.tokens, self._width, "forward_result", iter(self._stream)
-        )
+        )()
         return ForwardReply(position=sent.position, activations=values)
 
     def close(self) -> None:

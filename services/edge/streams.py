@@ -16,6 +16,7 @@ from elsa.spec import RunSpec
 from elsa.train.phases import ByteCount
 from elsa.train.session import Position
 from elsa.v1 import split_pb2 as pb
+from elsa.v1.tensor_pb2 import Chunk, Payload
 from elsa.wire.adapter import encode_adapter, sha256
 from elsa.wire.codec.registry import codec_set_from_proto
 from elsa.wire.tensor import payload_to_proto
@@ -100,8 +101,12 @@ class TrainStream:
             message.activations, codecs.h1, sum(lengths), self._width, "forward.activations", requests
         )
         position = Position(step=message.step, micro_batch=message.micro_batch)
-        done = self._compute(lambda: self._session.trunk.forward(position, values, lengths))
-        payload, rest = payload_to_proto(codecs.h2.encode(done.value))
+
+        def work() -> tuple[Payload, list[Chunk]]:
+            return payload_to_proto(codecs.h2.encode(self._session.trunk.forward(position, values(), lengths)))
+
+        done = self._compute(work)
+        payload, rest = done.value
         result = pb.ForwardResult(
             step=message.step,
             micro_batch=message.micro_batch,
@@ -116,9 +121,13 @@ class TrainStream:
         position = Position(step=message.step, micro_batch=message.micro_batch)
         tokens = self._session.trunk.tokens(position)
         values = receive_tensor(message.gradient, codecs.dh2, tokens, self._width, "backward.gradient", requests)
-        upper = codecs.h2.pullback(values)
-        done = self._compute(lambda: self._session.trunk.backward(position, upper, message.apply))
-        payload, rest = payload_to_proto(codecs.dh1.encode(done.value))
+
+        def work() -> tuple[Payload, list[Chunk]]:
+            upper = codecs.h2.pullback(values())
+            return payload_to_proto(codecs.dh1.encode(self._session.trunk.backward(position, upper, message.apply)))
+
+        done = self._compute(work)
+        payload, rest = done.value
         result = pb.BackwardResult(
             step=message.step,
             micro_batch=message.micro_batch,
@@ -221,12 +230,12 @@ class PredictStream:
             requests,
         )
         done = self._worker.run(lambda: self._predict(values, lengths))
-        payload, rest = payload_to_proto(self._codecs.h2.encode(done.value))
+        payload, rest = done.value
         result = pb.ForwardResult(step=message.step, activations=payload, wait_s=done.wait_s, trunk_s=done.compute_s)
         yield pb.PredictResponse(forward_result=result)
         for chunk in rest:
             yield pb.PredictResponse(chunk=chunk)
 
-    def _predict(self, values: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+    def _predict(self, values: Callable[[], torch.Tensor], lengths: Sequence[int]) -> tuple[Payload, list[Chunk]]:
         self._rounds.check_version(self._client, self._version)
-        return self._trunk.predict(values, lengths, self._split)
+        return payload_to_proto(self._codecs.h2.encode(self._trunk.predict(values(), lengths, self._split)))

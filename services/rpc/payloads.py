@@ -1,6 +1,6 @@
 """Tensors on a stream: a payload and its chunks, whichever of our stream messages carries them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,11 +13,15 @@ from elsa.wire.tensor import PayloadAssembler
 
 def receive_tensor(
     payload: Payload, codec: Codec, tokens: int, width: int, field: str, messages: Iterator[Any]
-) -> torch.Tensor:
-    """The (tokens, width) tensor that begins with `payload` and goes on in the chunks of the next `messages`.
+) -> Callable[[], torch.Tensor]:
+    """Take a (tokens, width) tensor that begins with `payload` and goes on in the chunks of the next `messages`.
 
-    Raises MalformedError naming `field` for anything else than the codec gives, ChecksumError for altered bytes,
-    UnreachableError if the stream ends before the last chunk: the peer is gone, it did nothing wrong.
+    What comes back decodes it, and is to be called on the thread that computes: a second thread that runs
+    parallel kernels makes the waits of both a third longer (docs/log.md).
+
+    Raises MalformedError naming `field` for another layout than the codec gives, ChecksumError for altered bytes,
+    UnreachableError if the stream ends before the last chunk: the peer is gone, it did nothing wrong. Decoding
+    raises MalformedError for values that are not finite.
     """
     assembler = PayloadAssembler(payload, codec.layout(tokens, width), field)
     while not assembler.done:
@@ -27,4 +31,4 @@ def receive_tensor(
         if message.WhichOneof("message") != "chunk":
             raise MalformedError(f"{field}: its chunks must follow it at once")
         assembler.add(message.chunk)
-    return codec.decode(assembler.result())
+    return lambda: codec.decode(assembler.result())
