@@ -36,6 +36,53 @@ def logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
     ).logits
 
 
+def adapted(spec: RunSpec, checkpoint: Checkpoint) -> torch.nn.Module:
+    """The whole model with a LoRA adapter, by plain transformers and PEFT."""
+    torch.manual_seed(spec.seed)
+    base = AutoModelForSequenceClassification.from_pretrained(
+        checkpoint.folder, config=checkpoint.config("classification", len(spec.data.labels))
+    )
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        target_modules=list(spec.lora.targets or checkpoint.architecture.targets),
+    )
+    model = get_peft_model(base, lora)
+    model.train(spec.training.dropout)
+    return model
+
+
+def train(model: torch.nn.Module, rows: EncodedData, spec: RunSpec, steps: int, repeats: int) -> dict[str, object]:
+    """Seconds a step of each repeat, and the mean loss of the last."""
+    chosen = spec.training.optimizer
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(
+        trainable, lr=chosen.learning_rate, betas=chosen.betas, eps=chosen.epsilon, weight_decay=chosen.weight_decay
+    )
+    seconds, losses = [], []
+    for repeat in range(repeats):
+        begin = time.perf_counter()
+        for batch in batches(rows, spec.training.batch, steps, [spec.seed, repeat]):
+            loss = cross_entropy(logits(model, batch), batch.labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            losses.append(loss.item())
+        seconds.append((time.perf_counter() - begin) / steps)
+    return {"step_s": seconds, "loss": sum(losses[-steps:]) / steps}
+
+
+@torch.no_grad()
+def accuracy(model: torch.nn.Module, test: EncodedData) -> float:
+    """Share of right answers."""
+    model.train(False)
+    hits = sum(
+        int((logits(model, batch).argmax(-1) == batch.labels).sum()) for batch in sequential(test.by_length(), 64)
+    )
+    return hits / len(test)
+
+
 def main() -> None:
     """Train, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -48,45 +95,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     spec = RunSpec.from_yaml(args.spec.read_text())
-    torch.manual_seed(spec.seed)
     checkpoint = Checkpoint.open(spec.model.source)
-    base = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint.folder, config=checkpoint.config("classification", len(spec.data.labels))
-    )
-    lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=spec.lora.rank,
-        lora_alpha=spec.lora.alpha,
-        target_modules=list(spec.lora.targets or checkpoint.architecture.targets),
-    )
-    model = get_peft_model(base, lora)
-    model.train(spec.training.dropout)
-    chosen = spec.training.optimizer
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trainable, lr=chosen.learning_rate, betas=chosen.betas, eps=chosen.epsilon, weight_decay=chosen.weight_decay
-    )
-    rows = rows_of(spec, checkpoint, args.data)
-    seconds, losses = [], []
-    for repeat in range(args.repeats):
-        begin = time.perf_counter()
-        for batch in batches(rows, spec.training.batch, args.steps, [spec.seed, repeat]):
-            loss = cross_entropy(logits(model, batch), batch.labels)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            losses.append(loss.item())
-        seconds.append((time.perf_counter() - begin) / args.steps)
-    result = {"step_s": seconds, "loss": sum(losses[-args.steps :]) / args.steps}
+    model = adapted(spec, checkpoint)
+    result = train(model, rows_of(spec, checkpoint, args.data), spec, args.steps, args.repeats)
     if args.test:
-        test = rows_of(spec, checkpoint, args.test)
-        model.train(False)
-        with torch.no_grad():
-            hits = sum(
-                int((logits(model, batch).argmax(-1) == batch.labels).sum())
-                for batch in sequential(test.by_length(), 64)
-            )
-        result["test_accuracy"] = hits / len(test)
+        result["test_accuracy"] = accuracy(model, rows_of(spec, checkpoint, args.test))
     print(json.dumps(result))
 
 

@@ -8,10 +8,11 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from elsa.errors import MalformedError
+from elsa.train.phases import PhaseSeconds
 from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.cloud.lifecycle import RunState
-from services.cloud.records import ClientReport, PhaseSeconds
+from services.cloud.records import ClientReport
 
 Part = TypeVar("Part", bound=Message)
 _FRAME_BYTES, _SPARE_BYTES = 8, 4096

@@ -1,9 +1,10 @@
 """What the cloud keeps, a dataclass a table row; `tables.py` says how it is stored."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from elsa.model.adapter_config import AdapterConfig
+from elsa.train.phases import PhaseSeconds
 from services.cloud.lifecycle import RunState
 
 
@@ -102,17 +103,6 @@ class Round:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhaseSeconds:
-    """Seconds by phase, as `elsa.v1.PhaseSeconds`."""
-
-    bottom: float = 0.0
-    network: float = 0.0
-    wait: float = 0.0
-    trunk: float = 0.0
-    top: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
 class ClientReport:
     """What one client did in one edge round."""
 
@@ -121,7 +111,7 @@ class ClientReport:
     rows: int
     steps: int
     loss: float
-    seconds: PhaseSeconds = PhaseSeconds()
+    seconds: PhaseSeconds = field(default_factory=PhaseSeconds)
     up_bytes: int = 0
     down_bytes: int = 0
     wall_s: float = 0.0
