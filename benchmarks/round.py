@@ -37,6 +37,7 @@ def specification() -> RunSpec:
     return RunSpec.model_validate(
         {
             "name": "round",
+            "preset": "none",
             "data": {"labels": LABELS},
             "training": {"rounds": ROUNDS, "edge_rounds": 1},
             "fleet": {"min_clients": CLIENTS, "min_edges": 2},
@@ -94,7 +95,7 @@ class IdleClient:
             client_id=self.name,
             version=version,
             split=split_pb2.Split(bottom=1, trunk=4, top=1),
-            codecs=codec_set_to_proto(self._spec.codecs),
+            codecs=codec_set_to_proto(self._spec.codecs, 384),
             window=1,
         )
         requests = [split_pb2.TrainRequest(open=opening), split_pb2.TrainRequest(finish=split_pb2.Finish(steps=0))]

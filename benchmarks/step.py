@@ -27,6 +27,7 @@ def specification() -> RunSpec:
     return RunSpec.model_validate(
         {
             "name": "step",
+            "preset": "none",
             "data": {"labels": LABELS},
             "split": {"bottom": 1, "top": 1},
             "training": {"rounds": 1, "edge_rounds": 1, "local_steps": STEPS, "batch": 16},

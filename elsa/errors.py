@@ -10,7 +10,8 @@ ElsaError
 │   │   └── CheckpointError    a checkpoint that cannot be read or lacks an owned tensor
 │   └── AddressError           an address that cannot be listened on or is not allowed
 ├── MalformedError             a message that breaks its contract: names the field
-│   └── StepOrderError         a message of a stream that came out of order
+│   ├── StepOrderError         a message of a stream that came out of order
+│   └── NotFiniteError         activations or gradients with NaN or infinity: names the block
 ├── ChecksumError              bytes that arrived otherwise than they were sent
 ├── NotFoundError              an unknown session, run, node or adapter
 ├── StaleRoundError            an update for a round that is over
@@ -67,6 +68,10 @@ class MalformedError(ElsaError):
 
 class StepOrderError(MalformedError):
     """A message of a stream that came out of order."""
+
+
+class NotFiniteError(MalformedError):
+    """Activations or gradients that hold NaN or infinity; names the block that they come from."""
 
 
 class ChecksumError(ElsaError):

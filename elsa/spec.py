@@ -9,33 +9,24 @@ import reprlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from elsa.codecs import CodecsSpec
 from elsa.errors import SpecError, SplitError
+from elsa.parsing import Name, Part, parse
+from elsa.presets import PRESETS, PresetName, beneath
+from elsa.protection import PrivacySpec, ReuseSpec
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
 Task = Literal["classification", "causal-lm"]
-CodecName = Literal["none", "bf16"]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4096)]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Model = TypeVar("Model", bound=BaseModel)
 
 MONTH_S = 30 * 24 * 3600.0
 MOST_LABELS = 100_000
-MOST_FAULTS = 5
-"""How many faults of one spec are told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +62,7 @@ class Split:
         return f"{self.bottom}/{self.trunk}/{self.top}"
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class ModelSpec(_Part):
+class ModelSpec(Part):
     """Which model, and for what task."""
 
     source: Text = Field("minilm", description="'minilm' (packaged), a local folder, or a hub name")
@@ -83,7 +70,7 @@ class ModelSpec(_Part):
     max_tokens: int = Field(128, ge=2, le=131072, description="longer rows are cut or dropped, and counted")
 
 
-class DataSpec(_Part):
+class DataSpec(Part):
     """Which columns of a site's data set mean what. Rows never leave the site."""
 
     name: Name = Field("default", description="the data set's name in the clients' settings")
@@ -107,7 +94,7 @@ class DataSpec(_Part):
         return labels
 
 
-class SplitSpec(_Part):
+class SplitSpec(Part):
     """How many blocks the client keeps at each end; the edge runs the rest."""
 
     bottom: int = Field(1, ge=1, le=10_000)
@@ -123,7 +110,7 @@ class SplitSpec(_Part):
         return Split(bottom=self.bottom, trunk=blocks - self.bottom - self.top, top=self.top)
 
 
-class LoraSpec(_Part):
+class LoraSpec(Part):
     """The adapter that is trained (LoRA, arXiv 2106.09685)."""
 
     rank: int = Field(8, ge=1, le=1024)
@@ -131,12 +118,13 @@ class LoraSpec(_Part):
     targets: tuple[Column, ...] = Field(
         (), max_length=64, description="module names; empty: query and value projections"
     )
+    bottom_adapters: bool = Field(True, description="train the client's blocks before the cut too")
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimizerSpec(_Part):
+class OptimizerSpec(Part):
     """AdamW, the same on both sides of the cut, so that a split step equals an unsplit one."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1)
@@ -145,7 +133,7 @@ class OptimizerSpec(_Part):
     epsilon: float = Field(1e-8, gt=0, le=1)
 
 
-class TrainingSpec(_Part):
+class TrainingSpec(Part):
     """How long and in what portions clients train."""
 
     rounds: int = Field(3, ge=1, le=10_000, description="global rounds")
@@ -164,16 +152,7 @@ class TrainingSpec(_Part):
         return self
 
 
-class CodecsSpec(_Part):
-    """The codec of each of the four tensors of a step."""
-
-    h1: CodecName = Field("none", description="activations, client to edge")
-    h2: CodecName = Field("none", description="activations, edge to client")
-    dh2: CodecName = Field("none", description="gradient of h2, client to edge")
-    dh1: CodecName = Field("none", description="gradient of h1, edge to client")
-
-
-class FleetSpec(_Part):
+class FleetSpec(Part):
     """Who must be there before a run starts."""
 
     min_clients: int = Field(1, ge=1, le=100_000)
@@ -181,7 +160,7 @@ class FleetSpec(_Part):
     enroll_timeout_s: float = Field(300.0, gt=0, le=MONTH_S, description="a run without its minimum by then fails")
 
 
-class RoundsSpec(_Part):
+class RoundsSpec(Part):
     """When a round, of an edge or of the cloud, is closed."""
 
     quorum: float = Field(1.0, gt=0, le=1, description="share of members whose updates close the round at once")
@@ -190,11 +169,12 @@ class RoundsSpec(_Part):
     )
 
 
-class RunSpec(_Part):
+class RunSpec(Part):
     """A whole run, as submitted to the cloud."""
 
     name: Name = "run"
     seed: int = Field(0, ge=0, lt=2**31)
+    preset: PresetName = Field("default", description="where codecs, privacy and reuse come from if not given")
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     split: SplitSpec = SplitSpec()
@@ -204,8 +184,38 @@ class RunSpec(_Part):
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
     codecs: CodecsSpec = CodecsSpec()
+    privacy: PrivacySpec = PrivacySpec()
+    reuse: ReuseSpec = ReuseSpec()
     fleet: FleetSpec = FleetSpec()
     rounds: RoundsSpec = RoundsSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            return raw
+        name = raw.get("preset", "default")
+        preset = next((parts for known, parts in PRESETS.items() if known == name), {})
+        return beneath(raw, preset)
+
+    @model_validator(mode="after")
+    def _reuse_sees_the_same(self) -> Self:
+        if not self.reuse.enabled:
+            return self
+        if self.training.dropout:
+            raise ValueError("reuse.enabled: dropout makes a row's h1 differ every time; set training.dropout: false")
+        if self.privacy.noise is not None:
+            raise ValueError("reuse.enabled: rows that are kept would carry one draw of noise; turn one of both off")
+        ssop = self.privacy.ssop
+        if ssop is not None and ssop.renew != "run":
+            raise ValueError("reuse.enabled: kept rows need a key that lasts; set privacy.ssop.renew: run")
+        return self
+
+    @model_validator(mode="after")
+    def _adversary_has_a_bottom(self) -> Self:
+        if self.privacy.adversary is not None and not self.lora.bottom_adapters:
+            raise ValueError("privacy.adversary: trains the bottom; set lora.bottom_adapters: true")
+        return self
 
     @model_validator(mode="after")
     def _task_has_its_columns(self) -> Self:
@@ -231,24 +241,3 @@ class RunSpec(_Part):
     def to_yaml(self) -> str:
         """The spec as YAML that `from_yaml` reads back to an equal value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
-
-
-def parse(model: type[Model], raw: Any, origin: str) -> Model:
-    """`raw` as a `model`; any fault as one SpecError line that names the origin, each field and its bound."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        raise SpecError(f"{origin}: {describe(error)}") from error
-
-
-def describe(error: ValidationError) -> str:
-    """A pydantic error on one line: `field: what is wrong (got value)`, joined by semicolons."""
-    lines, faults = [], error.errors(include_url=False)
-    for item in faults[:MOST_FAULTS]:
-        field = ".".join(f"{part!s:.80}" for part in item["loc"]) or "the whole"
-        got = "" if item["type"] in ("missing", "value_error") else f" (got {reprlib.repr(item['input']):.100})"
-        hint = "unknown field; check its spelling" if item["type"] == "extra_forbidden" else item["msg"]
-        lines.append(" ".join(f"{field}: {hint}{got}".split()))
-    if len(faults) > MOST_FAULTS:
-        lines.append(f"and {len(faults) - MOST_FAULTS} more")
-    return "; ".join(lines)

@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from elsa.v1 import tensor_pb2 as elsa_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65lsa/v1/fleet.proto\x12\x07\x65lsa.v1\x1a\x14\x65lsa/v1/tensor.proto\"I\n\x13RegisterEdgeRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x03 \x01(\r\"+\n\x14RegisterEdgeResponse\x12\x13\n\x0bheartbeat_s\x18\x01 \x01(\x01\"<\n\x15RegisterClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tasets\x18\x02 \x03(\t\"-\n\x16RegisterClientResponse\x12\x13\n\x0bheartbeat_s\x18\x01 \x01(\x01\"|\n\x08Progress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x12\n\nedge_round\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63tivity\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x0c\n\x04loss\x18\x07 \x01(\x01\"H\n\x10HeartbeatRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12#\n\x08progress\x18\x02 \x03(\x0b\x32\x11.elsa.v1.Progress\"\x13\n\x11HeartbeatResponse\"E\n\nLinkReport\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x12\n\nlatency_ms\x18\x02 \x01(\x01\x12\x12\n\nthroughput\x18\x03 \x01(\x01\"o\n\x0b\x43lientOffer\x12\x12\n\ntrain_rows\x18\x01 \x01(\x04\x12\x14\n\x0cheldout_rows\x18\x02 \x01(\x04\x12\x12\n\nrow_report\x18\x03 \x01(\t\x12\"\n\x05links\x18\x04 \x03(\x0b\x32\x13.elsa.v1.LinkReport\"\x19\n\tEdgeOffer\x12\x0c\n\x04room\x18\x01 \x01(\r\"\x9a\x01\n\x0eJoinRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12&\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x14.elsa.v1.ClientOfferH\x00\x12\"\n\x04\x65\x64ge\x18\x04 \x01(\x0b\x32\x12.elsa.v1.EdgeOfferH\x00\x12\x11\n\x07refusal\x18\x05 \x01(\tH\x00\x42\x08\n\x06\x61nswer\"\x11\n\x0fJoinRunResponse\")\n\x16WatchAssignmentRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\",\n\x08\x45\x64gePeer\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\x93\x01\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.elsa.v1.RunState\x12\x0c\n\x04spec\x18\x03 \x01(\t\x12 \n\x05\x65\x64ges\x18\x04 \x03(\x0b\x32\x11.elsa.v1.EdgePeer\x12\x12\n\nclient_ids\x18\x05 \x03(\t\x12\x0f\n\x07version\x18\x06 \x01(\r\"C\n\x17WatchAssignmentResponse\x12(\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x13.elsa.v1.Assignment\"5\n\x10GetProbesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\"3\n\x11GetProbesResponse\x12\x0e\n\x06probes\x18\x01 \x03(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"y\n\x18UploadFingerprintRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x15\n\rprobes_sha256\x18\x03 \x01(\t\x12#\n\nembeddings\x18\x04 \x01(\x0b\x32\x0f.elsa.v1.Tensor\"\x1b\n\x19UploadFingerprintResponse*\xe5\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x17\n\x13RUN_STATE_ENROLLING\x10\x02\x12\x14\n\x10RUN_STATE_WARMUP\x10\x03\x12\x18\n\x14RUN_STATE_CLUSTERING\x10\x04\x12\x16\n\x12RUN_STATE_TRAINING\x10\x05\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x06\x12\x14\n\x10RUN_STATE_FAILED\x10\x07\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x08\x32\xa8\x04\n\x0c\x46leetService\x12K\n\x0cRegisterEdge\x12\x1c.elsa.v1.RegisterEdgeRequest\x1a\x1d.elsa.v1.RegisterEdgeResponse\x12Q\n\x0eRegisterClient\x12\x1e.elsa.v1.RegisterClientRequest\x1a\x1f.elsa.v1.RegisterClientResponse\x12\x42\n\tHeartbeat\x12\x19.elsa.v1.HeartbeatRequest\x1a\x1a.elsa.v1.HeartbeatResponse\x12<\n\x07JoinRun\x12\x17.elsa.v1.JoinRunRequest\x1a\x18.elsa.v1.JoinRunResponse\x12V\n\x0fWatchAssignment\x12\x1f.elsa.v1.WatchAssignmentRequest\x1a .elsa.v1.WatchAssignmentResponse0\x01\x12\x42\n\tGetProbes\x12\x19.elsa.v1.GetProbesRequest\x1a\x1a.elsa.v1.GetProbesResponse\x12Z\n\x11UploadFingerprint\x12!.elsa.v1.UploadFingerprintRequest\x1a\".elsa.v1.UploadFingerprintResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13\x65lsa/v1/fleet.proto\x12\x07\x65lsa.v1\x1a\x14\x65lsa/v1/tensor.proto\"I\n\x13RegisterEdgeRequest\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x10\n\x08\x63\x61pacity\x18\x03 \x01(\r\"+\n\x14RegisterEdgeResponse\x12\x13\n\x0bheartbeat_s\x18\x01 \x01(\x01\"<\n\x15RegisterClientRequest\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tasets\x18\x02 \x03(\t\"-\n\x16RegisterClientResponse\x12\x13\n\x0bheartbeat_s\x18\x01 \x01(\x01\"|\n\x08Progress\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\r\x12\x12\n\nedge_round\x18\x03 \x01(\r\x12\x10\n\x08\x61\x63tivity\x18\x04 \x01(\t\x12\x0c\n\x04step\x18\x05 \x01(\x04\x12\r\n\x05steps\x18\x06 \x01(\x04\x12\x0c\n\x04loss\x18\x07 \x01(\x01\"H\n\x10HeartbeatRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12#\n\x08progress\x18\x02 \x03(\x0b\x32\x11.elsa.v1.Progress\"\x13\n\x11HeartbeatResponse\"E\n\nLinkReport\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x12\n\nlatency_ms\x18\x02 \x01(\x01\x12\x12\n\nthroughput\x18\x03 \x01(\x01\"\x83\x01\n\x0b\x43lientOffer\x12\x12\n\ntrain_rows\x18\x01 \x01(\x04\x12\x14\n\x0cheldout_rows\x18\x02 \x01(\x04\x12\x12\n\nrow_report\x18\x03 \x01(\t\x12\"\n\x05links\x18\x04 \x03(\x0b\x32\x13.elsa.v1.LinkReport\x12\x12\n\npublic_key\x18\x05 \x01(\x0c\"q\n\nWrappedKey\x12\x16\n\x0e\x66rom_client_id\x18\x01 \x01(\t\x12\x14\n\x0cto_client_id\x18\x02 \x01(\t\x12\x12\n\npublic_key\x18\x03 \x01(\x0c\x12\r\n\x05nonce\x18\x04 \x01(\x0c\x12\x12\n\nciphertext\x18\x05 \x01(\x0c\"2\n\tKeyMember\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x12\n\npublic_key\x18\x02 \x01(\x0c\"\x87\x01\n\x0bKeyExchange\x12\r\n\x05makes\x18\x01 \x01(\x08\x12#\n\x07wanting\x18\x02 \x03(\x0b\x32\x12.elsa.v1.KeyMember\x12$\n\x07wrapped\x18\x03 \x01(\x0b\x32\x13.elsa.v1.WrappedKey\x12\x1e\n\x05\x62\x61sis\x18\x04 \x01(\x0b\x32\x0f.elsa.v1.Tensor\"x\n\x10ShareKeysRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12!\n\x04keys\x18\x03 \x03(\x0b\x32\x13.elsa.v1.WrappedKey\x12\x1e\n\x05\x62\x61sis\x18\x04 \x01(\x0b\x32\x0f.elsa.v1.Tensor\"\x13\n\x11ShareKeysResponse\"\x19\n\tEdgeOffer\x12\x0c\n\x04room\x18\x01 \x01(\r\"\x9a\x01\n\x0eJoinRunRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12&\n\x06\x63lient\x18\x03 \x01(\x0b\x32\x14.elsa.v1.ClientOfferH\x00\x12\"\n\x04\x65\x64ge\x18\x04 \x01(\x0b\x32\x12.elsa.v1.EdgeOfferH\x00\x12\x11\n\x07refusal\x18\x05 \x01(\tH\x00\x42\x08\n\x06\x61nswer\"\x11\n\x0fJoinRunResponse\")\n\x16WatchAssignmentRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\",\n\x08\x45\x64gePeer\x12\x0f\n\x07\x65\x64ge_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"\xb7\x01\n\nAssignment\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12 \n\x05state\x18\x02 \x01(\x0e\x32\x11.elsa.v1.RunState\x12\x0c\n\x04spec\x18\x03 \x01(\t\x12 \n\x05\x65\x64ges\x18\x04 \x03(\x0b\x32\x11.elsa.v1.EdgePeer\x12\x12\n\nclient_ids\x18\x05 \x03(\t\x12\x0f\n\x07version\x18\x06 \x01(\r\x12\"\n\x04keys\x18\x07 \x01(\x0b\x32\x14.elsa.v1.KeyExchange\"C\n\x17WatchAssignmentResponse\x12(\n\x0b\x61ssignments\x18\x01 \x03(\x0b\x32\x13.elsa.v1.Assignment\"5\n\x10GetProbesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\"3\n\x11GetProbesResponse\x12\x0e\n\x06probes\x18\x01 \x03(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"y\n\x18UploadFingerprintRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x11\n\tclient_id\x18\x02 \x01(\t\x12\x15\n\rprobes_sha256\x18\x03 \x01(\t\x12#\n\nembeddings\x18\x04 \x01(\x0b\x32\x0f.elsa.v1.Tensor\"\x1b\n\x19UploadFingerprintResponse*\xe5\x01\n\x08RunState\x12\x19\n\x15RUN_STATE_UNSPECIFIED\x10\x00\x12\x15\n\x11RUN_STATE_PENDING\x10\x01\x12\x17\n\x13RUN_STATE_ENROLLING\x10\x02\x12\x14\n\x10RUN_STATE_WARMUP\x10\x03\x12\x18\n\x14RUN_STATE_CLUSTERING\x10\x04\x12\x16\n\x12RUN_STATE_TRAINING\x10\x05\x12\x17\n\x13RUN_STATE_COMPLETED\x10\x06\x12\x14\n\x10RUN_STATE_FAILED\x10\x07\x12\x17\n\x13RUN_STATE_CANCELLED\x10\x08\x32\xec\x04\n\x0c\x46leetService\x12K\n\x0cRegisterEdge\x12\x1c.elsa.v1.RegisterEdgeRequest\x1a\x1d.elsa.v1.RegisterEdgeResponse\x12Q\n\x0eRegisterClient\x12\x1e.elsa.v1.RegisterClientRequest\x1a\x1f.elsa.v1.RegisterClientResponse\x12\x42\n\tHeartbeat\x12\x19.elsa.v1.HeartbeatRequest\x1a\x1a.elsa.v1.HeartbeatResponse\x12<\n\x07JoinRun\x12\x17.elsa.v1.JoinRunRequest\x1a\x18.elsa.v1.JoinRunResponse\x12V\n\x0fWatchAssignment\x12\x1f.elsa.v1.WatchAssignmentRequest\x1a .elsa.v1.WatchAssignmentResponse0\x01\x12\x42\n\tShareKeys\x12\x19.elsa.v1.ShareKeysRequest\x1a\x1a.elsa.v1.ShareKeysResponse\x12\x42\n\tGetProbes\x12\x19.elsa.v1.GetProbesRequest\x1a\x1a.elsa.v1.GetProbesResponse\x12Z\n\x11UploadFingerprint\x12!.elsa.v1.UploadFingerprintRequest\x1a\".elsa.v1.UploadFingerprintResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'elsa.v1.fleet_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_RUNSTATE']._serialized_start=1460
-  _globals['_RUNSTATE']._serialized_end=1689
+  _globals['_RUNSTATE']._serialized_start=1965
+  _globals['_RUNSTATE']._serialized_end=2194
   _globals['_REGISTEREDGEREQUEST']._serialized_start=54
   _globals['_REGISTEREDGEREQUEST']._serialized_end=127
   _globals['_REGISTEREDGERESPONSE']._serialized_start=129
@@ -50,30 +50,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEATRESPONSE']._serialized_end=502
   _globals['_LINKREPORT']._serialized_start=504
   _globals['_LINKREPORT']._serialized_end=573
-  _globals['_CLIENTOFFER']._serialized_start=575
-  _globals['_CLIENTOFFER']._serialized_end=686
-  _globals['_EDGEOFFER']._serialized_start=688
-  _globals['_EDGEOFFER']._serialized_end=713
-  _globals['_JOINRUNREQUEST']._serialized_start=716
-  _globals['_JOINRUNREQUEST']._serialized_end=870
-  _globals['_JOINRUNRESPONSE']._serialized_start=872
-  _globals['_JOINRUNRESPONSE']._serialized_end=889
-  _globals['_WATCHASSIGNMENTREQUEST']._serialized_start=891
-  _globals['_WATCHASSIGNMENTREQUEST']._serialized_end=932
-  _globals['_EDGEPEER']._serialized_start=934
-  _globals['_EDGEPEER']._serialized_end=978
-  _globals['_ASSIGNMENT']._serialized_start=981
-  _globals['_ASSIGNMENT']._serialized_end=1128
-  _globals['_WATCHASSIGNMENTRESPONSE']._serialized_start=1130
-  _globals['_WATCHASSIGNMENTRESPONSE']._serialized_end=1197
-  _globals['_GETPROBESREQUEST']._serialized_start=1199
-  _globals['_GETPROBESREQUEST']._serialized_end=1252
-  _globals['_GETPROBESRESPONSE']._serialized_start=1254
-  _globals['_GETPROBESRESPONSE']._serialized_end=1305
-  _globals['_UPLOADFINGERPRINTREQUEST']._serialized_start=1307
-  _globals['_UPLOADFINGERPRINTREQUEST']._serialized_end=1428
-  _globals['_UPLOADFINGERPRINTRESPONSE']._serialized_start=1430
-  _globals['_UPLOADFINGERPRINTRESPONSE']._serialized_end=1457
-  _globals['_FLEETSERVICE']._serialized_start=1692
-  _globals['_FLEETSERVICE']._serialized_end=2244
+  _globals['_CLIENTOFFER']._serialized_start=576
+  _globals['_CLIENTOFFER']._serialized_end=707
+  _globals['_WRAPPEDKEY']._serialized_start=709
+  _globals['_WRAPPEDKEY']._serialized_end=822
+  _globals['_KEYMEMBER']._serialized_start=824
+  _globals['_KEYMEMBER']._serialized_end=874
+  _globals['_KEYEXCHANGE']._serialized_start=877
+  _globals['_KEYEXCHANGE']._serialized_end=1012
+  _globals['_SHAREKEYSREQUEST']._serialized_start=1014
+  _globals['_SHAREKEYSREQUEST']._serialized_end=1134
+  _globals['_SHAREKEYSRESPONSE']._serialized_start=1136
+  _globals['_SHAREKEYSRESPONSE']._serialized_end=1155
+  _globals['_EDGEOFFER']._serialized_start=1157
+  _globals['_EDGEOFFER']._serialized_end=1182
+  _globals['_JOINRUNREQUEST']._serialized_start=1185
+  _globals['_JOINRUNREQUEST']._serialized_end=1339
+  _globals['_JOINRUNRESPONSE']._serialized_start=1341
+  _globals['_JOINRUNRESPONSE']._serialized_end=1358
+  _globals['_WATCHASSIGNMENTREQUEST']._serialized_start=1360
+  _globals['_WATCHASSIGNMENTREQUEST']._serialized_end=1401
+  _globals['_EDGEPEER']._serialized_start=1403
+  _globals['_EDGEPEER']._serialized_end=1447
+  _globals['_ASSIGNMENT']._serialized_start=1450
+  _globals['_ASSIGNMENT']._serialized_end=1633
+  _globals['_WATCHASSIGNMENTRESPONSE']._serialized_start=1635
+  _globals['_WATCHASSIGNMENTRESPONSE']._serialized_end=1702
+  _globals['_GETPROBESREQUEST']._serialized_start=1704
+  _globals['_GETPROBESREQUEST']._serialized_end=1757
+  _globals['_GETPROBESRESPONSE']._serialized_start=1759
+  _globals['_GETPROBESRESPONSE']._serialized_end=1810
+  _globals['_UPLOADFINGERPRINTREQUEST']._serialized_start=1812
+  _globals['_UPLOADFINGERPRINTREQUEST']._serialized_end=1933
+  _globals['_UPLOADFINGERPRINTRESPONSE']._serialized_start=1935
+  _globals['_UPLOADFINGERPRINTRESPONSE']._serialized_end=1962
+  _globals['_FLEETSERVICE']._serialized_start=2197
+  _globals['_FLEETSERVICE']._serialized_end=2817
 # @@protoc_insertion_point(module_scope)

@@ -301,12 +301,15 @@ class ClientOffer(_message.Message):
     HELDOUT_ROWS_FIELD_NUMBER: _builtins.int
     ROW_REPORT_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     train_rows: _builtins.int
     """Rows to train on; at least 1."""
     heldout_rows: _builtins.int
     """Rows kept back for evaluation; at least 1."""
     row_report: _builtins.str
     """What became of the rows that did not fit, on one line."""
+    public_key: _builtins.bytes
+    """X25519 public key for keys that other clients wrap for this one, 32 bytes; empty if the run shares none."""
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkReport]:
         """Links to the edges that it could reach, of those that it was offered: 1 to 1024, each edge once."""
@@ -318,14 +321,174 @@ class ClientOffer(_message.Message):
         heldout_rows: _builtins.int = ...,
         row_report: _builtins.str = ...,
         links: _abc.Iterable[Global___LinkReport] | None = ...,
+        public_key: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heldout_rows", b"heldout_rows", "links", b"links", "row_report", b"row_report", "train_rows", b"train_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heldout_rows", b"heldout_rows", "links", b"links", "public_key", b"public_key", "row_report", b"row_report", "train_rows", b"train_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClientOffer: _TypeAlias = ClientOffer  # noqa: Y015
+
+@_typing.final
+class WrappedKey(_message.Message):
+    """A key that one client has wrapped for another (X25519, HKDF-SHA256, AES-256-GCM; docs/privacy.md)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FROM_CLIENT_ID_FIELD_NUMBER: _builtins.int
+    TO_CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    CIPHERTEXT_FIELD_NUMBER: _builtins.int
+    from_client_id: _builtins.str
+    """Who wrapped it."""
+    to_client_id: _builtins.str
+    """For whom."""
+    public_key: _builtins.bytes
+    """The ephemeral public key, 32 bytes."""
+    nonce: _builtins.bytes
+    """Nonce, 12 bytes."""
+    ciphertext: _builtins.bytes
+    """The wrapped key, at most 256 bytes."""
+    def __init__(
+        self,
+        *,
+        from_client_id: _builtins.str = ...,
+        to_client_id: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+        nonce: _builtins.bytes = ...,
+        ciphertext: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ciphertext", b"ciphertext", "from_client_id", b"from_client_id", "nonce", b"nonce", "public_key", b"public_key", "to_client_id", b"to_client_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WrappedKey: _TypeAlias = WrappedKey  # noqa: Y015
+
+@_typing.final
+class KeyMember(_message.Message):
+    """A client of the run that wants the shared key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """Its name."""
+    public_key: _builtins.bytes
+    """Its public key."""
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        public_key: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "public_key", b"public_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyMember: _TypeAlias = KeyMember  # noqa: Y015
+
+@_typing.final
+class KeyExchange(_message.Message):
+    """What a client needs of the run's shared key, in its assignment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MAKES_FIELD_NUMBER: _builtins.int
+    WANTING_FIELD_NUMBER: _builtins.int
+    WRAPPED_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    makes: _builtins.bool
+    """True for the one client that makes the key. It wraps it for all wanting."""
+    @_builtins.property
+    def wanting(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyMember]:
+        """To the client that makes the key: members that have none wrapped yet."""
+
+    @_builtins.property
+    def wrapped(self) -> Global___WrappedKey:
+        """To the others: the key wrapped for them, once there."""
+
+    @_builtins.property
+    def basis(self) -> _tensor_pb2.Tensor:
+        """To the others: V of SS-OP, float32, (rank, width), once there; public."""
+
+    def __init__(
+        self,
+        *,
+        makes: _builtins.bool = ...,
+        wanting: _abc.Iterable[Global___KeyMember] | None = ...,
+        wrapped: Global___WrappedKey | None = ...,
+        basis: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "wrapped", b"wrapped"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "makes", b"makes", "wanting", b"wanting", "wrapped", b"wrapped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyExchange: _TypeAlias = KeyExchange  # noqa: Y015
+
+@_typing.final
+class ShareKeysRequest(_message.Message):
+    """Hands on wrapped keys."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    client_id: _builtins.str
+    """The client that made the key, by its registered name. Must be the caller's own."""
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___WrappedKey]:
+        """At most 1024."""
+
+    @_builtins.property
+    def basis(self) -> _tensor_pb2.Tensor:
+        """V of SS-OP, float32, (rank, width), at most 900,000 bytes; the same in every call."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        keys: _abc.Iterable[Global___WrappedKey] | None = ...,
+        basis: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "client_id", b"client_id", "keys", b"keys", "run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareKeysRequest: _TypeAlias = ShareKeysRequest  # noqa: Y015
+
+@_typing.final
+class ShareKeysResponse(_message.Message):
+    """Answers ShareKeysRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShareKeysResponse: _TypeAlias = ShareKeysResponse  # noqa: Y015
 
 @_typing.final
 class EdgeOffer(_message.Message):
@@ -470,6 +633,7 @@ class Assignment(_message.Message):
     EDGES_FIELD_NUMBER: _builtins.int
     CLIENT_IDS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     state: Global___RunState.ValueType
@@ -486,6 +650,10 @@ class Assignment(_message.Message):
     def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """To an edge once the run trains: its clients."""
 
+    @_builtins.property
+    def keys(self) -> Global___KeyExchange:
+        """To a client of a run that shares a key, once the run trains."""
+
     def __init__(
         self,
         *,
@@ -495,10 +663,11 @@ class Assignment(_message.Message):
         edges: _abc.Iterable[Global___EdgePeer] | None = ...,
         client_ids: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.int = ...,
+        keys: Global___KeyExchange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "edges", b"edges", "run_id", b"run_id", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

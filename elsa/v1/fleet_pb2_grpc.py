@@ -60,6 +60,11 @@ class FleetServiceStub:
                 request_serializer=elsa_dot_v1_dot_fleet__pb2.WatchAssignmentRequest.SerializeToString,
                 response_deserializer=elsa_dot_v1_dot_fleet__pb2.WatchAssignmentResponse.FromString,
                 _registered_method=True)
+        self.ShareKeys = channel.unary_unary(
+                '/elsa.v1.FleetService/ShareKeys',
+                request_serializer=elsa_dot_v1_dot_fleet__pb2.ShareKeysRequest.SerializeToString,
+                response_deserializer=elsa_dot_v1_dot_fleet__pb2.ShareKeysResponse.FromString,
+                _registered_method=True)
         self.GetProbes = channel.unary_unary(
                 '/elsa.v1.FleetService/GetProbes',
                 request_serializer=elsa_dot_v1_dot_fleet__pb2.GetProbesRequest.SerializeToString,
@@ -119,6 +124,15 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ShareKeys(self, request, context):
+        """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
+        run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
+        INVALID_ARGUMENT for what is out of bounds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetProbes(self, request, context):
         """Gives a client its probes. UNIMPLEMENTED where a cloud does not cluster.
         """
@@ -160,6 +174,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.WatchAssignment,
                     request_deserializer=elsa_dot_v1_dot_fleet__pb2.WatchAssignmentRequest.FromString,
                     response_serializer=elsa_dot_v1_dot_fleet__pb2.WatchAssignmentResponse.SerializeToString,
+            ),
+            'ShareKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShareKeys,
+                    request_deserializer=elsa_dot_v1_dot_fleet__pb2.ShareKeysRequest.FromString,
+                    response_serializer=elsa_dot_v1_dot_fleet__pb2.ShareKeysResponse.SerializeToString,
             ),
             'GetProbes': grpc.unary_unary_rpc_method_handler(
                     servicer.GetProbes,
@@ -308,6 +327,33 @@ class FleetService:
             '/elsa.v1.FleetService/WatchAssignment',
             elsa_dot_v1_dot_fleet__pb2.WatchAssignmentRequest.SerializeToString,
             elsa_dot_v1_dot_fleet__pb2.WatchAssignmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShareKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/elsa.v1.FleetService/ShareKeys',
+            elsa_dot_v1_dot_fleet__pb2.ShareKeysRequest.SerializeToString,
+            elsa_dot_v1_dot_fleet__pb2.ShareKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

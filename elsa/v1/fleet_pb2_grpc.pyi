@@ -53,6 +53,11 @@ class FleetServiceStub:
     """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
     so that a node that missed some misses nothing.
     """
+    ShareKeys: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ShareKeysRequest, _fleet_pb2.ShareKeysResponse]
+    """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
+    run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
+    INVALID_ARGUMENT for what is out of bounds.
+    """
     GetProbes: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetProbesRequest, _fleet_pb2.GetProbesResponse]
     """Gives a client its probes. UNIMPLEMENTED where a cloud does not cluster."""
     UploadFingerprint: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UploadFingerprintRequest, _fleet_pb2.UploadFingerprintResponse]
@@ -82,6 +87,11 @@ class FleetServiceAsyncStub(FleetServiceStub):
     WatchAssignment: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchAssignmentRequest, _fleet_pb2.WatchAssignmentResponse]  # type: ignore[assignment]
     """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
     so that a node that missed some misses nothing.
+    """
+    ShareKeys: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ShareKeysRequest, _fleet_pb2.ShareKeysResponse]  # type: ignore[assignment]
+    """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
+    run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
+    INVALID_ARGUMENT for what is out of bounds.
     """
     GetProbes: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetProbesRequest, _fleet_pb2.GetProbesResponse]  # type: ignore[assignment]
     """Gives a client its probes. UNIMPLEMENTED where a cloud does not cluster."""
@@ -139,6 +149,17 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchAssignmentResponse], _abc.AsyncIterator[_fleet_pb2.WatchAssignmentResponse]]:
         """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
         so that a node that missed some misses nothing.
+        """
+
+    @_abc_1.abstractmethod
+    def ShareKeys(
+        self,
+        request: _fleet_pb2.ShareKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ShareKeysResponse, _abc.Awaitable[_fleet_pb2.ShareKeysResponse]]:
+        """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
+        run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
+        INVALID_ARGUMENT for what is out of bounds.
         """
 
     @_abc_1.abstractmethod

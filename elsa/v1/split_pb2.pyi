@@ -14,6 +14,7 @@ from elsa.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -24,6 +25,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _RowForm:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RowFormEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RowForm.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROW_FORM_UNSPECIFIED: _RowForm.ValueType  # 0
+    """Never valid."""
+    ROW_FORM_WHOLE: _RowForm.ValueType  # 1
+    """All of it, under the codec for h1."""
+    ROW_FORM_CHANGE: _RowForm.ValueType  # 2
+    """Its difference to what the edge keeps, under the codec for changes."""
+    ROW_FORM_KEPT: _RowForm.ValueType  # 3
+    """Nothing: the edge takes what it keeps."""
+
+class RowForm(_RowForm, metaclass=_RowFormEnumTypeWrapper):
+    """What a Forward brings of a row."""
+
+ROW_FORM_UNSPECIFIED: RowForm.ValueType  # 0
+"""Never valid."""
+ROW_FORM_WHOLE: RowForm.ValueType  # 1
+"""All of it, under the codec for h1."""
+ROW_FORM_CHANGE: RowForm.ValueType  # 2
+"""Its difference to what the edge keeps, under the codec for changes."""
+ROW_FORM_KEPT: RowForm.ValueType  # 3
+"""Nothing: the edge takes what it keeps."""
+Global___RowForm: _TypeAlias = RowForm  # noqa: Y015
 
 @_typing.final
 class Split(_message.Message):
@@ -120,6 +149,38 @@ class ByteCount(_message.Message):
 Global___ByteCount: _TypeAlias = ByteCount  # noqa: Y015
 
 @_typing.final
+class SsopKey(_message.Message):
+    """The secret turn of the activations (SS-OP), for an edge that is told it. Secret: never kept on disk or logged."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRET_FIELD_NUMBER: _builtins.int
+    RENEW_EACH_STEP_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    secret: _builtins.bytes
+    """32 random bytes."""
+    renew_each_step: _builtins.bool
+    """How the turn is derived from the secret: counted from 0, rising with each step where it is renewed so."""
+    @_builtins.property
+    def basis(self) -> _tensor_pb2.Payload:
+        """V, float32, (rank, width): orthonormal rows, public. Its bytes travel in chunks after this message."""
+
+    def __init__(
+        self,
+        *,
+        secret: _builtins.bytes = ...,
+        renew_each_step: _builtins.bool = ...,
+        basis: _tensor_pb2.Payload | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "renew_each_step", b"renew_each_step", "secret", b"secret"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SsopKey: _TypeAlias = SsopKey  # noqa: Y015
+
+@_typing.final
 class TrainOpen(_message.Message):
     """Opens a Train stream; must be its first message."""
 
@@ -133,6 +194,9 @@ class TrainOpen(_message.Message):
     CODECS_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    CALIBRATIONS_FIELD_NUMBER: _builtins.int
+    WANTS_GRADIENT_FIELD_NUMBER: _builtins.int
+    SSOP_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run, as the cloud named it."""
     client_id: _builtins.str
@@ -148,6 +212,8 @@ class TrainOpen(_message.Message):
     session whose stream broke, to go on where it was. One that has finished takes the same Finish again and gives
     the same answer, until the round is over.
     """
+    wants_gradient: _builtins.bool
+    """False if the bottom has nothing to train: no dL/dh1 is computed or sent."""
     @_builtins.property
     def split(self) -> Global___Split:
         """The client's split. The edge must own all its trunk blocks."""
@@ -155,6 +221,14 @@ class TrainOpen(_message.Message):
     @_builtins.property
     def codecs(self) -> _tensor_pb2.CodecSet:
         """Codec of each tensor."""
+
+    @_builtins.property
+    def calibrations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Calibrations of h2 and dh1 that the client holds, as named in payloads; at most 16 of 8 bytes."""
+
+    @_builtins.property
+    def ssop(self) -> Global___SsopKey:
+        """Set if the edge is to turn activations back itself. Empty: what comes is run as it is."""
 
     def __init__(
         self,
@@ -167,10 +241,13 @@ class TrainOpen(_message.Message):
         codecs: _tensor_pb2.CodecSet | None = ...,
         window: _builtins.int = ...,
         resume_token: _builtins.str = ...,
+        calibrations: _abc.Iterable[_builtins.bytes] | None = ...,
+        wants_gradient: _builtins.bool = ...,
+        ssop: Global___SsopKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "split", b"split", "ssop", b"ssop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "codecs", b"codecs", "edge_round", b"edge_round", "resume_token", b"resume_token", "run_id", b"run_id", "split", b"split", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "client_id", b"client_id", "codecs", b"codecs", "edge_round", b"edge_round", "resume_token", b"resume_token", "run_id", b"run_id", "split", b"split", "ssop", b"ssop", "version", b"version", "wants_gradient", b"wants_gradient", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -186,6 +263,8 @@ class TrainOpened(_message.Message):
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     STEP_FIELD_NUMBER: _builtins.int
     IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    CALIBRATIONS_FIELD_NUMBER: _builtins.int
+    KEPT_ROWS_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
     """Names the session in PushAdapter."""
     resume_token: _builtins.str
@@ -194,6 +273,12 @@ class TrainOpened(_message.Message):
     """The step that the edge expects next: 0 in a new session."""
     idle_timeout_s: _builtins.float
     """Seconds without a message after which the session is dropped."""
+    kept_rows: _builtins.str
+    """Names what the edge keeps of this client's rows: rows kept under another name are gone."""
+    @_builtins.property
+    def calibrations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Calibrations of h1, dh2 and changes that the edge holds of this client."""
+
     def __init__(
         self,
         *,
@@ -201,14 +286,42 @@ class TrainOpened(_message.Message):
         resume_token: _builtins.str = ...,
         step: _builtins.int = ...,
         idle_timeout_s: _builtins.float = ...,
+        calibrations: _abc.Iterable[_builtins.bytes] | None = ...,
+        kept_rows: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout_s", b"idle_timeout_s", "resume_token", b"resume_token", "session_id", b"session_id", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "idle_timeout_s", b"idle_timeout_s", "kept_rows", b"kept_rows", "resume_token", b"resume_token", "session_id", b"session_id", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TrainOpened: _TypeAlias = TrainOpened  # noqa: Y015
+
+@_typing.final
+class KeptRow(_message.Message):
+    """A row that the edge keeps."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    row: _builtins.int
+    """The client's number of the row, below 2^32."""
+    form: Global___RowForm.ValueType
+    """What is sent of it."""
+    def __init__(
+        self,
+        *,
+        row: _builtins.int = ...,
+        form: Global___RowForm.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "row", b"row"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptRow: _TypeAlias = KeptRow  # noqa: Y015
 
 @_typing.final
 class Forward(_message.Message):
@@ -220,17 +333,31 @@ class Forward(_message.Message):
     MICRO_BATCH_FIELD_NUMBER: _builtins.int
     LENGTHS_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    ROWS_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """Optimizer step within the session, from 0, rising by one."""
     micro_batch: _builtins.int
     """Micro-batch within the step, from 0, rising by one."""
     @_builtins.property
     def lengths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Real tokens of each row, each at least 1; their sum is the number of tokens in the payload."""
+        """Real tokens of each row, each at least 1. Without rows, their sum is the number of tokens in the payload."""
 
     @_builtins.property
     def activations(self) -> _tensor_pb2.Payload:
-        """h1, (tokens, width), under the codec for h1."""
+        """h1, (tokens, width), under the codec for h1: of all rows or, with rows, of those sent whole, and not set if there
+        are none.
+        """
+
+    @_builtins.property
+    def rows(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptRow]:
+        """Empty, or one for each row: the edge is to keep them. Not with Predict."""
+
+    @_builtins.property
+    def changes(self) -> _tensor_pb2.Payload:
+        """Differences of the rows sent so, (tokens, width), under the codec for changes; not set if there are none. Its
+        chunks follow those of activations.
+        """
 
     def __init__(
         self,
@@ -239,10 +366,12 @@ class Forward(_message.Message):
         micro_batch: _builtins.int = ...,
         lengths: _abc.Iterable[_builtins.int] | None = ...,
         activations: _tensor_pb2.Payload | None = ...,
+        rows: _abc.Iterable[Global___KeptRow] | None = ...,
+        changes: _tensor_pb2.Payload | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "changes", b"changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "lengths", b"lengths", "micro_batch", b"micro_batch", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "changes", b"changes", "lengths", b"lengths", "micro_batch", b"micro_batch", "rows", b"rows", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -259,6 +388,7 @@ class ForwardResult(_message.Message):
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
     WAIT_S_FIELD_NUMBER: _builtins.int
     TRUNK_S_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     step: _builtins.int
     """As in the request."""
     micro_batch: _builtins.int
@@ -267,6 +397,8 @@ class ForwardResult(_message.Message):
     """Seconds that the request waited for the compute thread."""
     trunk_s: _builtins.float
     """Seconds of computing."""
+    kept: _builtins.bool
+    """False if the edge had no room to keep the rows of this Forward: they are to be sent whole next time."""
     @_builtins.property
     def activations(self) -> _tensor_pb2.Payload:
         """h2, (tokens, width), under the codec for h2."""
@@ -279,10 +411,11 @@ class ForwardResult(_message.Message):
         activations: _tensor_pb2.Payload | None = ...,
         wait_s: _builtins.float = ...,
         trunk_s: _builtins.float = ...,
+        kept: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "micro_batch", b"micro_batch", "step", b"step", "trunk_s", b"trunk_s", "wait_s", b"wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "kept", b"kept", "micro_batch", b"micro_batch", "step", b"step", "trunk_s", b"trunk_s", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,7 +481,7 @@ class BackwardResult(_message.Message):
     """Seconds of computing."""
     @_builtins.property
     def gradient(self) -> _tensor_pb2.Payload:
-        """dL/dh1, (tokens, width), under the codec for dh1."""
+        """dL/dh1, (tokens, width), under the codec for dh1. Not set if the client wants none."""
 
     def __init__(
         self,
@@ -469,7 +602,7 @@ class TrainRequest(_message.Message):
 
     @_builtins.property
     def chunk(self) -> _tensor_pb2.Chunk:
-        """Continues the payload of the Forward or Backward before it."""
+        """Continues the payload of the open, Forward or Backward before it."""
 
     def __init__(
         self,
@@ -552,6 +685,8 @@ class PredictOpen(_message.Message):
     SPLIT_FIELD_NUMBER: _builtins.int
     CODECS_FIELD_NUMBER: _builtins.int
     WINDOW_FIELD_NUMBER: _builtins.int
+    CALIBRATIONS_FIELD_NUMBER: _builtins.int
+    SSOP_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     client_id: _builtins.str
@@ -568,6 +703,14 @@ class PredictOpen(_message.Message):
     def codecs(self) -> _tensor_pb2.CodecSet:
         """Codecs of h1 and h2; the others are not used."""
 
+    @_builtins.property
+    def calibrations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Calibrations of h2 that the client holds; as in TrainOpen."""
+
+    @_builtins.property
+    def ssop(self) -> Global___SsopKey:
+        """As in TrainOpen."""
+
     def __init__(
         self,
         *,
@@ -577,10 +720,12 @@ class PredictOpen(_message.Message):
         split: Global___Split | None = ...,
         codecs: _tensor_pb2.CodecSet | None = ...,
         window: _builtins.int = ...,
+        calibrations: _abc.Iterable[_builtins.bytes] | None = ...,
+        ssop: Global___SsopKey | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "split", b"split"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "split", b"split", "ssop", b"ssop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "codecs", b"codecs", "run_id", b"run_id", "split", b"split", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "client_id", b"client_id", "codecs", b"codecs", "run_id", b"run_id", "split", b"split", "ssop", b"ssop", "version", b"version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -593,16 +738,22 @@ class PredictOpened(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IDLE_TIMEOUT_S_FIELD_NUMBER: _builtins.int
+    CALIBRATIONS_FIELD_NUMBER: _builtins.int
     idle_timeout_s: _builtins.float
     """Seconds without a message after which the stream is ended."""
+    @_builtins.property
+    def calibrations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Calibrations of h1 that the edge holds of this client."""
+
     def __init__(
         self,
         *,
         idle_timeout_s: _builtins.float = ...,
+        calibrations: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["idle_timeout_s", b"idle_timeout_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "idle_timeout_s", b"idle_timeout_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -627,7 +778,7 @@ class PredictRequest(_message.Message):
 
     @_builtins.property
     def chunk(self) -> _tensor_pb2.Chunk:
-        """Continues the payload of the Forward before it."""
+        """Continues the payload of the open or Forward before it."""
 
     def __init__(
         self,

@@ -24,27 +24,39 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65lsa/v1/tensor.proto\x12\x07\x65lsa.v1\"D\n\x06Tensor\x12\x1d\n\x05\x64type\x18\x01 \x01(\x0e\x32\x0e.elsa.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"B\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x0c\n\x04last\x18\x04 \x01(\x08\"H\n\x07Payload\x12\x1e\n\x05parts\x18\x01 \x03(\x0b\x32\x0f.elsa.v1.Tensor\x12\x1d\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0e.elsa.v1.Chunk\"\x0f\n\rBfloat16Codec\"=\n\nCodecStage\x12&\n\x04\x62\x66\x31\x36\x18\x01 \x01(\x0b\x32\x16.elsa.v1.Bfloat16CodecH\x00\x42\x07\n\x05stage\"0\n\tCodecSpec\x12#\n\x06stages\x18\x01 \x03(\x0b\x32\x13.elsa.v1.CodecStage\"\x8c\x01\n\x08\x43odecSet\x12\x1e\n\x02h1\x18\x01 \x01(\x0b\x32\x12.elsa.v1.CodecSpec\x12\x1e\n\x02h2\x18\x02 \x01(\x0b\x32\x12.elsa.v1.CodecSpec\x12\x1f\n\x03\x64h2\x18\x03 \x01(\x0b\x32\x12.elsa.v1.CodecSpec\x12\x1f\n\x03\x64h1\x18\x04 \x01(\x0b\x32\x12.elsa.v1.CodecSpec*\x9b\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x03\x12\x0e\n\nDTYPE_INT8\x10\x04\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x05\x12\x0f\n\x0b\x44TYPE_INT32\x10\x06\x12\x0f\n\x0b\x44TYPE_INT64\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x65lsa/v1/tensor.proto\x12\x07\x65lsa.v1\"D\n\x06Tensor\x12\x1d\n\x05\x64type\x18\x01 \x01(\x0e\x32\x0e.elsa.v1.DType\x12\r\n\x05shape\x18\x02 \x03(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"B\n\x05\x43hunk\x12\x0e\n\x06offset\x18\x01 \x01(\x04\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x63rc32\x18\x03 \x01(\x07\x12\x0c\n\x04last\x18\x04 \x01(\x08\"o\n\x07Payload\x12\x1e\n\x05parts\x18\x01 \x03(\x0b\x32\x0f.elsa.v1.Tensor\x12\x1d\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0e.elsa.v1.Chunk\x12\x13\n\x0b\x63\x61libration\x18\x03 \x01(\x0c\x12\x10\n\x08\x61ttached\x18\x04 \x01(\x08\"\x0f\n\rBfloat16Codec\"\x0b\n\tInt8Codec\"\x0b\n\tInt4Codec\"a\n\x0bSketchCodec\x12\x0c\n\x04rows\x18\x01 \x01(\r\x12\x0f\n\x07\x62uckets\x18\x02 \x01(\r\x12\x0c\n\x04seed\x18\x03 \x01(\x04\x12%\n\x06\x64\x65\x63ode\x18\x04 \x01(\x0e\x32\x15.elsa.v1.SketchDecode\"\x1a\n\rSubspaceCodec\x12\t\n\x01k\x18\x01 \x01(\r\"\x19\n\tTopKCodec\x12\x0c\n\x04kept\x18\x01 \x01(\r\"\xfd\x01\n\nCodecStage\x12&\n\x04\x62\x66\x31\x36\x18\x01 \x01(\x0b\x32\x16.elsa.v1.Bfloat16CodecH\x00\x12\"\n\x04int8\x18\x02 \x01(\x0b\x32\x12.elsa.v1.Int8CodecH\x00\x12\"\n\x04int4\x18\x03 \x01(\x0b\x32\x12.elsa.v1.Int4CodecH\x00\x12&\n\x06sketch\x18\x04 \x01(\x0b\x32\x14.elsa.v1.SketchCodecH\x00\x12*\n\x08subspace\x18\x05 \x01(\x0b\x32\x16.elsa.v1.SubspaceCodecH\x00\x12\"\n\x04topk\x18\x06 \x01(\x0b\x32\x12.elsa.v1.TopKCodecH\x00\x42\x07\n\x05stage\"0\n\tCodecSpec\x12#\n\x06stages\x18\x01 \x03(\x0b\x32\x13.elsa.v1.CodecStage\"\xb0\x01\n\x08\x43odecSet\x12\x1e\n\x02h1\x18\x01 \x01(\x0b\x32\x12.elsa.v1.CodecSpec\x12\x1e\n\x02h2\x18\x02 \x01(\x0b\x32\x12.elsa.v1.CodecSpec\x12\x1f\n\x03\x64h2\x18\x03 \x01(\x0b\x32\x12.elsa.v1.CodecSpec\x12\x1f\n\x03\x64h1\x18\x04 \x01(\x0b\x32\x12.elsa.v1.CodecSpec\x12\"\n\x06\x63hange\x18\x05 \x01(\x0b\x32\x12.elsa.v1.CodecSpec*\x9b\x01\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x12\n\x0e\x44TYPE_BFLOAT16\x10\x03\x12\x0e\n\nDTYPE_INT8\x10\x04\x12\x0f\n\x0b\x44TYPE_UINT8\x10\x05\x12\x0f\n\x0b\x44TYPE_INT32\x10\x06\x12\x0f\n\x0b\x44TYPE_INT64\x10\x07*_\n\x0cSketchDecode\x12\x1d\n\x19SKETCH_DECODE_UNSPECIFIED\x10\x00\x12\x18\n\x14SKETCH_DECODE_MEDIAN\x10\x01\x12\x16\n\x12SKETCH_DECODE_MMSE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'elsa.v1.tensor_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=519
-  _globals['_DTYPE']._serialized_end=674
+  _globals['_DTYPE']._serialized_start=967
+  _globals['_DTYPE']._serialized_end=1122
+  _globals['_SKETCHDECODE']._serialized_start=1124
+  _globals['_SKETCHDECODE']._serialized_end=1219
   _globals['_TENSOR']._serialized_start=33
   _globals['_TENSOR']._serialized_end=101
   _globals['_CHUNK']._serialized_start=103
   _globals['_CHUNK']._serialized_end=169
   _globals['_PAYLOAD']._serialized_start=171
-  _globals['_PAYLOAD']._serialized_end=243
-  _globals['_BFLOAT16CODEC']._serialized_start=245
-  _globals['_BFLOAT16CODEC']._serialized_end=260
-  _globals['_CODECSTAGE']._serialized_start=262
-  _globals['_CODECSTAGE']._serialized_end=323
-  _globals['_CODECSPEC']._serialized_start=325
-  _globals['_CODECSPEC']._serialized_end=373
-  _globals['_CODECSET']._serialized_start=376
-  _globals['_CODECSET']._serialized_end=516
+  _globals['_PAYLOAD']._serialized_end=282
+  _globals['_BFLOAT16CODEC']._serialized_start=284
+  _globals['_BFLOAT16CODEC']._serialized_end=299
+  _globals['_INT8CODEC']._serialized_start=301
+  _globals['_INT8CODEC']._serialized_end=312
+  _globals['_INT4CODEC']._serialized_start=314
+  _globals['_INT4CODEC']._serialized_end=325
+  _globals['_SKETCHCODEC']._serialized_start=327
+  _globals['_SKETCHCODEC']._serialized_end=424
+  _globals['_SUBSPACECODEC']._serialized_start=426
+  _globals['_SUBSPACECODEC']._serialized_end=452
+  _globals['_TOPKCODEC']._serialized_start=454
+  _globals['_TOPKCODEC']._serialized_end=479
+  _globals['_CODECSTAGE']._serialized_start=482
+  _globals['_CODECSTAGE']._serialized_end=735
+  _globals['_CODECSPEC']._serialized_start=737
+  _globals['_CODECSPEC']._serialized_end=785
+  _globals['_CODECSET']._serialized_start=788
+  _globals['_CODECSET']._serialized_end=964
 # @@protoc_insertion_point(module_scope)

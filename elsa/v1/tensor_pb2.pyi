@@ -67,6 +67,30 @@ DTYPE_INT64: DType.ValueType  # 7
 """Two's complement, 8 bytes."""
 Global___DType: _TypeAlias = DType  # noqa: Y015
 
+class _SketchDecode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SketchDecodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SketchDecode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SKETCH_DECODE_UNSPECIFIED: _SketchDecode.ValueType  # 0
+    """Never valid."""
+    SKETCH_DECODE_MEDIAN: _SketchDecode.ValueType  # 1
+    """The median of the rows' estimates."""
+    SKETCH_DECODE_MMSE: _SketchDecode.ValueType  # 2
+    """The best linear estimate under the calibration."""
+
+class SketchDecode(_SketchDecode, metaclass=_SketchDecodeEnumTypeWrapper):
+    """How a sketch is turned back."""
+
+SKETCH_DECODE_UNSPECIFIED: SketchDecode.ValueType  # 0
+"""Never valid."""
+SKETCH_DECODE_MEDIAN: SketchDecode.ValueType  # 1
+"""The median of the rows' estimates."""
+SKETCH_DECODE_MMSE: SketchDecode.ValueType  # 2
+"""The best linear estimate under the calibration."""
+Global___SketchDecode: _TypeAlias = SketchDecode  # noqa: Y015
+
 @_typing.final
 class Tensor(_message.Message):
     """A tensor: element type, shape, and its elements raw, little-endian, row-major."""
@@ -143,6 +167,17 @@ class Payload(_message.Message):
 
     PARTS_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    CALIBRATION_FIELD_NUMBER: _builtins.int
+    ATTACHED_FIELD_NUMBER: _builtins.int
+    calibration: _builtins.bytes
+    """Names the calibration that the parts are encoded under: the first 8 bytes of the SHA-256 of its tensors' bytes.
+    Empty where the codec takes none, and where the sender has none yet: the parts are then in the codec's plain form
+    (docs/codecs.md).
+    """
+    attached: _builtins.bool
+    """True if the calibration is attached: its tensors stand in parts before the codec's own. A calibration must be
+    attached the first time that it is used, unless the receiver named it when the stream opened.
+    """
     @_builtins.property
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tensor]:
         """The tensors in the codec's order, their data empty: types and shapes only. They must be what the codec
@@ -160,10 +195,12 @@ class Payload(_message.Message):
         *,
         parts: _abc.Iterable[Global___Tensor] | None = ...,
         chunk: Global___Chunk | None = ...,
+        calibration: _builtins.bytes = ...,
+        attached: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "parts", b"parts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attached", b"attached", "calibration", b"calibration", "chunk", b"chunk", "parts", b"parts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -187,6 +224,118 @@ class Bfloat16Codec(_message.Message):
 Global___Bfloat16Codec: _TypeAlias = Bfloat16Codec  # noqa: Y015
 
 @_typing.final
+class Int8Codec(_message.Message):
+    """Rounds to 8 bits a value with one scale a token."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Int8Codec: _TypeAlias = Int8Codec  # noqa: Y015
+
+@_typing.final
+class Int4Codec(_message.Message):
+    """Rounds to 4 bits a value with one scale a token; the number of columns must be even."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Int4Codec: _TypeAlias = Int4Codec  # noqa: Y015
+
+@_typing.final
+class SketchCodec(_message.Message):
+    """Count sketch of a token's centred values."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    BUCKETS_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    rows: _builtins.int
+    """Hash rows, 1 to 16."""
+    buckets: _builtins.int
+    """Buckets of each row, at least 1; rows x buckets may not exceed the columns."""
+    seed: _builtins.int
+    """From which the hash functions follow (docs/codecs.md); the same on both sides."""
+    decode: Global___SketchDecode.ValueType
+    """How it is turned back."""
+    def __init__(
+        self,
+        *,
+        rows: _builtins.int = ...,
+        buckets: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        decode: Global___SketchDecode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["buckets", b"buckets", "decode", b"decode", "rows", b"rows", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SketchCodec: _TypeAlias = SketchCodec  # noqa: Y015
+
+@_typing.final
+class SubspaceCodec(_message.Message):
+    """Coordinates of a token's centred values on a calibrated basis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    K_FIELD_NUMBER: _builtins.int
+    k: _builtins.int
+    """Coordinates, at least 1 and at most the columns."""
+    def __init__(
+        self,
+        *,
+        k: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["k", b"k"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubspaceCodec: _TypeAlias = SubspaceCodec  # noqa: Y015
+
+@_typing.final
+class TopKCodec(_message.Message):
+    """The largest values of each token, with their places."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEPT_FIELD_NUMBER: _builtins.int
+    kept: _builtins.int
+    """Values kept of each token, at least 1 and at most the columns."""
+    def __init__(
+        self,
+        *,
+        kept: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TopKCodec: _TypeAlias = TopKCodec  # noqa: Y015
+
+@_typing.final
 class CodecStage(_message.Message):
     """One stage of a codec. A receiver that finds none set was sent a stage that it does not know and answers
     INVALID_ARGUMENT with the names that it knows.
@@ -195,20 +344,50 @@ class CodecStage(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BF16_FIELD_NUMBER: _builtins.int
+    INT8_FIELD_NUMBER: _builtins.int
+    INT4_FIELD_NUMBER: _builtins.int
+    SKETCH_FIELD_NUMBER: _builtins.int
+    SUBSPACE_FIELD_NUMBER: _builtins.int
+    TOPK_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def bf16(self) -> Global___Bfloat16Codec:
         """See Bfloat16Codec."""
+
+    @_builtins.property
+    def int8(self) -> Global___Int8Codec:
+        """See Int8Codec."""
+
+    @_builtins.property
+    def int4(self) -> Global___Int4Codec:
+        """See Int4Codec."""
+
+    @_builtins.property
+    def sketch(self) -> Global___SketchCodec:
+        """See SketchCodec."""
+
+    @_builtins.property
+    def subspace(self) -> Global___SubspaceCodec:
+        """See SubspaceCodec."""
+
+    @_builtins.property
+    def topk(self) -> Global___TopKCodec:
+        """See TopKCodec."""
 
     def __init__(
         self,
         *,
         bf16: Global___Bfloat16Codec | None = ...,
+        int8: Global___Int8Codec | None = ...,
+        int4: Global___Int4Codec | None = ...,
+        sketch: Global___SketchCodec | None = ...,
+        subspace: Global___SubspaceCodec | None = ...,
+        topk: Global___TopKCodec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bf16", b"bf16", "stage", b"stage"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bf16", b"bf16", "int4", b"int4", "int8", b"int8", "sketch", b"sketch", "stage", b"stage", "subspace", b"subspace", "topk", b"topk"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bf16", b"bf16", "stage", b"stage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bf16", b"bf16", "int4", b"int4", "int8", b"int8", "sketch", b"sketch", "stage", b"stage", "subspace", b"subspace", "topk", b"topk"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_stage: _TypeAlias = _typing.Literal["bf16"]  # noqa: Y015
+    _WhichOneofReturnType_stage: _TypeAlias = _typing.Literal["bf16", "int8", "int4", "sketch", "subspace", "topk"]  # noqa: Y015
     _WhichOneofArgType_stage: _TypeAlias = _typing.Literal["stage", b"stage"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_stage) -> _WhichOneofReturnType_stage | None: ...
 
@@ -223,7 +402,7 @@ class CodecSpec(_message.Message):
     STAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def stages(self) -> _containers.RepeatedCompositeFieldContainer[Global___CodecStage]:
-        """At most 4 stages."""
+        """At most 4 stages. One that rounds (bf16, int8, int4) must be the last."""
 
     def __init__(
         self,
@@ -248,6 +427,7 @@ class CodecSet(_message.Message):
     H2_FIELD_NUMBER: _builtins.int
     DH2_FIELD_NUMBER: _builtins.int
     DH1_FIELD_NUMBER: _builtins.int
+    CHANGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def h1(self) -> Global___CodecSpec:
         """Activations, client to edge."""
@@ -264,6 +444,10 @@ class CodecSet(_message.Message):
     def dh1(self) -> Global___CodecSpec:
         """Gradient of the loss by h1, edge to client. Not used by Predict."""
 
+    @_builtins.property
+    def change(self) -> Global___CodecSpec:
+        """Difference of a row's h1 to what the edge holds of it, client to edge. Used by Train with reuse."""
+
     def __init__(
         self,
         *,
@@ -271,10 +455,11 @@ class CodecSet(_message.Message):
         h2: Global___CodecSpec | None = ...,
         dh2: Global___CodecSpec | None = ...,
         dh1: Global___CodecSpec | None = ...,
+        change: Global___CodecSpec | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dh1", b"dh1", "dh2", b"dh2", "h1", b"h1", "h2", b"h2"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "dh1", b"dh1", "dh2", b"dh2", "h1", b"h1", "h2", b"h2"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dh1", b"dh1", "dh2", b"dh2", "h1", b"h1", "h2", b"h2"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "dh1", b"dh1", "dh2", b"dh2", "h1", b"h1", "h2", b"h2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

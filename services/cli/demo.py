@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
 
 def demo(given: Mapping[str, Any], file: Path | None) -> None:
     """Run a demo and print what it found."""
-    from elsa.spec import parse
+    from elsa.parsing import parse
 
     settings = parse(DemoSettings, {**from_file(file), **given}, "settings of the demo")
     os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is loaded, which is below; threads here are our own

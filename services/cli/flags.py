@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from elsa.errors import SpecError
-from elsa.spec import Model, parse
+from elsa.parsing import Model, parse
 
 CONFIG_HELP = "YAML file with any of these settings, by their names with underscores"
 UNNAMED = "default"

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from elsa.errors import SpecError
-from elsa.spec import Name, describe
+from elsa.parsing import Name, describe
 
 
 class ClientSettings(BaseSettings):

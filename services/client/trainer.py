@@ -83,7 +83,7 @@ class RoundTrainer:
             client_id=self._name,
             version=pulled.version,
             split=self._split_message(),
-            codecs=codec_set_to_proto(self._spec.codecs),
+            codecs=codec_set_to_proto(self._spec.codecs, self._segment.width),
             window=self._spec.training.window,
         )
         self._tell(pulled, "evaluating")
@@ -166,7 +166,7 @@ class RoundTrainer:
             version=pulled.version,
             edge_round=pulled.edge_round,
             split=self._split_message(),
-            codecs=codec_set_to_proto(self._spec.codecs),
+            codecs=codec_set_to_proto(self._spec.codecs, self._segment.width),
             window=self._spec.training.window,
         )
 

@@ -75,7 +75,7 @@ class TrainTrunk:
         self._timeout_s = timeout_s
         self._clock = clock
         self._bytes_before = ByteCount()
-        self._codecs = codec_set_from_proto(opening.codecs)
+        self._codecs = codec_set_from_proto(opening.codecs, width)
         self._unanswered: deque[_Sent] = deque()
         self._stream: Stream | None = None
         self.opened = pb.TrainOpened()
@@ -209,7 +209,7 @@ class PredictTrunk:
         width: int,
         timeout_s: float = STREAM_TIMEOUT_S,
     ) -> None:
-        self._codecs = codec_set_from_proto(opening.codecs)
+        self._codecs = codec_set_from_proto(opening.codecs, width)
         self._peer = peer
         self._width = width
         self._unanswered: deque[_Sent] = deque()

@@ -76,6 +76,10 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
             async for assignments in changes:
                 yield assignments_to_proto(request.node_id, assignments)
 
+    async def ShareKeys(self, request: fleet_pb2.ShareKeysRequest, context: Context) -> fleet_pb2.ShareKeysResponse:
+        """See fleet.proto."""
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "keys are not handed on yet")
+
     async def GetProbes(self, request: fleet_pb2.GetProbesRequest, context: Context) -> fleet_pb2.GetProbesResponse:
         """See fleet.proto; this cloud assigns by latency alone."""
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_CLUSTERS)

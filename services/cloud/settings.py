@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from elsa.errors import SpecError
-from elsa.spec import describe
+from elsa.parsing import describe
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 
 

@@ -11,7 +11,7 @@ from services.edge.sessions import Agreed
 MAX_WINDOW = 16
 
 
-def agreed_from_proto(message: pb.TrainOpen) -> Agreed:
+def agreed_from_proto(message: pb.TrainOpen, width: int) -> Agreed:
     """The opening of a new Train session. Raises MalformedError naming the field."""
     return Agreed(
         run_id=message.run_id,
@@ -19,7 +19,7 @@ def agreed_from_proto(message: pb.TrainOpen) -> Agreed:
         version=message.version,
         edge_round=message.edge_round,
         split=split_from_proto(message.split, "open.split"),
-        codecs=codec_set_from_proto(message.codecs),
+        codecs=codec_set_from_proto(message.codecs, width),
         window=checked_window(message.window),
     )
 

@@ -35,7 +35,7 @@ class EdgeRun:
         """
         if opening.resume_token:
             return self.sessions.resume(opening.resume_token, self.run_id, opening.client_id, cancel)
-        agreed = agreed_from_proto(opening)
+        agreed = agreed_from_proto(opening, self.trunk.segment.width)
         start = self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
         self.trunk.check_split(agreed.split, "open.split")
         self.sessions.make_room(self.run_id, agreed.client)

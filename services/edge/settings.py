@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from elsa.errors import SpecError
-from elsa.spec import Name, describe
+from elsa.parsing import Name, describe
 
 
 class EdgeSettings(BaseSettings):

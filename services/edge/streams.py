@@ -206,7 +206,7 @@ class PredictStream:
         self._client = opening.client_id
         self._version = opening.version
         self._split = split_from_proto(opening.split, "open.split")
-        self._codecs = codec_set_from_proto(opening.codecs)
+        self._codecs = codec_set_from_proto(opening.codecs, trunk.segment.width)
         trunk.check_split(self._split, "open.split")
         checked_window(opening.window)
         rounds.check_version(self._client, self._version)

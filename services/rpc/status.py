@@ -24,6 +24,7 @@ TABLE: tuple[tuple[type[errors.ElsaError], grpc.StatusCode], ...] = (
     (errors.SplitError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.CheckpointError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.AddressError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.NotFiniteError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.ChecksumError, grpc.StatusCode.DATA_LOSS),
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
     (errors.StaleRoundError, grpc.StatusCode.FAILED_PRECONDITION),

@@ -15,7 +15,8 @@ from elsa.data.examples import Labelled, read_examples, split_holdout
 from elsa.data.source import Row
 from elsa.errors import DataError, ElsaError, RoundGivenUpError, SpecError
 from elsa.model.weights import Checkpoint
-from elsa.spec import RunSpec, describe
+from elsa.parsing import describe
+from elsa.spec import RunSpec
 from elsa.v1 import fleet_pb2
 from elsa.v1 import run_pb2 as pb
 from services.cli.board import Board, shown

@@ -5,9 +5,8 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from elsa.presets import PresetName
 from elsa.spec import (
-    CodecName,
-    CodecsSpec,
     DataSpec,
     FleetSpec,
     LoraSpec,
@@ -48,7 +47,7 @@ class DemoSettings(BaseModel):
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
     threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
     output: Path = Field(Path("elsa-demo"), description="folder for the result; an earlier demo there is replaced")
-    codec: CodecName = Field("none", description="of activations and gradients on the wire: none or bf16")
+    preset: PresetName = Field("default", description="codecs and privacy: default, thrifty, private, paper or none")
     learning_rate: float = Field(3e-3, gt=0, le=1, description="of AdamW")
     rank: int = Field(8, ge=1, le=1024, description="of the LoRA factors")
     max_tokens: int = Field(48, ge=2, description="longer texts are cut")
@@ -72,9 +71,9 @@ class DemoSettings(BaseModel):
     def run_spec(self, labels: tuple[str, ...]) -> RunSpec:
         """The run's specification. Raises pydantic's ValidationError where the parts do not go together."""
         bottom, top = (int(part) for part in self.split.split("/"))
-        codec = self.codec
         return RunSpec(
             name="demo",
+            preset=self.preset,
             seed=self.seed,
             model=ModelSpec(source=self.model, max_tokens=self.max_tokens),
             data=DataSpec(text=self.text, label=self.label, labels=labels, holdout=0.1),
@@ -87,7 +86,6 @@ class DemoSettings(BaseModel):
                 batch=self.batch,
                 optimizer=OptimizerSpec(learning_rate=self.learning_rate),
             ),
-            codecs=CodecsSpec(h1=codec, h2=codec, dh2=codec, dh1=codec),
             fleet=FleetSpec(min_clients=self.clients, min_edges=self.edges, enroll_timeout_s=ENROLL_S),
             rounds=RoundsSpec(deadline_s=DEADLINE_S),
         )

@@ -54,6 +54,7 @@ def spec_of(folder, **parts):
     given = {
         "name": "tiny",
         "seed": 5,
+        "preset": "none",
         "model": {"source": str(folder), "max_tokens": 100},
         "data": {"name": "words", "labels": list(LABELS)},
         "lora": {"rank": 2, "alpha": 4.0},
@@ -185,7 +186,7 @@ def opening(spec, client, split=HALF, **given):
         "version": 0,
         "edge_round": 0,
         "split": split_pb2.Split(bottom=split.bottom, trunk=split.trunk, top=split.top),
-        "codecs": codec_set_to_proto(spec.codecs),
+        "codecs": codec_set_to_proto(spec.codecs, 16),
         "window": spec.training.window,
     }
     return split_pb2.TrainOpen(**{**fields, **given})

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from elsa.errors import SpecError, SplitError
-from elsa.spec import RunSpec, Split, SplitSpec, parse
+from elsa.parsing import parse
+from elsa.spec import RunSpec, Split, SplitSpec
 
 LABELS = {"data": {"labels": ["no", "yes"]}}
 

@@ -1,24 +1,39 @@
 """The seam that every codec fits: packed activations in, tensors for the wire out, and back.
 
 Both sides build the same codec from the same `CodecSpec`, agreed when a stream opens. A codec knows the exact
-layout of what it sends, so that a receiver can refuse anything else before it reads it.
+layout of what it sends, so that a receiver can refuse anything else before it reads it. One that is calibrated holds
+tensors that its sender made from what it has seen; they travel once, before the first values that need them.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
+from elsa.wire.codec.moments import Moments
 from elsa.wire.tensor import Layout
 
 
 class Codec(Protocol):
-    """Encodes a (tokens, width) float32 tensor."""
+    """Encodes a (tokens, width) float32 tensor. Values never change an instance: senders and threads may share it."""
 
-    name: str
+    text: str
+    """The expression that names it, with whole numbers: `subspace(k=96) | int4`."""
 
-    def layout(self, tokens: int, width: int) -> list[Layout]:
-        """Types and shapes of what `encode` gives for a (tokens, width) tensor."""
+    def calibration_layout(self) -> list[Layout]:
+        """Types and shapes of its calibration's tensors, half precision; none where it takes no calibration."""
+
+    def fit(self, moments: Moments) -> list[torch.Tensor]:
+        """A calibration for values of these moments, of `calibration_layout`. Raises CodecError for too few."""
+
+    def calibrated(self, tensors: Sequence[torch.Tensor]) -> Self:
+        """This codec under a calibration. Raises MalformedError for one of another layout or that is not finite."""
+
+    def plain(self) -> "Codec":
+        """What stands in for it while there is no calibration: int8 for one that is calibrated, else itself."""
+
+    def layout(self, tokens: int) -> list[Layout]:
+        """Types and shapes of what `encode` gives for a (tokens, width) tensor; each part has `tokens` rows."""
 
     def encode(self, values: torch.Tensor) -> list[torch.Tensor]:
         """`values` (tokens, width) float32, as the tensors that travel."""

@@ -2,49 +2,44 @@
 
 from dataclasses import dataclass
 
+from elsa.codecs import CodecsSpec
 from elsa.errors import MalformedError
-from elsa.spec import CodecName, CodecsSpec
+from elsa.parsing import Part
 from elsa.v1 import tensor_pb2 as pb
 from elsa.wire.codec.base import Codec
 from elsa.wire.codec.bf16 import Bfloat16Codec
 from elsa.wire.codec.none import NoneCodec
 
-KNOWN: dict[CodecName, type[Codec]] = {"none": NoneCodec, "bf16": Bfloat16Codec}
+KNOWN: dict[str, type[Codec]] = {"none": NoneCodec, "bf16": Bfloat16Codec}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Codecs:
-    """The codec of each of the four tensors of a step."""
+    """The codec of each tensor of a step."""
 
     h1: Codec
     h2: Codec
     dh2: Codec
     dh1: Codec
+    change: Codec
 
 
-def codec_set_to_proto(spec: CodecsSpec) -> pb.CodecSet:
-    """The names of a run specification as the message that opens a stream."""
-    return pb.CodecSet(
-        h1=_codec_to_proto(spec.h1),
-        h2=_codec_to_proto(spec.h2),
-        dh2=_codec_to_proto(spec.dh2),
-        dh1=_codec_to_proto(spec.dh1),
-    )
+def codec_set_to_proto(spec: CodecsSpec, width: int) -> pb.CodecSet:
+    """The codecs of a run specification for a model of `width`, as the message that opens a stream.
+
+    Raises SpecError naming the field where an expression does not fit the width.
+    """
+    return pb.CodecSet(**{name: _codec_to_proto(getattr(spec, name), width) for name in CodecsSpec.model_fields})
 
 
-def codec_set_from_proto(message: pb.CodecSet) -> Codecs:
-    """The codecs that a message names. Raises MalformedError for a stage that is not known here."""
-    return Codecs(
-        h1=_codec_from_proto(message.h1, "codecs.h1"),
-        h2=_codec_from_proto(message.h2, "codecs.h2"),
-        dh2=_codec_from_proto(message.dh2, "codecs.dh2"),
-        dh1=_codec_from_proto(message.dh1, "codecs.dh1"),
-    )
+def codec_set_from_proto(message: pb.CodecSet, width: int) -> Codecs:
+    """The codecs that a message names, for `width` columns. Raises MalformedError naming field and bound."""
+    fields = CodecsSpec.model_fields
+    return Codecs(**{name: _codec_from_proto(getattr(message, name), f"codecs.{name}") for name in fields})
 
 
-def _codec_to_proto(name: CodecName) -> pb.CodecSpec:
-    stages: dict[CodecName, list[pb.CodecStage]] = {"none": [], "bf16": [pb.CodecStage(bf16=pb.Bfloat16Codec())]}
-    return pb.CodecSpec(stages=stages[name])
+def _codec_to_proto(stages: tuple[Part, ...], width: int) -> pb.CodecSpec:
+    return pb.CodecSpec(stages=[pb.CodecStage(bf16=pb.Bfloat16Codec()) for _ in stages])
 
 
 def _codec_from_proto(message: pb.CodecSpec, field: str) -> Codec:

@@ -8,7 +8,8 @@ import torch
 from split_twins import SPLITS, batch_of, batches_of, equal, model_of, session_of, training
 
 from elsa.model import adapter as adapters
-from elsa.spec import CodecsSpec, OptimizerSpec
+from elsa.codecs import CodecsSpec
+from elsa.spec import OptimizerSpec
 from elsa.train.packing import mask_of, pack, unpack
 from elsa.train.phases import ByteCount, PhaseSeconds, Stopwatch
 from elsa.train.session import TrunkSession
@@ -36,7 +37,7 @@ class WireTrunk(LocalTrunk):
 
     def __init__(self, session: TrunkSession, codecs: CodecsSpec) -> None:
         super().__init__(session)
-        self._codecs = codec_set_from_proto(codec_set_to_proto(codecs))
+        self._codecs = codec_set_from_proto(codec_set_to_proto(codecs, 16), 16)
 
     def forward(self, position, activations, lengths):
         super().forward(position, sent(self._codecs.h1, activations), lengths)
