@@ -6,13 +6,16 @@ model's width is known; docs/codecs.md says what each does and costs.
 """
 
 import re
+import reprlib
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, ValidationError, model_validator
 
 from elsa.parsing import Part, describe
 
 MOST_STAGES = 4
+MOST_CHARACTERS = 500
+"""Of an expression."""
 KNOWN = ("none", "bf16", "int8", "int4", "sketch", "subspace", "topk")
 
 
@@ -54,7 +57,7 @@ class Subspace(Part):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if (self.k is None) == (self.ratio is None):
-            raise ValueError("subspace takes k or ratio, one of them: subspace(k=96) or subspace(ratio=4)")
+            raise ValueError("takes k or ratio, one of them: subspace(k=96) or subspace(ratio=4)")
         return self
 
 
@@ -68,7 +71,7 @@ class TopK(Part):
 Stage = Annotated[Bf16 | Int8 | Int4 | Sketch | Subspace | TopK, Field(discriminator="name")]
 ROUNDING = (Bf16, Int8, Int4)
 CALIBRATED = (Sketch, Subspace)
-_KINDS: dict[str, type[Part]] = {
+_KINDS: dict[str, type[Bf16 | Int8 | Int4 | Sketch | Subspace | TopK]] = {
     "bf16": Bf16,
     "int8": Int8,
     "int4": Int4,
@@ -76,27 +79,50 @@ _KINDS: dict[str, type[Part]] = {
     "subspace": Subspace,
     "topk": TopK,
 }
-_STAGE = re.compile(r"\s*([A-Za-z0-9_-]+)\s*(?:\(([^()]*)\))?\s*")
+_STAGE = re.compile(r"([A-Za-z0-9_-]+)\s*(?:\(([^()]*)\))?")
 
 
-def parse_codec(raw: Any) -> Any:
+def parse_codec(text: str) -> tuple[Stage, ...]:
     """The stages of an expression; `none` and the empty one have no stage. Raises ValueError saying what is wrong."""
-    if not isinstance(raw, str):
-        return raw
-    if raw.strip() in ("", "none"):
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"an expression of {len(text)} characters; at most {MOST_CHARACTERS}")
+    if text.strip() in ("", "none"):
         return ()
-    stages = tuple(_stage(text) for text in raw.split("|"))
-    _check(stages)
-    return stages
+    return _in_order(tuple(_stage(part) for part in text.split("|")))
 
 
-def codec_text(stages: tuple[Part, ...]) -> str:
+def codec_text(stages: tuple[Stage, ...]) -> str:
     """The expression that `parse_codec` reads back to these stages."""
     return " | ".join(map(_stage_text, stages)) or "none"
 
 
+def _read(raw: Any) -> Any:
+    """An expression's stages; stages as they are, to be checked by pydantic."""
+    if isinstance(raw, str):
+        return parse_codec(raw)
+    if not isinstance(raw, tuple):
+        raise ValueError(f"an expression is wanted, such as 'subspace(ratio=2) | int4' (got {reprlib.repr(raw)})")
+    return raw
+
+
+def _in_order(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """`stages`, if they may follow one another so. Raises ValueError."""
+    if len(stages) > MOST_STAGES:
+        raise ValueError(f"{len(stages)} stages; at most {MOST_STAGES}")
+    for stage in stages[:-1]:
+        if isinstance(stage, ROUNDING):
+            raise ValueError(f"{stage.name} rounds and must come last")
+    for stage in stages[1:]:
+        if isinstance(stage, CALIBRATED):
+            raise ValueError(f"{stage.name} is calibrated on the tensor itself and must come first")
+    return stages
+
+
 CodecSpec = Annotated[
-    tuple[Stage, ...], BeforeValidator(parse_codec), PlainSerializer(codec_text, return_type=str, when_used="always")
+    tuple[Stage, ...],
+    BeforeValidator(_read),
+    AfterValidator(_in_order),
+    PlainSerializer(codec_text, return_type=str, when_used="always"),
 ]
 
 
@@ -110,40 +136,37 @@ class CodecsSpec(Part):
     change: CodecSpec = Field((), description="difference of h1 to what the edge holds of the row, with reuse")
 
 
-def _stage(text: str) -> Part:
-    match = _STAGE.fullmatch(text)
+def _stage(text: str) -> Stage:
+    match = _STAGE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"{text.strip()!r} is not a stage; write name or name(parameter=value), joined by |")
+        said = reprlib.repr(text.strip())
+        raise ValueError(f"{said} is not a stage; write name or name(parameter=value), joined by |")
     name, inside = match.group(1), match.group(2) or ""
     if name == "none":
         raise ValueError("none stands alone; leave it out of an expression with other stages")
     if name not in _KINDS:
-        raise ValueError(f"no codec {name!r}; there are {', '.join(KNOWN)}")
+        raise ValueError(f"no codec {reprlib.repr(name)}; there are {', '.join(KNOWN)}")
     try:
         return _KINDS[name].model_validate(_arguments(name, inside))
     except ValidationError as error:
-        raise ValueError(f"{name}: {describe(error)}") from error
+        raise ValueError(describe(error, within=name)) from error
 
 
 def _arguments(name: str, inside: str) -> dict[str, str]:
-    pairs = [part.split("=") for part in inside.split(",") if part.strip()]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"{name}({inside}): parameters are written parameter=value, separated by commas")
-    return {key.strip(): value.strip() for key, value in pairs}
+    found: dict[str, str] = {}
+    for part in inside.split(",") if inside.strip() else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (key and equals and value) or "=" in value:
+            raise ValueError(
+                f"{name}: {reprlib.repr(part.strip())} is not parameter=value; commas stand between them"
+            )
+        if key in found or key == "name":
+            raise ValueError(f"{name} {key}: " + ("given twice" if key in found else "unknown field"))
+        found[key] = value
+    return found
 
 
-def _check(stages: tuple[Part, ...]) -> None:
-    if len(stages) > MOST_STAGES:
-        raise ValueError(f"{len(stages)} stages; at most {MOST_STAGES}")
-    for stage in stages[:-1]:
-        if isinstance(stage, ROUNDING):
-            raise ValueError(f"{stage.name} rounds and must come last")
-    for stage in stages[1:]:
-        if isinstance(stage, CALIBRATED):
-            raise ValueError(f"{stage.name} is calibrated on the tensor itself and must come first")
-
-
-def _stage_text(stage: Part) -> str:
+def _stage_text(stage: Stage) -> str:
     given = {key: value for key, value in stage if key != "name" and value is not None}
     inside = ", ".join(f"{key}={value}" for key, value in given.items())
-    return f"{stage.name}({inside})" if inside else str(stage.name)  # type: ignore[attr-defined]
+    return f"{stage.name}({inside})" if inside else stage.name

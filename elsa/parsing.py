@@ -7,6 +7,7 @@ import reprlib
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from elsa.errors import SpecError
 
@@ -31,14 +32,28 @@ def parse(model: type[Model], raw: Any, origin: str) -> Model:
         raise SpecError(f"{origin}: {describe(error)}") from error
 
 
-def describe(error: ValidationError) -> str:
-    """A pydantic error on one line: `field: what is wrong (got value)`, joined by semicolons."""
-    lines, faults = [], error.errors(include_url=False)
-    for item in faults[:MOST_FAULTS]:
-        field = ".".join(f"{part!s:.80}" for part in item["loc"]) or "the whole"
-        got = "" if item["type"] in ("missing", "value_error") else f" (got {reprlib.repr(item['input']):.100})"
-        hint = "unknown field; check its spelling" if item["type"] == "extra_forbidden" else item["msg"]
-        lines.append(" ".join(f"{field}: {hint}{got}".split()))
+def describe(error: ValidationError, within: str = "") -> str:
+    """A pydantic error on one line: `field: what is wrong (got value)`, joined by semicolons.
+
+    Args:
+        within: what the fields belong to, said before each.
+    """
+    faults = error.errors(include_url=False)
+    lines = [_fault(item, within) for item in faults[:MOST_FAULTS]]
     if len(faults) > MOST_FAULTS:
         lines.append(f"and {len(faults) - MOST_FAULTS} more")
     return "; ".join(lines)
+
+
+def _fault(item: ErrorDetails, within: str) -> str:
+    field = " ".join(filter(None, [within, ".".join(f"{part!s:.80}" for part in item["loc"])]))
+    if item["type"] == "value_error":  # a text of ours, which says what it needs to
+        said = item["msg"].removeprefix("Value error, ")
+    elif item["type"] == "missing":
+        said = "missing; it has no default"
+    elif item["type"] == "extra_forbidden":
+        said = f"unknown field; check its spelling (got {reprlib.repr(item['input']):.100})"
+    else:
+        said = f"{item['msg']} (got {reprlib.repr(item['input']):.100})"
+        field = field or "the whole"
+    return " ".join(f"{field}: {said}".removeprefix(": ").split())

@@ -1,7 +1,8 @@
 """What a person writes as a run specification, and what is said when it cannot be used."""
 
 from collections.abc import Iterator
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,16 @@ def test_yaml_reads_back_to_an_equal_spec() -> None:
         ("{data: {labels: [a]}}", "data.labels needs at least two different label names"),
         ("{data: {labels: [a, b]}, training: {batch: 2, micro_batches: 3}}", "micro_batches 3 is more than batch 2"),
         ("{model: {task: causal-lm}, data: {prompt: q}}", "data.prompt and data.response go together"),
-        ("{data: {labels: [a, b]}, codecs: {h1: zip}}", "codecs.h1: Input should be 'none' or 'bf16' (got 'zip')"),
+        (
+            "{data: {labels: [a, b]}, codecs: {h1: zip}}",
+            "run.yaml: codecs.h1: no codec 'zip'; there are none, bf16, int8",
+        ),
+        (
+            "{data: {labels: [a, b]}, codecs: {h1: sketch(rows=0)}}",
+            "run.yaml: codecs.h1: sketch rows: Input should be greater than or equal to 1 (got '0')",
+        ),
+        ("{data: {labels: [a, b]}, codecs: {dh1: 4}}", "codecs.dh1: an expression is wanted, such as"),
+        ("{data: {labels: [a, b]}, preset: best}", "preset: Input should be 'default', 'thrifty'"),
         ("{data: {labels: [a, b]}, split: {bottom: 0}}", "split.bottom: Input should be greater than or equal to 1"),
         ("{data: {labels: [a, b]}, name: 'a b'}", "name: String should match pattern"),
         ("rounds: [", "is not YAML"),
@@ -91,6 +101,13 @@ BOUNDS = [
     ("fleet.enroll_timeout_s", 1e-3, 30 * 24 * 3600),
     ("rounds.quorum", 1e-9, 1),
     ("rounds.deadline_s", 1e-3, 30 * 24 * 3600),
+    ("privacy.ssop.rank", 2, 4096),
+    ("privacy.noise.clip", 1e-9, 1e6),
+    ("privacy.noise.multiplier", 1e-9, 1e3),
+    ("privacy.noise.delta", 1e-300, 0.999999),
+    ("privacy.adversary.weight", 1e-9, 100),
+    ("privacy.adversary.width", 8, 8192),
+    ("reuse.threshold", 0, 0.999999),
     ("seed", 0, 2**31 - 1),
 ]
 LISTS = [
@@ -109,6 +126,8 @@ LISTS = [
 
 def spec_with(field: str, value: object) -> RunSpec:
     raw: dict[str, Any] = {"data": {"labels": ["a", "b"]}}
+    if field.startswith("privacy.noise"):
+        raw["privacy"] = {"noise": {"clip": 1, "multiplier": 1}}
     part = raw
     *path, last = field.split(".")
     for name in path:
@@ -144,8 +163,9 @@ def test_every_number_of_a_spec_has_its_bounds_tested() -> None:
             kind = field.annotation
             if kind in (int, float):
                 yield path + name
-            elif isinstance(kind, type) and issubclass(kind, BaseModel):
-                yield from numbers(kind, f"{path}{name}.")
+            for part_of in get_args(kind) if isinstance(kind, UnionType) else (kind,):
+                if isinstance(part_of, type) and issubclass(part_of, BaseModel):
+                    yield from numbers(part_of, f"{path}{name}.")
 
     assert set(numbers(RunSpec)) == {field for field, *_ in BOUNDS} | {"data.holdout"}
 
