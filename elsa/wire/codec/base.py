@@ -18,13 +18,13 @@ class Codec(Protocol):
     """Encodes a (tokens, width) float32 tensor. Values never change an instance: senders and threads may share it."""
 
     text: str
-    """The expression that names it, with whole numbers: `subspace(k=96) | int4`."""
+    """The expression that names it, with whole numbers: `subspace(k=96) | int4`. Equal for equal wire specs only."""
 
     def calibration_layout(self) -> list[Layout]:
         """Types and shapes of its calibration's tensors, half precision; none where it takes no calibration."""
 
     def fit(self, moments: Moments) -> list[torch.Tensor]:
-        """A calibration for values of these moments, of `calibration_layout`. Raises CodecError for too few."""
+        """A calibration for values of these moments. Raises NotFiniteError for moments that are not finite."""
 
     def calibrated(self, tensors: Sequence[torch.Tensor]) -> Self:
         """This codec under a calibration. Raises MalformedError for one of another layout or that is not finite."""
@@ -36,10 +36,10 @@ class Codec(Protocol):
         """Types and shapes of what `encode` gives for a (tokens, width) tensor; each part has `tokens` rows."""
 
     def encode(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """`values` (tokens, width) float32, as the tensors that travel."""
+        """`values` (tokens, width) float32, as the tensors that travel. Raises NotFiniteError for NaN or infinity."""
 
     def decode(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What `encode` gave, as (tokens, width) float32 again."""
+        """What `encode` gave, as (tokens, width) float32 again. Raises MalformedError for what it never gives."""
 
     def pullback(self, gradient: torch.Tensor) -> torch.Tensor:
         """The gradient by `values`, given the one by `decode(encode(values))`; both (tokens, width)."""

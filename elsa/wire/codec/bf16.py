@@ -4,26 +4,29 @@ from collections.abc import Sequence
 
 import torch
 
+from elsa.errors import NotFiniteError
 from elsa.wire.tensor import Layout
 
 
-class Bfloat16Codec:
-    """Rounds to nearest even; 2 bytes an element. Its gradient is straight-through: that of the identity."""
+class Bfloat16Rounding:
+    """Rounds to nearest even; 2 bytes a value. Its gradient is straight-through: that of the identity."""
 
-    name = "bf16"
+    text = "bf16"
 
-    def layout(self, tokens: int, width: int) -> list[Layout]:
-        """One bfloat16 tensor (tokens, width)."""
-        return [Layout(dtype=torch.bfloat16, shape=(tokens, width))]
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+
+    def layout(self, tokens: int) -> list[Layout]:
+        """One bfloat16 tensor (tokens, columns)."""
+        return [Layout(dtype=torch.bfloat16, shape=(tokens, self._columns))]
 
     def encode(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """`values` rounded."""
-        return [values.to(torch.bfloat16)]
+        """`values` rounded. Raises NotFiniteError for one too large for bfloat16, which is 3.39e38."""
+        rounded = values.to(torch.bfloat16)
+        if not bool(torch.isfinite(rounded).all()):
+            raise NotFiniteError("holds a value above 3.39e38, the largest of bfloat16")
+        return [rounded]
 
     def decode(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """The part widened to float32, exactly."""
         return parts[0].to(torch.float32)
-
-    def pullback(self, gradient: torch.Tensor) -> torch.Tensor:
-        """`gradient` itself: rounding has a zero or undefined derivative, training needs the identity's."""
-        return gradient

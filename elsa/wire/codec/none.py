@@ -1,4 +1,4 @@
-"""The codec that changes nothing: float32 as it is."""
+"""The rounding that changes nothing: float32 as it is."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,17 @@ import torch
 from elsa.wire.tensor import Layout
 
 
-class NoneCodec:
-    """Sends float32; exact, 4 bytes an element."""
+class NoneRounding:
+    """Sends float32; exact, 4 bytes a value."""
 
-    name = "none"
+    text = "none"
 
-    def layout(self, tokens: int, width: int) -> list[Layout]:
-        """One float32 tensor (tokens, width)."""
-        return [Layout(dtype=torch.float32, shape=(tokens, width))]
+    def __init__(self, columns: int) -> None:
+        self._columns = columns
+
+    def layout(self, tokens: int) -> list[Layout]:
+        """One float32 tensor (tokens, columns)."""
+        return [Layout(dtype=torch.float32, shape=(tokens, self._columns))]
 
     def encode(self, values: torch.Tensor) -> list[torch.Tensor]:
         """`values` itself."""
@@ -23,7 +26,3 @@ class NoneCodec:
     def decode(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """The one part itself."""
         return parts[0]
-
-    def pullback(self, gradient: torch.Tensor) -> torch.Tensor:
-        """`gradient` itself."""
-        return gradient

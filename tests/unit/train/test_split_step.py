@@ -73,7 +73,7 @@ class TwiceTrunk(LocalTrunk):
 
 def sent(codec, values):
     payload, rest = payload_to_proto(codec.encode(values))
-    assembler = PayloadAssembler(payload, codec.layout(*values.shape), "x")
+    assembler = PayloadAssembler(payload, codec.layout(len(values)), "x")
     for chunk in rest:
         assembler.add(chunk)
     return codec.decode(assembler.result())
