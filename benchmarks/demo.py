@@ -31,6 +31,7 @@ def main() -> None:
                     "commonest label": f"{test['majority']:.3f}",
                     "test rows": test["test_rows"],
                     "MB": f"{report['wire_bytes'] / 1e6:.0f}",
+                    "as float32": f"{report['float32_bytes'] / 1e6:.0f}",
                 }
             ]
         )

@@ -89,6 +89,7 @@ class ClientReport(_message.Message):
     SECONDS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
     WALL_S_FIELD_NUMBER: _builtins.int
+    FLOAT32_BYTES_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """The client."""
     edge_round: _builtins.int
@@ -101,6 +102,10 @@ class ClientReport(_message.Message):
     """Mean training loss over the steps."""
     wall_s: _builtins.float
     """Seconds from Open to Finished."""
+    float32_bytes: _builtins.int
+    """Bytes of the same activations and gradients as float32 and without reuse: what codecs and reuse are held against.
+    0 where the client does not say.
+    """
     @_builtins.property
     def seconds(self) -> _split_pb2.PhaseSeconds:
         """Seconds by phase."""
@@ -120,10 +125,11 @@ class ClientReport(_message.Message):
         seconds: _split_pb2.PhaseSeconds | None = ...,
         bytes: _split_pb2.ByteCount | None = ...,
         wall_s: _builtins.float = ...,
+        float32_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "seconds", b"seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "client_id", b"client_id", "edge_round", b"edge_round", "loss", b"loss", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "client_id", b"client_id", "edge_round", b"edge_round", "float32_bytes", b"float32_bytes", "loss", b"loss", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -35,6 +35,12 @@ class Version:
         return sum(report.bytes.up + report.bytes.down for report in self.reports)
 
     @property
+    def float32_bytes(self) -> int:
+        """What the same would have taken as float32; 0 if a client did not say."""
+        said = [report.float32_bytes for report in self.reports]
+        return sum(said) if all(said) else 0
+
+    @property
     def training_loss(self) -> float | None:
         """Mean loss over all steps."""
         steps = sum(report.steps for report in self.reports)
@@ -102,7 +108,7 @@ class Board:
 def rounds_table(versions: Mapping[int, Version]) -> Table:
     """A row a version: how good it is and what it took."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("round", "accuracy", "loss", "training loss", "on the wire", "seconds"):
+    for heading in ("round", "accuracy", "loss", "training loss", "on the wire", "as float32", "seconds"):
         table.add_column(heading, justify="right")
     for number, version in sorted(versions.items()):
         table.add_row(
@@ -111,6 +117,7 @@ def rounds_table(versions: Mapping[int, Version]) -> Table:
             _figure(version.loss),
             _figure(version.training_loss),
             size(version.wire_bytes) if version.reports else "–",
+            size(version.float32_bytes) if version.float32_bytes else "–",
             f"{version.seconds:.1f}" if version.seconds else "–",
         )
     return table

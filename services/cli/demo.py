@@ -25,6 +25,9 @@ Example: elsa demo --clients 4 --edges 2 --alpha 1 --output elsa-demo
 Example: elsa demo --data reviews.csv --text review --label stars --rounds 5 --split 2/1
 """
 
+TURNED = """  The edges received activations turned (SS-OP, edge: blind), and the trunk that they trained lives in turned
+  coordinates. Plain PEFT does not turn: its figure above says little. Go by the accuracy of the rounds instead."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
@@ -72,7 +75,12 @@ def _print(report: "Report", output: Path) -> None:
     typer.echo(
         f"  (*) logistic regression to convergence, on {marks.frozen_head_rows} training rows of all clients together"
     )
+    if report.trunk_is_turned:
+        typer.echo(TURNED)
     phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in report.phase_seconds().items())
-    typer.echo(f"\n{size(report.wire_bytes)} of activations and gradients; seconds, summed over clients: {phases}")
+    sent = f"{size(report.wire_bytes)} of activations and gradients"
+    if report.saving is not None:
+        sent += f", 1/{report.saving:.1f} of the {size(report.float32_bytes)} that float32 takes"
+    typer.echo(f"\n{sent}\nseconds, summed over clients: {phases}")
     typer.echo(f"{report.seconds:.0f} s in all; report.json, training.png, logs and data are in {output}")
     typer.echo(f'try it: elsa predict {output / "adapter"} "Return the inverse of a square matrix."')

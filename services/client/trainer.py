@@ -117,7 +117,7 @@ class RoundTrainer:
         )
         try:
             trunk.open()
-            losses = self._steps(trunk, pulled, watch)
+            losses, tokens = self._steps(trunk, pulled, watch)
             finished = trunk.finish(len(losses))
         finally:
             trunk.abandon()
@@ -130,21 +130,30 @@ class RoundTrainer:
             seconds=finished.seconds,
             bytes=finished.bytes,
             wall_s=time.monotonic() - begin,
+            float32_bytes=tokens * self._segment.width * self._float32_bytes,
         )
         own = encode_adapter(adapters.read(self._segment, split=self._split))
         return Trained(session_id=trunk.opened.session_id, data=own, report=report)
 
-    def _steps(self, trunk: TrainTrunk, pulled: Pulled, watch: Stopwatch) -> list[float]:
+    @property
+    def _float32_bytes(self) -> int:
+        """Of a column of a token in h1, h2 and dL/dh2, and in dL/dh1 where the bottom has something to train."""
+        return 4 * (4 if self._spec.lora.bottom_adapters else 3)
+
+    def _steps(self, trunk: TrainTrunk, pulled: Pulled, watch: Stopwatch) -> tuple[list[float], int]:
+        """The loss of every step, and the real tokens of all."""
         training = self._spec.training
         trainer = SplitTrainer(
             self._segment, trunk, split=self._split, task=self._spec.model.task, training=training, watch=watch
         )
         seed = [self._spec.seed, zlib.crc32(self._name.encode()), pulled.version, pulled.edge_round]
         losses: list[float] = []
+        tokens = 0
         for batch in batches(self._data.train, training.batch, training.local_steps, seed):
             losses.append(trainer.train_step(batch))
+            tokens += sum(batch.lengths)
             self._tell(pulled, "training", step=len(losses), loss=losses[-1])
-        return losses
+        return losses, tokens
 
     def _tell(self, pulled: Pulled, activity: str, step: int = 0, loss: float = 0.0) -> None:
         self._report(

@@ -48,6 +48,7 @@ def reports_to_proto(reports: Iterable[ClientReport]) -> list[adapter_pb2.Client
             ),
             bytes=split_pb2.ByteCount(up=report.up_bytes, down=report.down_bytes),
             wall_s=report.wall_s,
+            float32_bytes=report.float32_bytes,
         )
         for report in reports
     ]
@@ -74,4 +75,5 @@ def _report_from_proto(message: adapter_pb2.ClientReport) -> ClientReport:
         up_bytes=message.bytes.up,
         down_bytes=message.bytes.down,
         wall_s=message.wall_s,
+        float32_bytes=message.float32_bytes,
     )

@@ -115,6 +115,7 @@ class ClientReport:
     up_bytes: int = 0
     down_bytes: int = 0
     wall_s: float = 0.0
+    float32_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,6 +213,7 @@ def _follow(run_id: str, happened: "queue.Queue[pb.RunEvent | ElsaError | None]"
 
 
 def _measured(settings: DemoSettings, prepared: Prepared, folder: Path, board: Board, begin: float) -> Report:
+    ssop = prepared.spec.privacy.ssop
     yardsticks = measure(
         Predictor.load(folder / "adapter"),
         prepared.train,
@@ -226,4 +227,5 @@ def _measured(settings: DemoSettings, prepared: Prepared, folder: Path, board: B
         versions=dict(sorted(board.versions.items())),
         yardsticks=yardsticks,
         seconds=time.monotonic() - begin,
+        trunk_is_turned=ssop is not None and ssop.edge == "blind",
     )

@@ -22,11 +22,24 @@ class Report:
     yardsticks: Yardsticks
     seconds: float
     """From the start of the demo to its last measurement."""
+    trunk_is_turned: bool = False
+    """Whether the trunk was trained on turned activations that the edge could not turn back (SS-OP, edge: blind)."""
 
     @property
     def wire_bytes(self) -> int:
         """Bytes of activations and gradients, both ways, all clients."""
         return sum(version.wire_bytes for version in self.versions.values())
+
+    @property
+    def float32_bytes(self) -> int:
+        """What the same activations and gradients take as float32; 0 if a client did not say."""
+        worked = [version.float32_bytes for version in self.versions.values() if version.reports]
+        return sum(worked) if all(worked) else 0
+
+    @property
+    def saving(self) -> float | None:
+        """How many times fewer bytes went over the wire than float32 takes."""
+        return self.float32_bytes / self.wire_bytes if self.float32_bytes and self.wire_bytes else None
 
     def phase_seconds(self) -> dict[str, float]:
         """Seconds by phase, summed over clients and rounds."""
@@ -40,7 +53,9 @@ class Report:
             "rounds": [{"version": number, **_version_json(each)} for number, each in self.versions.items()],
             "test": asdict(self.yardsticks),
             "frozen_head_is": FROZEN_HEAD,
+            "trunk_is_turned": self.trunk_is_turned,
             "wire_bytes": self.wire_bytes,
+            "float32_bytes": self.float32_bytes or None,
             "phase_seconds": _rounded(self.phase_seconds()),
             "seconds": round(self.seconds, 3),
         }
@@ -59,6 +74,7 @@ def _version_json(version: Version) -> dict[str, Any]:
         "heldout_rows": version.rows,
         "training_loss": version.training_loss,
         "wire_bytes": version.wire_bytes,
+        "float32_bytes": version.float32_bytes or None,
         "seconds": round(version.seconds, 3),
         "phase_seconds": _rounded(version.phase_seconds()),
     }
@@ -74,9 +90,9 @@ def _draw(report: Report, path: Path) -> None:
 
     numbers = [number for number, version in report.versions.items() if version.accuracy is not None]
     trained = [number for number, version in report.versions.items() if version.training_loss is not None]
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = Figure(figsize=(12.5, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
-    loss, accuracy = figure.subplots(1, 2)
+    loss, accuracy, sent = figure.subplots(1, 3)
     loss.plot(numbers, [report.versions[number].loss for number in numbers], "o-", label="clients' held-out rows")
     loss.plot(trained, [report.versions[number].training_loss for number in trained], "s--", label="training")
     accuracy.plot(
@@ -86,7 +102,14 @@ def _draw(report: Report, path: Path) -> None:
     accuracy.axhline(marks.frozen_head, color="tab:gray", linestyle="--", label="frozen model, trained head (test)")
     accuracy.axhline(marks.majority, color="tab:gray", linestyle=":", label="commonest label (test)")
     accuracy.set_ylim(0, 1)
-    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+    versions = [report.versions[number] for number in trained]
+    if all(version.float32_bytes for version in versions):
+        floats = [version.float32_bytes / 1e6 for version in versions]
+        sent.bar(trained, floats, width=0.8, color="lightgray", label="the same as float32")
+    sent.bar(
+        trained, [version.wire_bytes / 1e6 for version in versions], width=0.5, label="activations and gradients"
+    )
+    for axes, name in ((loss, "loss"), (accuracy, "accuracy"), (sent, "MB on the wire")):
         axes.set_xlabel("global round")
         axes.set_ylabel(name)
         axes.set_xticks(sorted(report.versions))
