@@ -25,8 +25,8 @@ Example: elsa demo --clients 4 --edges 2 --alpha 1 --output elsa-demo
 Example: elsa demo --data reviews.csv --text review --label stars --rounds 5 --split 2/1
 """
 
-TURNED = """  The edges received activations turned (SS-OP, edge: blind), and the trunk that they trained lives in turned
-  coordinates. Plain PEFT does not turn: its figure above says little. Go by the accuracy of the rounds instead."""
+TURNED = """  The edges received activations turned (SS-OP, edge: blind), and the trunk that they trained lives in
+  turned coordinates. Plain PEFT does not turn: its figure above says little; go by the accuracy of the rounds."""
 
 
 def add_to(app: typer.Typer) -> None:
