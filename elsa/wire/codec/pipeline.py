@@ -26,6 +26,7 @@ class Pipeline:
         self._rest = tuple(narrowing)
         self._narrowing: tuple[Narrowing, ...] = (() if calibrated is None else (calibrated,)) + self._rest
         self._rounding = rounding
+        self._ready = calibrated is None
         names = [stage.text for stage in self._narrowing]
         self.text = " | ".join(names if names and rounding.text == "none" else [*names, rounding.text])
 
@@ -43,12 +44,10 @@ class Pipeline:
             if tensors:
                 raise MalformedError(f"{self.text}: a calibration of {len(tensors)} tensors, expected none")
             return self
-        return type(self)(
-            width=self._width,
-            calibrated=self._calibrated.calibrated(tensors),
-            narrowing=self._rest,
-            rounding=self._rounding,
-        )
+        stage = self._calibrated.calibrated(tensors)
+        made = type(self)(width=self._width, calibrated=stage, narrowing=self._rest, rounding=self._rounding)
+        made._ready = True
+        return made
 
     def plain(self) -> "Pipeline":
         """int8 for a codec that is calibrated, else this one."""
@@ -64,6 +63,7 @@ class Pipeline:
     @torch.no_grad()
     def encode(self, values: torch.Tensor) -> list[torch.Tensor]:
         """`values` (tokens, width) float32, as the tensors of `layout`. Raises NotFiniteError for NaN or infinity."""
+        self._check_ready()
         sides: list[torch.Tensor] = []
         for stage in self._narrowing:
             values, side = stage.narrow(values)
@@ -75,6 +75,7 @@ class Pipeline:
     @torch.no_grad()
     def decode(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """What `encode` gave, as (tokens, width) float32. Raises MalformedError for what `encode` never gives."""
+        self._check_ready()
         counts = [len(stage.side_layout(1)) for stage in self._narrowing]
         values = self._rounding.decode(parts[sum(counts) :])
         for index in reversed(range(len(counts))):
@@ -87,4 +88,9 @@ class Pipeline:
     @torch.no_grad()
     def pullback(self, gradient: torch.Tensor) -> torch.Tensor:
         """The calibrated stage's; all others are straight-through."""
+        self._check_ready()
         return gradient if self._calibrated is None else self._calibrated.pullback(gradient)
+
+    def _check_ready(self) -> None:
+        if not self._ready:
+            raise MalformedError(f"{self.text}: has no calibration yet; until then values travel in its plain form")

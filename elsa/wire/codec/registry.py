@@ -13,13 +13,19 @@ from elsa.parsing import Part
 from elsa.v1 import tensor_pb2 as pb
 from elsa.wire.codec.base import Codec
 from elsa.wire.codec.bf16 import Bfloat16Rounding
+from elsa.wire.codec.hashes import Hashing
 from elsa.wire.codec.int4 import Int4Rounding, needs_even
 from elsa.wire.codec.int8 import Int8Rounding
 from elsa.wire.codec.none import NoneRounding
 from elsa.wire.codec.pipeline import Pipeline
 from elsa.wire.codec.sizes import codec_to_proto
+from elsa.wire.codec.sketch import MedianSketch, MmseSketch
 from elsa.wire.codec.stages import Calibrated, Narrowing, Rounding
 from elsa.wire.codec.subspace import SubspaceStage
+from elsa.wire.codec.topk import TopKStage
+
+MOST_ROWS = 16
+"""Hash rows of a sketch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +101,23 @@ def _subspace(stage: pb.CodecStage, columns: int, where: str) -> Calibrated:
     return SubspaceStage(columns, _within(stage.subspace.k, columns, f"{where}.k"))
 
 
+def _sketch(stage: pb.CodecStage, columns: int, where: str) -> Calibrated:
+    sketch = stage.sketch
+    rows = _within(sketch.rows, MOST_ROWS, f"{where}.rows")
+    if rows > columns:
+        raise MalformedError(f"{where}.rows: {rows}, may not exceed the {columns} columns")
+    buckets = _within(sketch.buckets, columns // rows, f"{where}.buckets")
+    if sketch.decode not in SKETCHES:
+        raise MalformedError(f"{where}.decode: {sketch.decode}, must be median (1) or mmse (2)")
+    decode, make = SKETCHES[sketch.decode]
+    hashing = Hashing(width=columns, rows=rows, buckets=buckets, seed=sketch.seed)
+    return make(hashing, f"sketch(rows={rows}, buckets={buckets}, decode={decode}, seed={sketch.seed})")
+
+
+def _topk(stage: pb.CodecStage, columns: int, where: str) -> Narrowing:
+    return TopKStage(columns, _within(stage.topk.kept, columns, f"{where}.kept"))
+
+
 def _bf16(columns: int, where: str) -> Rounding:
     return Bfloat16Rounding(columns)
 
@@ -115,6 +138,10 @@ def _within(number: int, most: int, where: str) -> int:
     return number
 
 
-CALIBRATED: Mapping[str, Callable[[pb.CodecStage, int, str], Calibrated]] = {"subspace": _subspace}
-NARROWING: Mapping[str, Callable[[pb.CodecStage, int, str], Narrowing]] = {}
+SKETCHES: Mapping[int, tuple[str, Callable[[Hashing, str], Calibrated]]] = {
+    pb.SKETCH_DECODE_MEDIAN: ("median", MedianSketch),
+    pb.SKETCH_DECODE_MMSE: ("mmse", MmseSketch),
+}
+CALIBRATED: Mapping[str, Callable[[pb.CodecStage, int, str], Calibrated]] = {"subspace": _subspace, "sketch": _sketch}
+NARROWING: Mapping[str, Callable[[pb.CodecStage, int, str], Narrowing]] = {"topk": _topk}
 ROUNDING: Mapping[str, Callable[[int, str], Rounding]] = {"bf16": _bf16, "int8": _int8, "int4": _int4}
