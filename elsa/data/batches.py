@@ -23,6 +23,7 @@ class Batch:
     attention_mask: Tensor  # (batch, tokens) int64, 1 at tokens, 0 at padding
     token_type_ids: Tensor | None  # (batch, tokens) int64, where the tokenizer has them
     labels: Tensor  # int64; classification (batch,); causal-lm (batch, tokens), NO_LOSS at prompt and padding
+    rows: tuple[int, ...] = ()  # (batch,) numbers of the rows in their data; empty where they have none
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -44,16 +45,19 @@ class Batch:
             raise DataError(f"a batch cannot be split into {parts} parts; set training.micro_batches to 1 or more")
         sizes = [len(part) for part in np.array_split(np.arange(len(self)), min(parts, len(self)))]
         stops = np.cumsum(sizes).tolist()
-        return [self._rows(stop - size, stop) for size, stop in zip(sizes, stops, strict=True)]
+        return [self.take(range(stop - size, stop)) for size, stop in zip(sizes, stops, strict=True)]
 
-    def _rows(self, start: int, stop: int) -> "Batch":
-        tokens = max(self.lengths[start:stop])
+    def take(self, places: Sequence[int]) -> "Batch":
+        """The rows at these places of the batch, at least one, trimmed to the longest of them."""
+        index = torch.tensor(places)
+        tokens = int(self.attention_mask[index].sum(dim=1).max())
         types = self.token_type_ids
         return Batch(
-            input_ids=self.input_ids[start:stop, :tokens],
-            attention_mask=self.attention_mask[start:stop, :tokens],
-            token_type_ids=None if types is None else types[start:stop, :tokens],
-            labels=self.labels[start:stop, :tokens] if self.labels.dim() == 2 else self.labels[start:stop],
+            input_ids=self.input_ids[index, :tokens],
+            attention_mask=self.attention_mask[index, :tokens],
+            token_type_ids=None if types is None else types[index, :tokens],
+            labels=self.labels[index, :tokens] if self.labels.dim() == 2 else self.labels[index],
+            rows=tuple(self.rows[place] for place in places) if self.rows else (),
         )
 
 
@@ -67,6 +71,7 @@ def collate(data: EncodedData, indices: Sequence[int]) -> Batch:
         attention_mask=_padded([[1] * len(row.ids) for row in rows], 0),
         token_type_ids=_padded([row.types for row in rows], 0) if rows[0].types else None,
         labels=_padded(targets, NO_LOSS) if targets else torch.tensor(classes, dtype=torch.int64),
+        rows=tuple(indices),
     )
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from elsa.errors import MalformedError, ModelError, NotFoundError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.alone import alone
-from elsa.model.architecture import PEFT_PREFIX, trunk_names
+from elsa.model.architecture import PEFT_PREFIX, bottom_names, trunk_names
 from elsa.model.initial import Array, initial_head, initial_lora
 from elsa.model.segment import Segment
 from elsa.model.skeleton import head_modules, skeleton
@@ -173,6 +173,13 @@ def parameters(segment: Segment, name: str = "default", split: Split | None = No
     """The adapter's owned parameters, sorted by name; those of a split if given."""
     tensors = _tensors_of(segment, name)
     return [tensors[saved] for saved in sorted(names(segment, split))]
+
+
+def top_parameters(segment: Segment, split: Split, name: str = "default") -> list[nn.Parameter]:
+    """A client's parameters after the trunk: those of its top blocks and its head, sorted by name."""
+    tensors = _tensors_of(segment, name)
+    below = bottom_names(tensors, segment.architecture, split)
+    return [tensors[saved] for saved in sorted(names(segment, split) - below)]
 
 
 def names(segment: Segment, split: Split | None = None) -> frozenset[str]:

@@ -159,3 +159,8 @@ def block_index(name: str, architecture: Architecture) -> int | None:
 def trunk_names(names: Iterable[str], architecture: Architecture, split: Split) -> frozenset[str]:
     """Those of the names that lie in the trunk of the split."""
     return frozenset(name for name in names if block_index(name, architecture) in split.trunk_blocks)
+
+
+def bottom_names(names: Iterable[str], architecture: Architecture, split: Split) -> frozenset[str]:
+    """Those of the names that lie in blocks before the cut."""
+    return frozenset(name for name in names if block_index(name, architecture) in range(split.bottom))

@@ -1,11 +1,9 @@
 """The edge's side of a split step: one client's adapter, optimizer and open micro-batches on a shared trunk.
 
 A session is used by one thread at a time, the compute thread of its trunk. Messages must come in order: forwards and
-backwards of a step's micro-batches each rising from 0, a backward after its forward, `apply` with the last. One that
-comes twice, as after a stream broke, is answered from memory and changes nothing.
+backwards of a step's micro-batches each rising from 0, a backward after its forward, `apply` with the last.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,6 +44,7 @@ class TrunkSession:
         segment: the edge's blocks, shared with other sessions, with the adapter attached and written.
         window: micro-batches that may be between forward and backward at once.
         dropout: run the model's own dropout.
+        wants_gradient: the client has something to train before the cut.
     """
 
     def __init__(
@@ -57,16 +56,17 @@ class TrunkSession:
         optimizer: OptimizerSpec,
         window: int,
         dropout: bool = False,
+        wants_gradient: bool = True,
     ) -> None:
         self._segment = segment
         self._adapter = adapter
         self._split = split
         self._window = window
         self._dropout = dropout
+        self._wants_gradient = wants_gradient
         self._optimizer = adamw(adapters.parameters(segment, adapter, split), optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         self._graphs: dict[int, _Graph] = {}
-        self._answers: OrderedDict[tuple[str, Position], torch.Tensor] = OrderedDict()
         self._forwards = 0
         self._backwards = 0
         self.step = 0
@@ -77,27 +77,23 @@ class TrunkSession:
         Raises:
             StepOrderError: the position is not the next one, or `window` micro-batches are open already.
         """
-        known = self._answers.get(("forward", position))
-        if known is not None:
-            return known
         self._check("forward", position, self._forwards)
         if len(self._graphs) >= self._window:
             raise StepOrderError(f"{position}: {self._window} micro-batches are open already; send their gradients")
-        leaf = activations.detach().requires_grad_()
+        leaf = activations.detach().requires_grad_(self._wants_gradient)
         output = self._run(leaf, lengths)
         self._graphs[position.micro_batch] = _Graph(leaf=leaf, output=output)
         self._forwards += 1
-        return self._remember("forward", position, output.detach())
+        return output.detach()
 
-    def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> torch.Tensor:
+    def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> torch.Tensor | None:
         """The gradient (tokens, width) at the lower cut, given that at the upper one; then the step, with `apply`.
+
+        None where the client wants no gradient.
 
         Raises:
             StepOrderError: the position is not the next one, has had no forward, or `apply` comes before its time.
         """
-        known = self._answers.get(("backward", position))
-        if known is not None:
-            return known
         self._check("backward", position, self._backwards)
         if position.micro_batch not in self._graphs:
             raise StepOrderError(f"backward: {position} has had no forward")
@@ -107,14 +103,13 @@ class TrunkSession:
         self._backwards += 1
         if apply:
             self._apply()
-        return self._remember("backward", position, result)
+        return result
 
     def tokens(self, position: Position) -> int:
-        """Tokens of a micro-batch that was sent forward. Raises StepOrderError if none was, or long ago."""
-        for kind in ("backward", "forward"):  # a backward that comes again is known by its own answer
-            if (kind, position) in self._answers:
-                return len(self._answers[kind, position])
-        raise StepOrderError(f"backward: {position} has had no forward")
+        """Tokens of a micro-batch between its forward and its backward. Raises StepOrderError if it is not there."""
+        if position.step != self.step or position.micro_batch not in self._graphs:
+            raise StepOrderError(f"backward: {position} has had no forward")
+        return len(self._graphs[position.micro_batch].output)
 
     def finish(self, steps: int) -> dict[str, np.ndarray]:
         """The adapter's trunk tensors by PEFT name, after `steps` steps.
@@ -132,10 +127,10 @@ class TrunkSession:
         hidden = unpack(leaf, lengths)  # (rows, longest, width)
         return pack(self._segment.trunk(hidden, mask_of(lengths), self._split), lengths)
 
-    def _pull(self, graph: _Graph, gradient: torch.Tensor) -> torch.Tensor:
+    def _pull(self, graph: _Graph, gradient: torch.Tensor) -> torch.Tensor | None:
         adapters.select(self._segment, self._adapter)
         torch.autograd.backward(graph.output, gradient)
-        if graph.leaf.grad is None:
+        if self._wants_gradient and graph.leaf.grad is None:
             raise RuntimeError("the trunk's output does not depend on its input")
         return graph.leaf.grad
 
@@ -149,9 +144,3 @@ class TrunkSession:
         if (position.step, position.micro_batch) != (self.step, expected):
             want = Position(step=self.step, micro_batch=expected)
             raise StepOrderError(f"{kind}: got {position}, expected {want}")
-
-    def _remember(self, kind: str, position: Position, values: torch.Tensor) -> torch.Tensor:
-        self._answers[kind, position] = values
-        while len(self._answers) > 2 * self._window:  # no more can be unanswered at the client
-            self._answers.popitem(last=False)
-        return values

@@ -4,8 +4,9 @@ A batch is cut into micro-batches whose gradients add up to the batch's, and the
 what is in flight at the same time changes nothing in the maths: a step equals one of the unsplit model.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -20,13 +21,23 @@ from elsa.train.phases import Stopwatch
 from elsa.train.session import Position
 from elsa.train.trunk import BackwardReply, ForwardReply, Trunk
 
+Blur = Callable[[torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Open:
     """A micro-batch on its way."""
 
     batch: Batch
-    activations: torch.Tensor  # (tokens, width), at the lower cut, with its graph
+    activations: torch.Tensor  # (tokens, width), at the lower cut, with its graph; only of rows that were missing
+    aside: torch.Tensor | None = None  # a further loss by the activations
+
+
+class Opponent(Protocol):
+    """A loss by the activations at the lower cut that is added to the task's; see `elsa.privacy.adversary`."""
+
+    def loss(self, activations: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """The loss of activations (tokens, width) with their graph, of the tokens numbered `ids` (tokens,)."""
 
 
 class SplitTrainer:
@@ -36,6 +47,9 @@ class SplitTrainer:
         segment: the client's blocks and head, with the adapter "default" attached and written.
         trunk: a session of its own, at step 0.
         watch: where the seconds of bottom and top are added.
+        bottom_adapters: train the blocks before the cut too.
+        blur: what is done to the activations (tokens, width) before they leave, such as noise.
+        opponent: a further loss by the activations.
     """
 
     def __init__(
@@ -47,6 +61,9 @@ class SplitTrainer:
         task: Task,
         training: TrainingSpec,
         watch: Stopwatch | None = None,
+        bottom_adapters: bool = True,
+        blur: Blur | None = None,
+        opponent: Opponent | None = None,
     ) -> None:
         self._segment = segment
         self._trunk = trunk
@@ -54,7 +71,11 @@ class SplitTrainer:
         self._task: Task = task
         self._training = training
         self._watch = watch or Stopwatch()
-        self._optimizer = adamw(adapters.parameters(segment), training.optimizer)
+        self._bottom_adapters = bottom_adapters
+        self._blur = blur
+        self._opponent = opponent
+        trained = adapters.parameters(segment) if bottom_adapters else adapters.top_parameters(segment, split)
+        self._optimizer = adamw(trained, training.optimizer)
         self._optimizer.zero_grad(set_to_none=True)
         self.step = 0
 
@@ -80,14 +101,26 @@ class SplitTrainer:
         return loss
 
     def _send_forward(self, number: int, batch: Batch) -> _Open:
+        missing = [place for place, needed in enumerate(self._trunk.missing(batch.rows)) if needed]
+        if not batch.rows:
+            missing = list(range(len(batch)))
         with self._watch.timing("bottom"):
-            hidden = self._segment.bottom(
-                batch.input_ids, batch.attention_mask, batch.token_type_ids, split=self._split
-            )
-            activations = pack(hidden, batch.lengths)
+            opened = self._bottom(batch, missing)
         position = Position(step=self.step, micro_batch=number)
-        self._trunk.forward(position, activations.detach(), batch.lengths)
-        return _Open(batch=batch, activations=activations)
+        self._trunk.forward(position, opened.activations.detach(), batch.lengths, batch.rows)
+        return opened
+
+    def _bottom(self, batch: Batch, missing: list[int]) -> _Open:
+        """The rows at the places `missing` through the bottom; all are, where it is trained."""
+        if not missing:
+            return _Open(batch=batch, activations=torch.zeros(0, self._segment.width))
+        part = batch if len(missing) == len(batch) else batch.take(missing)
+        with torch.set_grad_enabled(self._bottom_adapters):
+            activations = bottom_activations(self._segment, part, self._split, self._blur)
+        if self._opponent is None:
+            return _Open(batch=batch, activations=activations)
+        aside = self._opponent.loss(activations, pack(part.input_ids.unsqueeze(-1), part.lengths).squeeze(-1))
+        return _Open(batch=batch, activations=activations, aside=aside)
 
     def _send_backward(self, reply: ForwardReply, batch: Batch, total: int, *, last: bool) -> float:
         with self._watch.timing("top"):
@@ -105,7 +138,10 @@ class SplitTrainer:
     def _finish_backward(self, reply: BackwardReply, opened: _Open) -> None:
         with self._watch.timing("bottom"):
             if opened.activations.requires_grad:  # not so where the bottom has nothing to train
-                torch.autograd.backward(opened.activations, reply.gradient)
+                if opened.aside is not None:
+                    torch.autograd.backward([opened.activations, opened.aside], [reply.gradient, None])
+                else:
+                    torch.autograd.backward(opened.activations, reply.gradient)
 
     def _apply(self) -> None:
         with self._watch.timing("top"):
@@ -114,16 +150,29 @@ class SplitTrainer:
         self.step += 1
 
 
+def bottom_activations(segment: Segment, batch: Batch, split: Split, blur: Blur | None) -> torch.Tensor:
+    """What of a batch leaves the client: (tokens, width), the real tokens of all rows."""
+    hidden = segment.bottom(batch.input_ids, batch.attention_mask, batch.token_type_ids, split=split)
+    activations = pack(hidden, batch.lengths)
+    return blur(activations) if blur else activations
+
+
 @torch.no_grad()
 def predict(
-    segment: Segment, trunk: Trunk, batches: Iterable[Batch], *, split: Split, window: int
+    segment: Segment,
+    trunk: Trunk,
+    batches: Iterable[Batch],
+    *,
+    split: Split,
+    window: int,
+    blur: Blur | None = None,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Each batch with its logits, in order, up to `window` batches in flight. The trunk needs no backward."""
     segment.train(False)
     waiting: list[Batch] = []
     for step, batch in enumerate(batches):
-        hidden = segment.bottom(batch.input_ids, batch.attention_mask, batch.token_type_ids, split=split)
-        trunk.forward(Position(step=step, micro_batch=0), pack(hidden, batch.lengths), batch.lengths)
+        activations = bottom_activations(segment, batch, split, blur)
+        trunk.forward(Position(step=step, micro_batch=0), activations, batch.lengths)
         waiting.append(batch)
         if len(waiting) == window:
             yield _predicted(segment, trunk, waiting.pop(0), split)
@@ -132,11 +181,18 @@ def predict(
 
 
 def evaluate(
-    segment: Segment, trunk: Trunk, batches: Iterable[Batch], *, split: Split, task: Task, window: int
+    segment: Segment,
+    trunk: Trunk,
+    batches: Iterable[Batch],
+    *,
+    split: Split,
+    task: Task,
+    window: int,
+    blur: Blur | None = None,
 ) -> Score:
-    """Loss, hits and count over `batches`, through the split."""
+    """Loss, hits and count over `batches`, through the split; arguments as of `SplitTrainer`."""
     total = Score()
-    for batch, logits in predict(segment, trunk, batches, split=split, window=window):
+    for batch, logits in predict(segment, trunk, batches, split=split, window=window, blur=blur):
         total += score(logits, batch.labels, task)
     return total
 

@@ -24,10 +24,10 @@ class ForwardReply:
 
 @dataclass(frozen=True, kw_only=True)
 class BackwardReply:
-    """Gradient at the lower cut, (tokens, width)."""
+    """Gradient at the lower cut, (tokens, width); None where the client wants none."""
 
     position: Position
-    gradient: torch.Tensor
+    gradient: torch.Tensor | None
 
 
 Reply = ForwardReply | BackwardReply
@@ -36,8 +36,18 @@ Reply = ForwardReply | BackwardReply
 class Trunk(Protocol):
     """The blocks between a client's bottom and top. Answers come in the order of what was sent."""
 
-    def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
-        """Send activations (tokens, width) of rows with `lengths` real tokens."""
+    def missing(self, rows: Sequence[int]) -> list[bool]:
+        """Of each row, by its number, whether `forward` needs its activations: not of those that the trunk keeps."""
+
+    def forward(
+        self, position: Position, activations: torch.Tensor, lengths: Sequence[int], rows: Sequence[int] = ()
+    ) -> None:
+        """Send activations (tokens, width) of the rows that are missing.
+
+        Args:
+            lengths: real tokens of all rows.
+            rows: numbers of all rows; empty where they have none.
+        """
 
     def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> None:
         """Send the gradient (tokens, width) by the answer to a forward; with `apply` the optimizer steps after it."""
@@ -53,7 +63,13 @@ class LocalTrunk:
         self._session = session
         self._replies: deque[Reply] = deque()
 
-    def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
+    def missing(self, rows: Sequence[int]) -> list[bool]:
+        """See `Trunk`; nothing is kept here."""
+        return [True] * len(rows)
+
+    def forward(
+        self, position: Position, activations: torch.Tensor, lengths: Sequence[int], rows: Sequence[int] = ()
+    ) -> None:
         """See `Trunk`."""
         values = self._session.forward(position, activations, lengths)
         self._replies.append(ForwardReply(position=position, activations=values))

@@ -44,11 +44,13 @@ def raw_bytes(tensor: torch.Tensor) -> bytes:
     return flat.view(torch.uint8).numpy().tobytes()
 
 
-def payload_to_proto(parts: Sequence[torch.Tensor]) -> tuple[Payload, list[Chunk]]:
+def payload_to_proto(
+    parts: Sequence[torch.Tensor], calibration: bytes = b"", attached: bool = False
+) -> tuple[Payload, list[Chunk]]:
     """`parts` as a payload with its first chunk, and the chunks that follow it on the stream."""
     headers = [Tensor(dtype=DTYPES[part.dtype], shape=list(part.shape)) for part in parts]
     first, *rest = split_chunks(b"".join(raw_bytes(part) for part in parts))
-    return Payload(parts=headers, chunk=first), rest
+    return Payload(parts=headers, chunk=first, calibration=calibration, attached=attached), rest
 
 
 class PayloadAssembler:

@@ -1,0 +1,188 @@
+"""The client's end of all tensors of its steps: turned, encoded and remembered on the way out, undone on the way in.
+
+It outlives sessions: what codecs have learned and which rows the edge keeps stay true from one to the next.
+`services.client` carries what it makes over a stream; `elsa.train.exchanged` does so within a process.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from elsa.spec import Split
+from elsa.train.parcel import Parcel, TurnOf, check_finite
+from elsa.train.reuse import ClientRows, Form, Row
+from elsa.train.session import Position
+from elsa.wire.codec.base import Codec
+from elsa.wire.codec.moments import Moments
+from elsa.wire.codec.registry import Codecs
+from elsa.wire.exchange import Encoded, Receiver, Sender
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    """A micro-batch between its forward and its backward, and the codecs that its rows went under."""
+
+    lengths: Sequence[int]
+    rows: Sequence[Row]
+    whole: Codec | None
+    change: Codec | None
+    arrived: dict[int, torch.Tensor]
+
+
+class ClientEnd:
+    """Everything that one client's tensors go through in one run.
+
+    Args:
+        codecs: as agreed, without calibration.
+        width: size of a hidden state.
+        split: the client's, to name blocks in errors.
+        rows: the rows that the edge keeps; None without reuse.
+        turn: the secret turn of a step; None without SS-OP.
+        probes: moments of the public probes at the lower cut, never turned: what is known may not travel so.
+        at_once: calibrate h1 before its first message, from the probes alone.
+    """
+
+    def __init__(
+        self,
+        codecs: Codecs,
+        width: int,
+        split: Split,
+        *,
+        rows: ClientRows | None = None,
+        turn: TurnOf | None = None,
+        probes: Moments | None = None,
+        at_once: bool = False,
+    ) -> None:
+        self._h1 = Sender(codecs.h1, probes or Moments(width), at_once=at_once)
+        self._change = Sender(codecs.change, Moments(width, centred=False))
+        self._dh2 = Sender(codecs.dh2, Moments(width, centred=False))
+        self._h2, self._dh1 = Receiver(codecs.h2), Receiver(codecs.dh1)
+        self._turn = turn
+        self._split = split
+        self._known: set[bytes] = set()
+        self._sent: dict[Position, _Sent] = {}
+        self._kept_name = ""
+        self.rows = rows
+
+    @property
+    def calibrations(self) -> tuple[bytes, ...]:
+        """Names of what we hold, to be told when a stream opens."""
+        return (*self._h2.names, *self._dh1.names)
+
+    def opened(self, calibrations: Collection[bytes], kept_name: str = "") -> None:
+        """A stream was opened: what the edge holds of ours, and the name of its memory of our rows."""
+        self._known = set(calibrations)
+        if self.rows is not None and kept_name != self._kept_name:
+            self.rows.forget()
+        self._kept_name = kept_name
+
+    def missing(self, numbers: Sequence[int]) -> list[bool]:
+        """Of each row, whether `forward` needs its activations."""
+        return [self.rows is None or self.rows.is_missing(number) for number in numbers]
+
+    def forward(
+        self, position: Position, activations: torch.Tensor, lengths: Sequence[int], numbers: Sequence[int]
+    ) -> Parcel:
+        """What to send for activations (tokens, width) of the rows that are missing.
+
+        Raises NotFiniteError naming the block that they come from.
+        """
+        check_finite(activations, f"h1, what block {self._split.bottom - 1} gives,")
+        values = self._turn(position.step).hide(activations) if self._turn else activations
+        parcel, sent = self._plain(values, lengths) if self.rows is None else self._planned(values, lengths, numbers)
+        self._sent[position] = sent
+        return parcel
+
+    def forward_result(
+        self, position: Position, encoded: Encoded, *, kept: bool = False, final: bool = False
+    ) -> torch.Tensor:
+        """h2 (tokens, width). Raises MalformedError.
+
+        Args:
+            kept: the edge keeps the rows that were sent.
+            final: no backward follows.
+        """
+        sent = self._sent.pop(position) if final else self._sent[position]
+        for row in sent.rows:
+            if row.form is not Form.KEPT and self.rows is not None:
+                self.rows.confirmed(row, sent.arrived.get(row.number), kept)
+        values = self._h2.receive(encoded, "forward_result.activations")
+        return self._turn(position.step).reveal(values) if self._turn else values
+
+    def backward(self, position: Position, gradient: torch.Tensor) -> Encoded:
+        """What to send for dL/dh2 (tokens, width). Raises NotFiniteError."""
+        check_finite(gradient, f"dL/dh2, the gradient of what block {self._split.trunk_blocks.stop - 1} gives,")
+        values = self._turn(position.step).hide(gradient) if self._turn else gradient
+        encoded, _ = self._dh2.send(values, self._known)
+        self._known.add(encoded.calibration)
+        return encoded
+
+    def backward_result(self, position: Position, encoded: Encoded | None) -> torch.Tensor | None:
+        """dL/dh1 (tokens, width) by what `forward` was given; None if none came. Raises MalformedError."""
+        sent = self._sent.pop(position)
+        if encoded is None:
+            return None
+        values = _pulled_back(self._dh1.receive(encoded, "backward_result.gradient"), sent)
+        return self._turn(position.step).reveal(values) if self._turn else values
+
+    def drop(self) -> None:
+        """The session ended: nothing more comes of what was sent."""
+        self._sent.clear()
+
+    def _plain(self, values: torch.Tensor, lengths: Sequence[int]) -> tuple[Parcel, _Sent]:
+        encoded, codec = self._send(self._h1, values)
+        sent = _Sent(lengths=lengths, rows=(), whole=codec, change=None, arrived={})
+        return Parcel(lengths=lengths, whole=encoded), sent
+
+    def _planned(self, values: torch.Tensor, lengths: Sequence[int], numbers: Sequence[int]) -> tuple[Parcel, _Sent]:
+        assert_rows = self.rows
+        if assert_rows is None:
+            raise RuntimeError("no rows are kept")
+        rows = assert_rows.plan(numbers, lengths, values)
+        missing = [row for row in rows if assert_rows.is_missing(row.number)]
+        pieces = dict(
+            zip((row.number for row in missing), torch.split(values, [r.tokens for r in missing]), strict=True)
+        )
+        arrived: dict[int, torch.Tensor] = {}
+        encoded: dict[Form, Encoded] = {}
+        codecs: dict[Form, Codec] = {}
+        for form, sender in ((Form.WHOLE, self._h1), (Form.CHANGE, self._change)):
+            chosen = [row for row in rows if row.form is form]
+            if not chosen:
+                continue
+            joined = torch.cat([pieces[row.number] for row in chosen])
+            if form is Form.CHANGE:
+                joined = assert_rows.changes(chosen, joined)
+            encoded[form], codecs[form] = self._send(sender, joined)
+            if not assert_rows.frozen:
+                own = encoded[form].parts[-len(codecs[form].layout(1)) :]
+                there = torch.split(codecs[form].decode(own), [row.tokens for row in chosen])
+                arrived |= dict(zip((row.number for row in chosen), there, strict=True))
+        whole, changes = encoded.get(Form.WHOLE), encoded.get(Form.CHANGE)
+        sent = _Sent(
+            lengths=lengths,
+            rows=rows,
+            whole=codecs.get(Form.WHOLE),
+            change=codecs.get(Form.CHANGE),
+            arrived=arrived,
+        )
+        return Parcel(lengths=lengths, rows=rows, whole=whole, changes=changes), sent
+
+    def _send(self, sender: Sender, values: torch.Tensor) -> tuple[Encoded, Codec]:
+        encoded, codec = sender.send(values, self._known)
+        self._known.add(encoded.calibration)
+        return encoded, codec
+
+
+def _pulled_back(gradient: torch.Tensor, sent: _Sent) -> torch.Tensor:
+    """The gradient by the values that were sent; straight through for rows of which nothing was."""
+    if not sent.rows:
+        return sent.whole.pullback(gradient) if sent.whole else gradient
+    codecs = {Form.WHOLE: sent.whole, Form.CHANGE: sent.change, Form.KEPT: None}
+    pieces = torch.split(gradient, [row.tokens for row in sent.rows])
+    pulled = []
+    for row, piece in zip(sent.rows, pieces, strict=True):
+        codec = codecs[row.form]
+        pulled.append(codec.pullback(piece) if codec else piece)
+    return torch.cat(pulled)

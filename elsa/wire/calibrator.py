@@ -1,0 +1,129 @@
+"""When a codec is calibrated, and when again: the sender's judgement, from what passes.
+
+A calibration costs bytes, so it comes once sending without it has cost as much; it is replaced where one made from
+what passed since is clearly better. Looks become rare: each comes several times as late as the one before, or as soon
+as the error has grown.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from elsa.wire.codec.base import Codec
+from elsa.wire.codec.moments import Moments
+from elsa.wire.tensor import Layout, raw_bytes
+
+WARM_WIDTHS = 2
+"""Tokens before the first calibration, in widths: fewer say too little of the directions."""
+LONGEST_WIDTHS = 8
+"""Most tokens that a later calibration is made from, in widths: collecting costs a codec's own time again."""
+GROWTH = 4
+"""Each look at whether a new calibration pays comes this many times as late as the one before."""
+WORTH = 0.8
+"""A new calibration is taken if it leaves less than this share of the error of the one in force."""
+FALLEN = 1.5
+"""A look comes early once the error has grown by this factor since the calibration was made."""
+LOOK_EVERY = 8
+"""Messages between two measurements of the error."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Tensors in half precision, their name on the wire, and the codec under them."""
+
+    name: bytes
+    tensors: Sequence[torch.Tensor] = field(repr=False)
+    codec: Codec
+
+
+class Calibrator:
+    """Decides on the calibration of one tensor's codec.
+
+    Args:
+        codec: as agreed, one that takes a calibration.
+        moments: of the public probes at this cut where there are some, else empty; what passes is added.
+        at_once: calibrate before the first message, from `moments` alone: for a codec that is to hide something.
+    """
+
+    def __init__(self, codec: Codec, moments: Moments, *, at_once: bool) -> None:
+        self._codec = codec
+        self._width, self._centred = moments.width, moments.centred
+        self._cost = size(codec.calibration_layout())
+        self._overspent = 0
+        self._tokens = 0
+        self._messages = 0
+        self._due = WARM_WIDTHS * moments.width
+        self._window: Moments | None = moments
+        self._error = 0.0
+        self.inforce: Calibration | None = self._made(moments) if at_once else None
+
+    def pass_by(self, values: torch.Tensor) -> None:
+        """Take note of (tokens, width) values that are about to be sent."""
+        self._tokens += len(values)
+        self._messages += 1
+        if self.inforce is None:
+            self._wait(values)
+        elif self._tokens >= self._due:
+            self._look(self.inforce, values)
+        else:
+            self._watch(self.inforce, values)
+
+    def _wait(self, values: torch.Tensor) -> None:
+        window = self._open_window()
+        window.add(values)
+        tokens = len(values)
+        self._overspent += size(self._codec.plain().layout(tokens)) - size(self._codec.layout(tokens))
+        if window.count >= self._due and self._overspent >= self._cost:
+            self._take(self._made(window), values)
+
+    def _watch(self, inforce: Calibration, values: torch.Tensor) -> None:
+        longest = LONGEST_WIDTHS * self._width
+        if self._messages % LOOK_EVERY == 0 and error(inforce.codec, values) > FALLEN * self._error > 0:
+            self._due = min(self._due, self._tokens + longest // 2)
+        if self._tokens >= self._due - min(self._due // 2, longest):
+            self._open_window().add(values)
+
+    def _look(self, inforce: Calibration, values: torch.Tensor) -> None:
+        """Take a calibration of the recent past if it is clearly better on `values`, which it has not seen."""
+        if self._window is not None and self._window.count >= WARM_WIDTHS * self._width:
+            fresh = self._made(self._window)
+            if error(fresh.codec, values) < WORTH * error(inforce.codec, values):
+                self._take(fresh, values)
+        self._window = None
+        self._due = GROWTH * self._tokens
+        self._error = self._error or error(inforce.codec, values)
+
+    def _take(self, calibration: Calibration, values: torch.Tensor) -> None:
+        self.inforce, self._window = calibration, None
+        self._error = error(calibration.codec, values)
+        self._due = GROWTH * self._tokens
+
+    def _made(self, moments: Moments) -> Calibration:
+        tensors = self._codec.fit(moments)
+        return Calibration(name=name_of(tensors), tensors=tensors, codec=self._codec.calibrated(tensors))
+
+    def _open_window(self) -> Moments:
+        if self._window is None:
+            self._window = Moments(self._width, centred=self._centred)
+        return self._window
+
+
+def name_of(tensors: Sequence[torch.Tensor]) -> bytes:
+    """The first 8 bytes of the SHA-256 of a calibration's tensors."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(raw_bytes(tensor))
+    return digest.digest()[:8]
+
+
+def size(layouts: Sequence[Layout]) -> int:
+    """Bytes of tensors of these layouts."""
+    return sum(layout.payload_bytes for layout in layouts)
+
+
+def error(codec: Codec, values: torch.Tensor) -> float:
+    """Share of the energy of `values` that a codec loses."""
+    lost = (codec.decode(codec.encode(values)) - values).square().sum()
+    return float(lost / values.square().sum().clamp_min(1e-30))
