@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from elsa.errors import NotFiniteError
+from elsa.wire.codec.finite import all_finite
 from elsa.wire.tensor import Layout
 
 
@@ -23,7 +24,7 @@ class Bfloat16Rounding:
     def encode(self, values: torch.Tensor) -> list[torch.Tensor]:
         """`values` rounded. Raises NotFiniteError for one too large for bfloat16, which is 3.39e38."""
         rounded = values.to(torch.bfloat16)
-        if not bool(torch.isfinite(rounded).all()):
+        if not all_finite(rounded):
             raise NotFiniteError("holds a value above 3.39e38, the largest of bfloat16")
         return [rounded]
 

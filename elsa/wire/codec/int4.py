@@ -42,7 +42,8 @@ class Int4Rounding:
         smallest, largest = values.aminmax(dim=1)
         scales = as_scale(torch.where(largest >= -smallest, largest, smallest) * (-REACH / 8))
         codes = (values / scales.float().unsqueeze(1)).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
-        return [scales, codes[:, ::2] | (codes[:, 1::2] << 4)]
+        pairs = codes.view(torch.int16)  # first neighbour in the low byte, as on every little-endian machine
+        return [scales, (pairs | (pairs >> 4)).to(torch.uint8)]
 
     def decode(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """Whole numbers times scale. Raises MalformedError for a scale out of bounds."""

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 
 from elsa.errors import MalformedError, NotFiniteError
+from elsa.wire.codec.finite import all_finite
 from elsa.wire.codec.int8 import Int8Rounding
 from elsa.wire.codec.moments import Moments
 from elsa.wire.codec.stages import Calibrated, Narrowing, Rounding
@@ -68,7 +69,7 @@ class Pipeline:
         for stage in self._narrowing:
             values, side = stage.narrow(values)
             sides += side
-        if not bool(torch.isfinite(values).all()):  # every stage keeps what is not finite, so one look is enough
+        if not all_finite(values):  # every stage keeps what is not finite, so one look is enough
             raise NotFiniteError("holds NaN or infinity")
         return sides + self._rounding.encode(values)
 
@@ -81,7 +82,7 @@ class Pipeline:
         for index in reversed(range(len(counts))):
             first = sum(counts[:index])
             values = self._narrowing[index].widen(values, parts[first : first + counts[index]])
-        if self._narrowing and not bool(torch.isfinite(values).all()):
+        if self._narrowing and not all_finite(values):
             raise MalformedError("holds NaN or infinity once decoded")
         return values
 

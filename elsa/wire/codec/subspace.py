@@ -20,10 +20,10 @@ class SubspaceStage:
     """`k` coordinates on a calibrated basis: values are mean + coordinates @ decoder, decoder (k, width).
 
     The basis spans the k leading eigenvectors of the covariance, turned within their span by a fixed random
-    orthogonal matrix: every coordinate then has about the same variance, and a rounding stage with one scale a token
-    loses a third of what it loses on the eigenvectors themselves. The decoder travels in half precision, which
-    leaves it not quite orthonormal, so coordinates come from its pseudo-inverse: with k = width what is decoded
-    differs from the values, less the mean, by 1e-5 of their norm at most.
+    orthogonal matrix: every coordinate then has about the same variance, which is what a rounding stage with one
+    scale a token needs. The decoder travels in half precision, which leaves it not quite orthonormal, so coordinates
+    come from its pseudo-inverse: with k = width what is decoded differs from the values by 1e-5 of their norm at
+    most.
     """
 
     def __init__(self, width: int, k: int) -> None:
@@ -81,7 +81,8 @@ def leading(covariance: torch.Tensor, k: int) -> torch.Tensor:
     """Orthonormal columns (width, k) that span the k leading eigenvectors of `covariance` (width, width).
 
     Up to 1024 columns, or for more than a quarter of them, exactly. For wider ones by subspace iteration from a
-    seeded random start, with `k / 4 + 8` columns to spare, which finds the same energy in a fraction of the time.
+    seeded random start, with `k / 4 + 8` columns to spare, which finds 99.5 % of their energy or more in a fraction
+    of the time; it finds least where the variances hardly fall.
     """
     width = len(covariance)
     if width <= EXACT_WIDTH or k > width // 4:
