@@ -54,6 +54,19 @@ class PrivacySpec(Part):
     ssop: SsopSpec | None = None
     noise: NoiseSpec | None = None
     adversary: AdversarySpec | None = None
+    public_calibration: bool = Field(
+        False, description="calibrate h1's codec on public probes before its first message, not on what passes"
+    )
+
+    @property
+    def shares_key(self) -> bool:
+        """Whether the clients of a run turn by one key, which its servers must not learn."""
+        return self.ssop is not None and self.ssop.edge == "blind" and self.ssop.key == "run"
+
+    @property
+    def keeps_trunks(self) -> bool:
+        """Whether each client's trunk lives in coordinates of its own, so that trunks are never averaged."""
+        return self.ssop is not None and self.ssop.edge == "blind" and self.ssop.key == "client"
 
 
 class ReuseSpec(Part):

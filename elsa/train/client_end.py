@@ -38,7 +38,6 @@ class ClientEnd:
         width: size of a hidden state.
         split: the client's, to name blocks in errors.
         rows: the rows that the edge keeps; None without reuse.
-        turn: the secret turn of a step; None without SS-OP.
         probes: moments of the public probes at the lower cut, never turned: what is known may not travel so.
         at_once: calibrate h1 before its first message, from the probes alone.
     """
@@ -50,15 +49,14 @@ class ClientEnd:
         split: Split,
         *,
         rows: ClientRows | None = None,
-        turn: TurnOf | None = None,
         probes: Moments | None = None,
         at_once: bool = False,
     ) -> None:
         self._h1 = Sender(codecs.h1, probes or Moments(width), at_once=at_once)
         self._change = Sender(codecs.change, Moments(width, centred=False))
         self._dh2 = Sender(codecs.dh2, Moments(width, centred=False))
-        self._h2, self._dh1 = Receiver(codecs.h2), Receiver(codecs.dh1)
-        self._turn = turn
+        self.h2, self.dh1 = Receiver(codecs.h2), Receiver(codecs.dh1)
+        self._turn: TurnOf | None = None
         self._split = split
         self._known: set[bytes] = set()
         self._sent: dict[Position, _Sent] = {}
@@ -68,11 +66,13 @@ class ClientEnd:
     @property
     def calibrations(self) -> tuple[bytes, ...]:
         """Names of what we hold, to be told when a stream opens."""
-        return (*self._h2.names, *self._dh1.names)
+        return (*self.h2.names, *self.dh1.names)
 
-    def opened(self, calibrations: Collection[bytes], kept_name: str = "") -> None:
-        """A stream was opened: what the edge holds of ours, and the name of its memory of our rows."""
+    def opened(self, calibrations: Collection[bytes], kept_name: str | None = None) -> None:
+        """A stream was opened: what the edge holds of ours; the name of what it keeps, if the stream may use it."""
         self._known = set(calibrations)
+        if kept_name is None:
+            return
         if self.rows is not None and kept_name != self._kept_name:
             self.rows.forget()
         self._kept_name = kept_name
@@ -88,11 +88,16 @@ class ClientEnd:
 
         Raises NotFiniteError naming the block that they come from.
         """
-        check_finite(activations, f"h1, what block {self._split.bottom - 1} gives,")
-        values = self._turn(position.step).hide(activations) if self._turn else activations
-        parcel, sent = self._plain(values, lengths) if self.rows is None else self._planned(values, lengths, numbers)
-        self._sent[position] = sent
+        if self.rows is None:
+            return self.forward_whole(position, activations, lengths)
+        parcel, self._sent[position] = self._planned(self.rows, self._turned(position, activations), lengths, numbers)
         return parcel
+
+    def forward_whole(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> Parcel:
+        """As `forward`, for all rows, of which the edge is to keep none."""
+        encoded, codec = self._send(self._h1, self._turned(position, activations))
+        self._sent[position] = _Sent(lengths=lengths, rows=(), whole=codec, change=None, arrived={})
+        return Parcel(lengths=lengths, whole=encoded)
 
     def forward_result(
         self, position: Position, encoded: Encoded, *, kept: bool = False, final: bool = False
@@ -107,7 +112,7 @@ class ClientEnd:
         for row in sent.rows:
             if row.form is not Form.KEPT and self.rows is not None:
                 self.rows.confirmed(row, sent.arrived.get(row.number), kept)
-        values = self._h2.receive(encoded, "forward_result.activations")
+        values = self.h2.receive(encoded, "forward_result.activations")
         return self._turn(position.step).reveal(values) if self._turn else values
 
     def backward(self, position: Position, gradient: torch.Tensor) -> Encoded:
@@ -123,27 +128,29 @@ class ClientEnd:
         sent = self._sent.pop(position)
         if encoded is None:
             return None
-        values = _pulled_back(self._dh1.receive(encoded, "backward_result.gradient"), sent)
+        values = _pulled_back(self.dh1.receive(encoded, "backward_result.gradient"), sent)
         return self._turn(position.step).reveal(values) if self._turn else values
 
-    def drop(self) -> None:
-        """The session ended: nothing more comes of what was sent."""
+    def begin(self, turn: TurnOf | None = None) -> None:
+        """A session begins: nothing comes any more of what was sent before.
+
+        Args:
+            turn: the secret turn of a step; None without SS-OP.
+        """
+        self._turn = turn
         self._sent.clear()
 
-    def _plain(self, values: torch.Tensor, lengths: Sequence[int]) -> tuple[Parcel, _Sent]:
-        encoded, codec = self._send(self._h1, values)
-        sent = _Sent(lengths=lengths, rows=(), whole=codec, change=None, arrived={})
-        return Parcel(lengths=lengths, whole=encoded), sent
+    def _turned(self, position: Position, activations: torch.Tensor) -> torch.Tensor:
+        check_finite(activations, f"h1, what block {self._split.bottom - 1} gives,")
+        return self._turn(position.step).hide(activations) if self._turn else activations
 
-    def _planned(self, values: torch.Tensor, lengths: Sequence[int], numbers: Sequence[int]) -> tuple[Parcel, _Sent]:
-        assert_rows = self.rows
-        if assert_rows is None:
-            raise RuntimeError("no rows are kept")
-        rows = assert_rows.plan(numbers, lengths, values)
-        missing = [row for row in rows if assert_rows.is_missing(row.number)]
-        pieces = dict(
-            zip((row.number for row in missing), torch.split(values, [r.tokens for r in missing]), strict=True)
-        )
+    def _planned(
+        self, known: ClientRows, values: torch.Tensor, lengths: Sequence[int], numbers: Sequence[int]
+    ) -> tuple[Parcel, _Sent]:
+        rows = known.plan(numbers, lengths, values)
+        missing = [row for row in rows if known.is_missing(row.number)]
+        cut = torch.split(values, [row.tokens for row in missing])
+        pieces = dict(zip((row.number for row in missing), cut, strict=True))
         arrived: dict[int, torch.Tensor] = {}
         encoded: dict[Form, Encoded] = {}
         codecs: dict[Form, Codec] = {}
@@ -153,9 +160,9 @@ class ClientEnd:
                 continue
             joined = torch.cat([pieces[row.number] for row in chosen])
             if form is Form.CHANGE:
-                joined = assert_rows.changes(chosen, joined)
+                joined = known.changes(chosen, joined)
             encoded[form], codecs[form] = self._send(sender, joined)
-            if not assert_rows.frozen:
+            if not known.frozen:
                 own = encoded[form].parts[-len(codecs[form].layout(1)) :]
                 there = torch.split(codecs[form].decode(own), [row.tokens for row in chosen])
                 arrived |= dict(zip((row.number for row in chosen), there, strict=True))

@@ -4,6 +4,7 @@ It outlives the client's sessions in a run, as what both ends have learned does.
 thread of its trunk.
 """
 
+import secrets
 from collections.abc import Collection
 
 import torch
@@ -25,6 +26,9 @@ class EdgeEnd:
         codecs: as agreed, without calibration.
         width: size of a hidden state.
         rows: what is kept of the client's rows; None without reuse.
+
+    Attributes:
+        kept_name: names what is kept: rows kept under another name are gone.
     """
 
     def __init__(self, codecs: Codecs, width: int, *, rows: EdgeRows | None = None) -> None:
@@ -32,6 +36,7 @@ class EdgeEnd:
         self._h2 = Sender(codecs.h2, Moments(width))
         self._dh1 = Sender(codecs.dh1, Moments(width, centred=False))
         self.rows = rows
+        self.kept_name = secrets.token_hex(8)
 
     @property
     def calibrations(self) -> tuple[bytes, ...]:
@@ -47,7 +52,8 @@ class EdgeEnd:
         return EdgeStream(self, self._h2, self._dh1, split, set(known), turn)
 
     def close(self) -> None:
-        """The client has left the run: keep nothing of its rows."""
+        """Keep nothing of the client's rows any more; they are told by a new name if it comes back."""
+        self.kept_name = secrets.token_hex(8)
         if self.rows is not None:
             self.rows.close()
 

@@ -31,7 +31,8 @@ class ExchangedTrunk:
 
     Args:
         run: a session to train on; or a function that runs activations forward only, for `predict`.
-        turn: what the edge knows of the client's turns: those of `client` where it is keyed, else None.
+        turn: the client's secret turn of a step.
+        keyed: whether the edge is told it.
         observer: sees what an edge that is curious sees.
     """
 
@@ -43,16 +44,16 @@ class ExchangedTrunk:
         split: Split,
         *,
         turn: TurnOf | None = None,
+        keyed: bool = False,
         observer: Observer | None = None,
     ) -> None:
         self._client = client
         self._edge = edge
         self._run = run
         self._observer = observer
-        self._stream = edge.stream(split, client.calibrations, turn)
-        self._kept_name = "in this process"
-        client.drop()
-        client.opened(edge.calibrations, self._kept_name)
+        self._stream = edge.stream(split, client.calibrations, turn if keyed else None)
+        client.begin(turn)
+        client.opened(edge.calibrations, edge.kept_name)
         self._replies: deque[Callable[[], Reply]] = deque()
         self.bytes = ByteCount()
         self.h1_bytes = 0

@@ -105,12 +105,6 @@ class TrunkSession:
             self._apply()
         return result
 
-    def tokens(self, position: Position) -> int:
-        """Tokens of a micro-batch between its forward and its backward. Raises StepOrderError if it is not there."""
-        if position.step != self.step or position.micro_batch not in self._graphs:
-            raise StepOrderError(f"backward: {position} has had no forward")
-        return len(self._graphs[position.micro_batch].output)
-
     def finish(self, steps: int) -> dict[str, np.ndarray]:
         """The adapter's trunk tensors by PEFT name, after `steps` steps.
 

@@ -88,7 +88,7 @@ class SplitTrainer:
         self._segment.train(self._training.dropout)
         while done < len(parts):
             while sent < len(parts) and sent - done < self._training.window:
-                waiting[sent] = self._send_forward(sent, parts[sent])
+                waiting[sent] = self._send_forward(sent, parts[sent], len(parts))
                 sent += 1
             reply = self._trunk.receive()
             number = reply.position.micro_batch
@@ -100,26 +100,29 @@ class SplitTrainer:
         self._apply()
         return loss
 
-    def _send_forward(self, number: int, batch: Batch) -> _Open:
+    def _send_forward(self, number: int, batch: Batch, parts: int) -> _Open:
         missing = [place for place, needed in enumerate(self._trunk.missing(batch.rows)) if needed]
         if not batch.rows:
             missing = list(range(len(batch)))
         with self._watch.timing("bottom"):
-            opened = self._bottom(batch, missing)
+            opened = self._bottom(batch, missing, parts)
         position = Position(step=self.step, micro_batch=number)
         self._trunk.forward(position, opened.activations.detach(), batch.lengths, batch.rows)
         return opened
 
-    def _bottom(self, batch: Batch, missing: list[int]) -> _Open:
+    def _bottom(self, batch: Batch, missing: list[int], parts: int) -> _Open:
         """The rows at the places `missing` through the bottom; all are, where it is trained."""
         if not missing:
             return _Open(batch=batch, activations=torch.zeros(0, self._segment.width))
         part = batch if len(missing) == len(batch) else batch.take(missing)
         with torch.set_grad_enabled(self._bottom_adapters):
-            activations = bottom_activations(self._segment, part, self._split, self._blur)
-        if self._opponent is None:
-            return _Open(batch=batch, activations=activations)
-        aside = self._opponent.loss(activations, pack(part.input_ids.unsqueeze(-1), part.lengths).squeeze(-1))
+            activations = bottom_activations(self._segment, part, self._split)
+            aside = None
+            if self._opponent is not None:
+                ids = part.input_ids[part.attention_mask.bool()]
+                aside = self._opponent.loss(activations, ids) / parts
+            if self._blur is not None:
+                activations = self._blur(activations)
         return _Open(batch=batch, activations=activations, aside=aside)
 
     def _send_backward(self, reply: ForwardReply, batch: Batch, total: int, *, last: bool) -> float:
@@ -150,11 +153,10 @@ class SplitTrainer:
         self.step += 1
 
 
-def bottom_activations(segment: Segment, batch: Batch, split: Split, blur: Blur | None) -> torch.Tensor:
-    """What of a batch leaves the client: (tokens, width), the real tokens of all rows."""
+def bottom_activations(segment: Segment, batch: Batch, split: Split) -> torch.Tensor:
+    """h1 of a batch: (tokens, width), the real tokens of all rows."""
     hidden = segment.bottom(batch.input_ids, batch.attention_mask, batch.token_type_ids, split=split)
-    activations = pack(hidden, batch.lengths)
-    return blur(activations) if blur else activations
+    return pack(hidden, batch.lengths)
 
 
 @torch.no_grad()
@@ -171,7 +173,8 @@ def predict(
     segment.train(False)
     waiting: list[Batch] = []
     for step, batch in enumerate(batches):
-        activations = bottom_activations(segment, batch, split, blur)
+        activations = bottom_activations(segment, batch, split)
+        activations = blur(activations) if blur else activations
         trunk.forward(Position(step=step, micro_batch=0), activations, batch.lengths)
         waiting.append(batch)
         if len(waiting) == window:

@@ -1,26 +1,40 @@
 """A client's model in one run: evaluates a global adapter and trains a round, both through its edge."""
 
+import hashlib
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
+import torch
+
 from elsa.data.batches import batches, sequential
+from elsa.data.probes import public_probes
 from elsa.model import adapter as adapters
+from elsa.model.architecture import bottom_names
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
+from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
 from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
+from elsa.train.probing import probe_activations
 from elsa.train.step import SplitTrainer, evaluate
 from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
+from elsa.v1.tensor_pb2 import CodecSet
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.codec.registry import codec_set_to_proto
+from services.client.ends import client_end
+from services.client.protection import Protection
 from services.client.site import SiteData
 from services.client.trunk import PredictTrunk, TrainTrunk
 from services.rpc.adapters import Pulled
+
+PROBE_TOKENS = 64
+"""Tokens of a public probe that are used; they are short sentences."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +51,7 @@ class RoundTrainer:
 
     Args:
         name: the client's name.
+        shared: the key and basis of SS-OP that the run's clients share, if they do.
         stub, peer: its edge, and how to call it in errors.
         report: tells those who watch how far this client is.
     """
@@ -49,6 +64,7 @@ class RoundTrainer:
         checkpoint: Checkpoint,
         data: SiteData,
         *,
+        shared: tuple[Key, torch.Tensor] | None = None,
         stub: SplitServiceStub,
         peer: str,
         stop: threading.Event,
@@ -69,6 +85,12 @@ class RoundTrainer:
         self._split = spec.split_of(name, checkpoint.config(task, labels).num_hidden_layers)
         self._segment = Segment.client(checkpoint, self._split, task=task, num_labels=labels, seed=spec.seed)
         adapters.attach(self._segment, adapters.adapter_config(checkpoint, spec.lora, task, labels))
+        probes = probe_activations(
+            self._segment, checkpoint, self._split, public_probes(), min(spec.model.max_tokens, PROBE_TOKENS)
+        )
+        self._end = client_end(spec, self._segment, self._split, probes)
+        self._protection = Protection(spec, self._segment, probes, shared)
+        self._bottom = b""
 
     @property
     def heldout_rows(self) -> int:
@@ -83,12 +105,21 @@ class RoundTrainer:
             client_id=self._name,
             version=pulled.version,
             split=self._split_message(),
-            codecs=codec_set_to_proto(self._spec.codecs, self._segment.width),
+            codecs=self._codecs,
             window=self._spec.training.window,
         )
         self._tell(pulled, "evaluating")
         timeout_s = self._spec.rounds.deadline_s
-        trunk = PredictTrunk(self._stub, opening, self._peer, width=self._segment.width, timeout_s=timeout_s)
+        protection = self._protection
+        trunk = PredictTrunk(
+            self._stub,
+            opening,
+            self._peer,
+            end=self._end,
+            turns=protection.turns(),
+            keyed=protection.keyed,
+            timeout_s=timeout_s,
+        )
         try:
             return evaluate(
                 self._segment,
@@ -97,19 +128,22 @@ class RoundTrainer:
                 split=self._split,
                 task=self._spec.model.task,
                 window=self._spec.training.window,
+                blur=protection.blur,
             )
         finally:
             trunk.close()
 
     def train(self, pulled: Pulled) -> Trained:
         """Train `local_steps` steps from a pulled adapter. Raises StaleRoundError if the edge is past its round."""
-        adapters.write(self._segment, decode_adapter(pulled.data))
+        self._write(decode_adapter(pulled.data))
         watch, begin = Stopwatch(), time.monotonic()
         trunk = TrainTrunk(
             self._stub,
             self._opening(pulled),
             self._peer,
-            width=self._segment.width,
+            end=self._end,
+            turns=self._protection.new_turns(),
+            keyed=self._protection.keyed,
             watch=watch,
             stop=self._stop,
             patience_s=self._patience_s,
@@ -144,7 +178,15 @@ class RoundTrainer:
         """The loss of every step, and the real tokens of all."""
         training = self._spec.training
         trainer = SplitTrainer(
-            self._segment, trunk, split=self._split, task=self._spec.model.task, training=training, watch=watch
+            self._segment,
+            trunk,
+            split=self._split,
+            task=self._spec.model.task,
+            training=training,
+            watch=watch,
+            bottom_adapters=self._spec.lora.bottom_adapters,
+            blur=self._protection.blur,
+            opponent=self._protection.opponent,
         )
         seed = [self._spec.seed, zlib.crc32(self._name.encode()), pulled.version, pulled.edge_round]
         losses: list[float] = []
@@ -154,6 +196,19 @@ class RoundTrainer:
             tokens += sum(batch.lengths)
             self._tell(pulled, "training", step=len(losses), loss=losses[-1])
         return losses, tokens
+
+    def _write(self, adapter: Mapping[str, np.ndarray]) -> None:
+        """Start from a pulled adapter. If it changes a bottom that we do not train, rows that are kept are void."""
+        adapters.write(self._segment, adapter)
+        below = bottom_names(adapter, self._segment.architecture, self._split)
+        digest = hashlib.sha256(b"".join(adapter[name].tobytes() for name in sorted(below))).digest()
+        if self._end.rows is not None and self._end.rows.frozen and digest != self._bottom:
+            self._end.rows.forget()
+        self._bottom = digest
+
+    @property
+    def _codecs(self) -> CodecSet:
+        return codec_set_to_proto(self._spec.codecs, self._segment.width)
 
     def _tell(self, pulled: Pulled, activity: str, step: int = 0, loss: float = 0.0) -> None:
         self._report(
@@ -175,8 +230,9 @@ class RoundTrainer:
             version=pulled.version,
             edge_round=pulled.edge_round,
             split=self._split_message(),
-            codecs=codec_set_to_proto(self._spec.codecs, self._segment.width),
+            codecs=self._codecs,
             window=self._spec.training.window,
+            wants_gradient=self._spec.lora.bottom_adapters,
         )
 
     def _split_message(self) -> split_pb2.Split:

@@ -8,22 +8,27 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from elsa.errors import DrainingError, ElsaError, MalformedError, UnreachableError
+from elsa.privacy.ssop import key_to_proto
+from elsa.privacy.turns import Turns
+from elsa.train.client_end import ClientEnd
+from elsa.train.messages import encoded_to_proto, forward_to_proto, take_encoded
 from elsa.train.phases import ByteCount, Stopwatch
 from elsa.train.session import Position
 from elsa.train.trunk import BackwardReply, ForwardReply, Reply
 from elsa.v1 import split_pb2 as pb
 from elsa.v1.split_pb2_grpc import SplitServiceStub
-from elsa.wire.codec.registry import codec_set_from_proto
+from elsa.v1.tensor_pb2 import Chunk, Payload
+from elsa.wire.exchange import Encoded, Receiver
 from elsa.wire.tensor import payload_to_proto
 from services.client.stream import Stream
-from services.rpc.payloads import receive_tensor
+from services.rpc.payloads import feeding
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +50,10 @@ class TrainTrunk:
     """A Train session at an edge; use `open` first and `finish` last.
 
     Args:
-        opening: the session to open, without resume token.
-        width: size of a hidden state.
+        opening: the session to open, without resume token and calibrations.
+        end: the client's end of its tensors in this run.
+        turns: the secret turns of the session; None without SS-OP.
+        keyed: whether the edge is told them.
         watch: where network seconds are added.
         patience_s: how long to go on trying to take a broken stream up again.
         timeout_s: longest time that a stream may last.
@@ -58,7 +65,9 @@ class TrainTrunk:
         opening: pb.TrainOpen,
         peer: str,
         *,
-        width: int,
+        end: ClientEnd,
+        turns: Turns | None = None,
+        keyed: bool = False,
         watch: Stopwatch,
         stop: threading.Event,
         patience_s: float,
@@ -68,42 +77,51 @@ class TrainTrunk:
         self._stub = stub
         self._opening = opening
         self._peer = peer
-        self._width = width
+        self._end = end
+        self._told = turns if keyed else None
         self._watch = watch
         self._stop = stop
         self._patience_s = patience_s
         self._timeout_s = timeout_s
         self._clock = clock
         self._bytes_before = ByteCount()
-        self._codecs = codec_set_from_proto(opening.codecs, width)
         self._unanswered: deque[_Sent] = deque()
         self._stream: Stream | None = None
         self.opened = pb.TrainOpened()
+        end.begin(turns)
 
     def open(self) -> None:
         """Open the session. Raises what the edge answers."""
         self._stream = Stream(self._stub.Train, self._peer, self._timeout_s)
+        self._opening.calibrations[:] = self._end.calibrations
+        rest = add_turns(self._opening, self._told)
         self._stream.send(pb.TrainRequest(open=self._opening))
+        for chunk in rest:
+            self._stream.send(pb.TrainRequest(chunk=chunk))
         answer = self._stream.receive()
         if answer.WhichOneof("message") != "opened":
             raise MalformedError(f"{self._peer} answered open with {answer.WhichOneof('message')}")
         self.opened = answer.opened
+        self._end.opened(self.opened.calibrations, self.opened.kept_rows)
 
-    def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
+    def missing(self, rows: Sequence[int]) -> list[bool]:
+        """See `elsa.train.trunk.Trunk`."""
+        return self._end.missing(rows)
+
+    def forward(
+        self, position: Position, activations: torch.Tensor, lengths: Sequence[int], rows: Sequence[int] = ()
+    ) -> None:
         """See `elsa.train.trunk.Trunk`."""
         begin = self._clock()
-        payload, rest = payload_to_proto(self._codecs.h1.encode(activations))
-        message = pb.Forward(
-            step=position.step, micro_batch=position.micro_batch, lengths=lengths, activations=payload
-        )
+        message, rest = forward_to_proto(position, self._end.forward(position, activations, lengths, rows))
         messages = [pb.TrainRequest(forward=message), *(pb.TrainRequest(chunk=chunk) for chunk in rest)]
-        self._send(_Sent(kind="forward", position=position, tokens=len(activations), messages=messages))
+        self._send(_Sent(kind="forward", position=position, tokens=sum(lengths), messages=messages))
         self._watch.add("network", self._clock() - begin)
 
     def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> None:
         """See `elsa.train.trunk.Trunk`."""
         begin = self._clock()
-        payload, rest = payload_to_proto(self._codecs.dh2.encode(gradient))
+        payload, rest = encoded_to_proto(self._end.backward(position, gradient))
         message = pb.Backward(step=position.step, micro_batch=position.micro_batch, gradient=payload, apply=apply)
         messages = [pb.TrainRequest(backward=message), *(pb.TrainRequest(chunk=chunk) for chunk in rest)]
         self._send(_Sent(kind="backward", position=position, tokens=len(gradient), messages=messages))
@@ -164,16 +182,23 @@ class TrainTrunk:
         answer = stream.receive()
         sent = self._unanswered[0]
         result = _result_of(answer, sent, self._peer)
-        codec = self._codecs.h2 if sent.kind == "forward" else self._codecs.dh1
-        payload = result.activations if sent.kind == "forward" else result.gradient
-        field = f"{sent.kind}_result"
-        values = receive_tensor(payload, codec, sent.tokens, self._width, field, iter(stream))()
+        reply = self._reply(sent, result, stream)
         self._unanswered.popleft()
         spent = self._clock() - begin
         self._watch.add("network", max(spent - result.wait_s - result.trunk_s, 0.0))
+        return reply
+
+    def _reply(self, sent: _Sent, result: Any, stream: Stream) -> Reply:
+        """The reply in a result and the chunks that follow it; all of them are taken before it is undone."""
+        end, position, chunks = self._end, sent.position, iter(stream)
         if sent.kind == "forward":
-            return ForwardReply(position=sent.position, activations=values)
-        return BackwardReply(position=sent.position, gradient=self._codecs.h1.pullback(values))
+            activations = taken(result.activations, end.h2, sent.tokens, "forward_result.activations", chunks)
+            values = end.forward_result(position, activations, kept=result.kept)
+            return ForwardReply(position=position, activations=values)
+        if not self._opening.wants_gradient:
+            return BackwardReply(position=position, gradient=end.backward_result(position, None))
+        gradient = taken(result.gradient, end.dh1, sent.tokens, "backward_result.gradient", chunks)
+        return BackwardReply(position=position, gradient=end.backward_result(position, gradient))
 
     def _resume(self, error: ElsaError) -> None:
         """Take the session up on a new stream and send again what has no answer."""
@@ -198,7 +223,7 @@ class TrainTrunk:
 
 
 class PredictTrunk:
-    """A Predict stream at an edge: forward only."""
+    """A Predict stream at an edge: forward only. Arguments as of `TrainTrunk`."""
 
     def __init__(
         self,
@@ -206,25 +231,35 @@ class PredictTrunk:
         opening: pb.PredictOpen,
         peer: str,
         *,
-        width: int,
+        end: ClientEnd,
+        turns: Turns | None = None,
+        keyed: bool = False,
         timeout_s: float = STREAM_TIMEOUT_S,
     ) -> None:
-        self._codecs = codec_set_from_proto(opening.codecs, width)
         self._peer = peer
-        self._width = width
+        self._end = end
         self._unanswered: deque[_Sent] = deque()
         self._stream = Stream(stub.Predict, peer, timeout_s)
+        end.begin(turns)
+        opening.calibrations[:] = end.calibrations
+        rest = add_turns(opening, turns if keyed else None)
         self._stream.send(pb.PredictRequest(open=opening))
+        for chunk in rest:
+            self._stream.send(pb.PredictRequest(chunk=chunk))
         answer = self._stream.receive()
         if answer.WhichOneof("message") != "opened":
             raise MalformedError(f"{peer} answered open with {answer.WhichOneof('message')}")
+        end.opened(answer.opened.calibrations)
 
-    def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> None:
+    def missing(self, rows: Sequence[int]) -> list[bool]:
+        """See `elsa.train.trunk.Trunk`; nothing is kept of rows that are predicted."""
+        return [True] * len(rows)
+
+    def forward(
+        self, position: Position, activations: torch.Tensor, lengths: Sequence[int], rows: Sequence[int] = ()
+    ) -> None:
         """See `elsa.train.trunk.Trunk`."""
-        payload, rest = payload_to_proto(self._codecs.h1.encode(activations))
-        message = pb.Forward(
-            step=position.step, micro_batch=position.micro_batch, lengths=lengths, activations=payload
-        )
+        message, rest = forward_to_proto(position, self._end.forward_whole(position, activations, lengths))
         self._stream.send(pb.PredictRequest(forward=message))
         for chunk in rest:
             self._stream.send(pb.PredictRequest(chunk=chunk))
@@ -238,15 +273,31 @@ class PredictTrunk:
         """See `elsa.train.trunk.Trunk`."""
         answer = self._stream.receive()
         sent = self._unanswered.popleft()
-        result = _result_of(answer, sent, self._peer)
-        values = receive_tensor(
-            result.activations, self._codecs.h2, sent.tokens, self._width, "forward_result", iter(self._stream)
-        )()
-        return ForwardReply(position=sent.position, activations=values)
+        payload = _result_of(answer, sent, self._peer).activations
+        chunks = iter(self._stream)
+        encoded = taken(payload, self._end.h2, sent.tokens, "forward_result.activations", chunks)
+        return ForwardReply(
+            position=sent.position, activations=self._end.forward_result(sent.position, encoded, final=True)
+        )
 
     def close(self) -> None:
         """End the stream, whether all answers have come or not."""
         self._stream.cancel()
+
+
+def add_turns(opening: pb.TrainOpen | pb.PredictOpen, turns: Turns | None) -> list[Chunk]:
+    """Put the secret turns into an opening for an edge that is told them; the chunks that follow it."""
+    if turns is None:
+        return []
+    opening.ssop.CopyFrom(key_to_proto(turns.key, renew_each_step=turns.renew_each_step))
+    payload, rest = payload_to_proto([turns.basis])
+    opening.ssop.basis.CopyFrom(payload)
+    return rest
+
+
+def taken(payload: Payload, receiver: Receiver, tokens: int, field: str, chunks: Iterator[Any]) -> Encoded:
+    """A tensor that begins with `payload`, with the chunks that follow it. Raises MalformedError naming `field`."""
+    return take_encoded(payload, receiver, tokens, field, feeding(chunks, field))()
 
 
 def _result_of(answer: Any, sent: _Sent, peer: str) -> Any:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Collection
 
 from elsa.errors import DrainingError, ElsaError, PeerError, RoundGivenUpError, StaleRoundError
 from elsa.model.adapter import adapter_config, initial_adapter
@@ -10,6 +11,7 @@ from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
+from elsa.wire.kept import Shelf
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
@@ -28,10 +30,19 @@ class RunDriver:
     Args:
         spec: the run's specification as YAML.
         memory_bytes: what the trunk's weights may take.
+        shelf: the room for rows of clients that are kept.
     """
 
     def __init__(
-        self, run_id: str, spec: str, *, link: CloudLink, runs: EdgeRuns, worker: Worker, memory_bytes: int
+        self,
+        run_id: str,
+        spec: str,
+        *,
+        link: CloudLink,
+        runs: EdgeRuns,
+        worker: Worker,
+        memory_bytes: int,
+        shelf: Shelf,
     ) -> None:
         self._run_id = run_id
         self._text = spec
@@ -42,6 +53,7 @@ class RunDriver:
         self._runs = runs
         self._worker = worker
         self._memory_bytes = memory_bytes
+        self._shelf = shelf
         self._training: fleet_pb2.Assignment | None = None
         self._begun = False
         self._rejoins = False
@@ -70,6 +82,7 @@ class RunDriver:
         self._may_train.set()
         ended = RoundGivenUpError(f"run {self._run_id} has ended")
         self._runs.remove(self._run_id, DrainingError(STOPPED) if self._link.stop.is_set() else ended)
+        self._forget(())
 
     def join(self, timeout_s: float) -> None:
         """See `services.rpc.node.RunDriver`."""
@@ -103,6 +116,13 @@ class RunDriver:
         if self._run is not None and self._training is not None and not self._stop.is_set():
             self._runs.rooms.settle(self._run_id, len(self._training.client_ids))
             self._run.rounds.admit(self._training.client_ids)
+            self._forget(self._training.client_ids)
+
+    def _forget(self, but: Collection[str]) -> None:
+        """Keep nothing of clients that are not ours any more."""
+        run = self._run
+        if run is not None:
+            self._worker.post(lambda: run.ends.keep(but))
 
     def _enroll(self) -> EdgeRun | None:
         """Load the trunk, offer the first adapter and join; or refuse, saying why.
@@ -146,7 +166,7 @@ class RunDriver:
                 run_id=self._run_id, node_id=self._link.node_id, rows=1, initial=True, config=config_to_proto(config)
             )
             self._link.patiently(lambda: push(self._link.adapters, header, first))
-        return EdgeRun(self._run_id, spec, trunk, self._runs.sessions)
+        return EdgeRun(self._run_id, spec, trunk, self._runs.sessions, self._shelf)
 
     def _serve(self, run: EdgeRun, version: int) -> None:
         with self._lock:

@@ -5,8 +5,12 @@ from collections.abc import Callable
 
 from elsa.errors import ElsaError, NotFoundError
 from elsa.spec import RunSpec
+from elsa.train.messages import Chunks
 from elsa.v1 import split_pb2 as pb
-from services.edge.opening import agreed_from_proto
+from elsa.wire.kept import Shelf
+from services.edge.answers import Answers
+from services.edge.ends import ClientEnds
+from services.edge.opening import agreed_from_proto, checked_calibrations, turns_from_proto
 from services.edge.rooms import Rooms
 from services.edge.rounds import EdgeRounds
 from services.edge.sessions import Committed, Session, Sessions
@@ -17,15 +21,21 @@ from services.edge.worker import Worker
 class EdgeRun:
     """One run at this edge."""
 
-    def __init__(self, run_id: str, spec: RunSpec, trunk: EdgeTrunk, sessions: Sessions) -> None:
+    def __init__(self, run_id: str, spec: RunSpec, trunk: EdgeTrunk, sessions: Sessions, shelf: Shelf) -> None:
         self.run_id = run_id
         self.spec = spec
         self.trunk = trunk
         self.sessions = sessions
         self.rounds = EdgeRounds(spec.rounds.quorum)
+        self.ends = ClientEnds(spec, trunk.segment.width, shelf)
 
-    def open_session(self, opening: pb.TrainOpen, worker: Worker, cancel: Callable[[], object]) -> Session:
+    def open_session(
+        self, opening: pb.TrainOpen, feed: Chunks, worker: Worker, cancel: Callable[[], object]
+    ) -> Session:
         """A new session for the current round, or the one of the resume token, on the stream that `cancel` ends.
+
+        Args:
+            feed: brings the chunks that follow the opening.
 
         Raises:
             MalformedError: the opening breaks its contract.
@@ -33,17 +43,27 @@ class EdgeRun:
             NotFoundError: there is no session of the resume token.
             CapacityError: the edge is full.
         """
+        known, width = checked_calibrations(opening.calibrations), self.trunk.segment.width
+        ssop = opening.ssop if opening.HasField("ssop") else None
+        turns = turns_from_proto(ssop, self.spec, width, feed)
         if opening.resume_token:
-            return self.sessions.resume(opening.resume_token, self.run_id, opening.client_id, cancel)
-        agreed = agreed_from_proto(opening, self.trunk.segment.width)
+            session = self.sessions.resume(opening.resume_token, self.run_id, opening.client_id, cancel)
+            worker.run(lambda: session.exchange.reopen(known))
+            return session
+        agreed = agreed_from_proto(opening, self.spec, width)
         start = self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
         self.trunk.check_split(agreed.split, "open.split")
         self.sessions.make_room(self.run_id, agreed.client)
         slot, core = worker.run(lambda: self.trunk.open_session(agreed.split, agreed.window, start)).value
+        end = worker.run(lambda: self.ends.of(agreed.client)).value
         session = Session(
             agreed=agreed,
             trunk=core,
+            end=end,
+            exchange=end.stream(agreed.split, known, turns),
+            answers=Answers(agreed.window),
             release=lambda: worker.post(lambda: self.trunk.free(slot)),
+            forget=lambda: worker.post(end.close),
             cancel=cancel,
         )
         self.sessions.add(session)

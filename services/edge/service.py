@@ -9,6 +9,7 @@ import torch
 from elsa.errors import DrainingError, UnreachableError
 from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, split_pb2, split_pb2_grpc
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
+from elsa.wire.kept import Shelf
 from services.edge.adapter_servicer import AdapterServicer
 from services.edge.driver import RunDriver
 from services.edge.idle import IdleStreams
@@ -37,6 +38,7 @@ class Edge:
         self._worker = Worker()
         self._runs = EdgeRuns(Sessions(settings.capacity, settings.idle_timeout_s))
         self._idle = IdleStreams(settings.idle_timeout_s)
+        self._shelf = Shelf(settings.reuse_memory_mib << 20, settings.reuse_disk_mib << 20)
         self._drivers = RunDrivers(self._new_driver)
         self._server: BoundServer | None = None
         self._closing = threading.Lock()
@@ -115,6 +117,7 @@ class Edge:
             runs=self._runs,
             worker=self._worker,
             memory_bytes=self._memory_bytes(),
+            shelf=self._shelf,
         )
 
     def _memory_bytes(self) -> int:

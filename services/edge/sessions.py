@@ -16,9 +16,10 @@ import numpy as np
 
 from elsa.errors import CapacityError, NotFoundError
 from elsa.spec import Split
+from elsa.train.edge_end import EdgeEnd, EdgeStream
 from elsa.train.phases import ByteCount, Stopwatch
 from elsa.train.session import TrunkSession
-from elsa.wire.codec.registry import Codecs
+from services.edge.answers import Answers
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +35,24 @@ class Agreed:
     version: int
     edge_round: int
     split: Split
-    codecs: Codecs
     window: int
+    wants_gradient: bool
 
 
 @dataclass(kw_only=True, eq=False)
 class Session:
-    """One client's session; `release` gives its slot back, `cancel` ends the stream that it is on and names it."""
+    """One client's session; `release` gives its slot back, `cancel` ends the stream that it is on and names it.
+
+    `forget` drops what is kept of its client's rows.
+    """
 
     agreed: Agreed
     trunk: TrunkSession
+    end: EdgeEnd
+    exchange: EdgeStream
+    answers: Answers
     release: Callable[[], object]
+    forget: Callable[[], object]
     cancel: Callable[[], object]
     session_id: str = field(default_factory=lambda: secrets.token_hex(8))
     resume_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
@@ -233,6 +241,7 @@ class Sessions:
                 del self._open[session.session_id]
         for session in idle:
             self._end(session, f"no message for {self.idle_timeout_s:g} s")
+            session.forget()
 
     def _full(self) -> str:
         return f"all {self.capacity} sessions are taken; try again, or raise this edge's capacity"

@@ -22,6 +22,8 @@ class EdgeSettings(BaseSettings):
     capacity: int = Field(8, ge=1, le=1024, description="sessions at once")
     threads: int = Field(1, ge=1, description="threads of the compute kernels: this role's share of the cores")
     max_memory_mib: int | None = Field(None, ge=1, description="most memory for weights; none: what is free")
+    reuse_memory_mib: int = Field(256, ge=0, description="most memory for clients' rows that are kept (reuse)")
+    reuse_disk_mib: int = Field(4096, ge=0, description="most disk for them once memory is full")
     idle_timeout_s: float = Field(60.0, gt=0, description="a session without a message for so long is dropped")
     patience_s: float = Field(120.0, gt=0, description="how long to go on asking a cloud that does not answer")
     insecure: bool = Field(False, description="allow listening off loopback without TLS")

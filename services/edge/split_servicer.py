@@ -10,6 +10,7 @@ from services.edge.idle import IdleStreams
 from services.edge.run import EdgeRuns
 from services.edge.streams import PredictStream, TrainStream, finished_again
 from services.edge.worker import Worker
+from services.rpc.payloads import feeding
 
 MAX_PING_BYTES = 1 << 19
 
@@ -31,8 +32,8 @@ class SplitServicer(SplitServiceServicer):
         if (done := run.finished(opening.open)) is not None:
             yield from self._idle.sending(finished_again(done, run.sessions.idle_timeout_s, requests), cancel)
             return
-        session = run.open_session(opening.open, self._worker, cancel)
-        stream = TrainStream(session, run.sessions, run.spec, run.trunk.segment.width, self._worker, cancel)
+        session = run.open_session(opening.open, feeding(requests, "open.ssop.basis"), self._worker, cancel)
+        stream = TrainStream(session, run.sessions, run.spec, self._worker, cancel)
         try:
             yield from self._idle.sending(stream.serve(opening, requests), cancel)
         except ElsaError as error:  # what the client sent was wrong; a stream that broke may be resumed instead
@@ -44,8 +45,8 @@ class SplitServicer(SplitServiceServicer):
         requests = self._idle.watched(request_iterator, context.cancel)
         opening = _opening(requests, "PredictRequest").open
         run = self._runs.get(opening.run_id)
-        stream = PredictStream(opening, run.spec, run.trunk, run.rounds, self._worker)
-        yield pb.PredictResponse(opened=pb.PredictOpened(idle_timeout_s=run.sessions.idle_timeout_s))
+        stream = PredictStream(opening, run, feeding(requests, "open.ssop.basis"), self._worker)
+        yield pb.PredictResponse(opened=stream.opened(run.sessions.idle_timeout_s))
         yield from self._idle.sending(stream.serve(requests), context.cancel)
 
     def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:

@@ -9,23 +9,28 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
-import torch
-
 from elsa.errors import MalformedError, StepOrderError
 from elsa.spec import RunSpec
+from elsa.train.messages import Chunks, encoded_to_proto, take_encoded, take_parcel
+from elsa.train.parcel import Parcel
 from elsa.train.phases import ByteCount
 from elsa.train.session import Position
 from elsa.v1 import split_pb2 as pb
 from elsa.v1.tensor_pb2 import Chunk, Payload
 from elsa.wire.adapter import encode_adapter, sha256
-from elsa.wire.codec.registry import codec_set_from_proto
-from elsa.wire.tensor import payload_to_proto
-from services.edge.opening import checked_lengths, checked_window, split_from_proto
-from services.edge.rounds import EdgeRounds
+from services.edge.answers import Answer
+from services.edge.opening import (
+    check_codecs,
+    checked_calibrations,
+    checked_lengths,
+    checked_window,
+    split_from_proto,
+    turns_from_proto,
+)
+from services.edge.run import EdgeRun
 from services.edge.sessions import Committed, Session, Sessions
-from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Timed, Worker
-from services.rpc.payloads import receive_tensor
+from services.rpc.payloads import feeding
 
 Result = TypeVar("Result")
 
@@ -42,7 +47,6 @@ class TrainStream:
         session: Session,
         sessions: Sessions,
         spec: RunSpec,
-        width: int,
         worker: Worker,
         cancel: Callable[[], object],
     ) -> None:
@@ -50,7 +54,6 @@ class TrainStream:
         self._cancel = cancel  # names this stream: the session may have been taken up on another already
         self._sessions = sessions
         self._spec = spec
-        self._width = width
         self._worker = worker
 
     def serve(self, opening: pb.TrainRequest, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
@@ -84,6 +87,8 @@ class TrainStream:
             resume_token=self._session.resume_token,
             step=self._session.trunk.step,
             idle_timeout_s=self._sessions.idle_timeout_s,
+            calibrations=self._worker.run(lambda: self._session.end.calibrations).value,
+            kept_rows=self._session.end.kept_name,
         )
 
     def _counting(self, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainRequest]:
@@ -95,38 +100,41 @@ class TrainStream:
         raise _Ended
 
     def _forward(self, message: pb.Forward, requests: Iterator[pb.TrainRequest]) -> list[pb.TrainResponse]:
-        codecs = self._session.agreed.codecs
-        lengths = checked_lengths(message.lengths, self._spec)
-        values = receive_tensor(
-            message.activations, codecs.h1, sum(lengths), self._width, "forward.activations", requests
-        )
+        session, lengths = self._session, checked_lengths(message.lengths, self._spec)
+        parcel = take_parcel(message, lengths, session.end, feeding(requests, "forward"))
         position = Position(step=message.step, micro_batch=message.micro_batch)
 
-        def work() -> tuple[Payload, list[Chunk]]:
-            return payload_to_proto(codecs.h2.encode(self._session.trunk.forward(position, values(), lengths)))
+        def work() -> tuple[Payload, list[Chunk], bool]:
+            values, kept = session.exchange.forward(position, parcel())
+            result = session.trunk.forward(position, values, lengths)
+            return (*encoded_to_proto(session.exchange.forward_result(position, result)), kept)
 
-        done = self._compute(work)
-        payload, rest = done.value
+        done = self._once("forward", position, sum(lengths), work)
+        payload, rest, kept = done.value
         result = pb.ForwardResult(
             step=message.step,
             micro_batch=message.micro_batch,
             activations=payload,
             wait_s=done.wait_s,
             trunk_s=done.compute_s,
+            kept=kept,
         )
         return [pb.TrainResponse(forward_result=result), *(pb.TrainResponse(chunk=chunk) for chunk in rest)]
 
     def _backward(self, message: pb.Backward, requests: Iterator[pb.TrainRequest]) -> list[pb.TrainResponse]:
-        codecs = self._session.agreed.codecs
+        session = self._session
         position = Position(step=message.step, micro_batch=message.micro_batch)
-        tokens = self._session.trunk.tokens(position)
-        values = receive_tensor(message.gradient, codecs.dh2, tokens, self._width, "backward.gradient", requests)
+        tokens, field = session.answers.tokens(position), "backward.gradient"
+        gradient = take_encoded(message.gradient, session.end.dh2, tokens, field, feeding(requests, field))
 
-        def work() -> tuple[Payload, list[Chunk]]:
-            upper = codecs.h2.pullback(values())
-            return payload_to_proto(codecs.dh1.encode(self._session.trunk.backward(position, upper, message.apply)))
+        def work() -> tuple[Payload | None, list[Chunk]]:
+            upper = session.exchange.backward(position, gradient())
+            lower = session.trunk.backward(position, upper, message.apply)
+            if lower is None:
+                return None, []
+            return encoded_to_proto(session.exchange.backward_result(position, lower))
 
-        done = self._compute(work)
+        done = self._once("backward", position, tokens, work)
         payload, rest = done.value
         result = pb.BackwardResult(
             step=message.step,
@@ -137,6 +145,20 @@ class TrainStream:
             trunk_s=done.compute_s,
         )
         return [pb.TrainResponse(backward_result=result), *(pb.TrainResponse(chunk=chunk) for chunk in rest)]
+
+    def _once(self, kind: str, position: Position, tokens: int, work: Callable[[], Result]) -> Timed[Result]:
+        """The result of `work` for a message, from memory if it came before."""
+
+        def remembered() -> Result:
+            before = self._session.answers.get(kind, position)
+            if before is not None:
+                known: Result = before.value
+                return known
+            value = work()
+            self._session.answers.add(kind, position, Answer(value=value, tokens=tokens))
+            return value
+
+        return self._compute(remembered)
 
     def _compute(self, work: Callable[[], Result]) -> Timed[Result]:
         def checked() -> Result:
@@ -194,22 +216,34 @@ def finished_again(
 
 
 class PredictStream:
-    """Serves the messages of a Predict stream after its opening. Raises as the opening's checks do."""
+    """Serves the messages of a Predict stream after its opening.
 
-    def __init__(
-        self, opening: pb.PredictOpen, spec: RunSpec, trunk: EdgeTrunk, rounds: EdgeRounds, worker: Worker
-    ) -> None:
-        self._spec = spec
-        self._trunk = trunk
-        self._rounds = rounds
+    Args:
+        feed: brings the chunks that follow the opening.
+
+    Raises as the opening's checks do.
+    """
+
+    def __init__(self, opening: pb.PredictOpen, run: EdgeRun, feed: Chunks, worker: Worker) -> None:
+        width = run.trunk.segment.width
+        check_codecs(opening.codecs, run.spec, width)
+        known = checked_calibrations(opening.calibrations)
+        turns = turns_from_proto(opening.ssop if opening.HasField("ssop") else None, run.spec, width, feed)
+        self._run = run
         self._worker = worker
         self._client = opening.client_id
         self._version = opening.version
         self._split = split_from_proto(opening.split, "open.split")
-        self._codecs = codec_set_from_proto(opening.codecs, trunk.segment.width)
-        trunk.check_split(self._split, "open.split")
+        run.trunk.check_split(self._split, "open.split")
         checked_window(opening.window)
-        rounds.check_version(self._client, self._version)
+        run.rounds.check_version(self._client, self._version)
+        self._end = worker.run(lambda: run.ends.of(self._client)).value
+        self._exchange = self._end.stream(self._split, known, turns)
+
+    def opened(self, idle_timeout_s: float) -> pb.PredictOpened:
+        """What answers the opening."""
+        names = self._worker.run(lambda: self._end.calibrations).value
+        return pb.PredictOpened(idle_timeout_s=idle_timeout_s, calibrations=names)
 
     def serve(self, requests: Iterator[pb.PredictRequest]) -> Iterator[pb.PredictResponse]:
         """Answer until the client half-closes."""
@@ -217,25 +251,23 @@ class PredictStream:
             message = request.forward
             if request.WhichOneof("message") != "forward" or (message.step, message.micro_batch) != (step, 0):
                 raise MalformedError(f"PredictRequest.message: expected forward with step {step}, micro-batch 0")
+            if message.rows:
+                raise MalformedError("forward.rows: nothing is kept of rows that are predicted; send none")
             yield from self._answer(message, requests)
 
     def _answer(self, message: pb.Forward, requests: Iterator[pb.PredictRequest]) -> Iterator[pb.PredictResponse]:
-        lengths = checked_lengths(message.lengths, self._spec)
-        values = receive_tensor(
-            message.activations,
-            self._codecs.h1,
-            sum(lengths),
-            self._trunk.segment.width,
-            "forward.activations",
-            requests,
-        )
-        done = self._worker.run(lambda: self._predict(values, lengths))
+        lengths = checked_lengths(message.lengths, self._run.spec)
+        parcel = take_parcel(message, lengths, self._end, feeding(requests, "forward"))
+        position = Position(step=message.step, micro_batch=0)
+        done = self._worker.run(lambda: self._predict(position, parcel(), lengths))
         payload, rest = done.value
         result = pb.ForwardResult(step=message.step, activations=payload, wait_s=done.wait_s, trunk_s=done.compute_s)
         yield pb.PredictResponse(forward_result=result)
         for chunk in rest:
             yield pb.PredictResponse(chunk=chunk)
 
-    def _predict(self, values: Callable[[], torch.Tensor], lengths: Sequence[int]) -> tuple[Payload, list[Chunk]]:
-        self._rounds.check_version(self._client, self._version)
-        return payload_to_proto(self._codecs.h2.encode(self._trunk.predict(values(), lengths, self._split)))
+    def _predict(self, position: Position, parcel: Parcel, lengths: Sequence[int]) -> tuple[Payload, list[Chunk]]:
+        self._run.rounds.check_version(self._client, self._version)
+        values, _ = self._exchange.forward(position, parcel)
+        result = self._run.trunk.predict(values, lengths, self._split)
+        return encoded_to_proto(self._exchange.forward_result(position, result, final=True))

@@ -67,6 +67,7 @@ class EdgeTrunk:
                 optimizer=self.spec.training.optimizer,
                 window=window,
                 dropout=self.spec.training.dropout,
+                wants_gradient=self.spec.lora.bottom_adapters,
             )
         except BaseException:
             self._free.append(slot)

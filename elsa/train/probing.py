@@ -1,0 +1,37 @@
+"""The public probes at a client's cut: what codecs, SS-OP and noise are calibrated on, before a row has been seen."""
+
+from collections.abc import Sequence
+
+import torch
+
+from elsa.data.batches import Batch
+from elsa.model.segment import Segment
+from elsa.model.weights import Checkpoint
+from elsa.spec import Split
+from elsa.train.step import bottom_activations
+
+ROWS = 32
+"""Probes in one batch."""
+
+
+@torch.no_grad()
+def probe_activations(
+    segment: Segment, checkpoint: Checkpoint, split: Split, texts: Sequence[str], max_tokens: int
+) -> torch.Tensor:
+    """States (tokens, width) of public texts at the lower cut, one text after another.
+
+    Args:
+        segment: a client's, at the adapter that all clients begin from: what is public of it.
+        max_tokens: longer texts are cut.
+    """
+    encoded = checkpoint.tokenizer()(list(texts), truncation=True, max_length=max_tokens)
+    segment.train(False)
+    states = []
+    for begin in range(0, len(texts), ROWS):
+        rows = [torch.tensor(ids) for ids in encoded["input_ids"][begin : begin + ROWS]]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).long()
+        batch = Batch(input_ids=ids, attention_mask=mask, token_type_ids=None, labels=torch.zeros(len(rows)))
+        states.append(bottom_activations(segment, batch, split))
+    return torch.cat(states)
