@@ -10,8 +10,8 @@ from elsa.wire.codec.hashes import Hashing
 from elsa.wire.codec.moments import Moments
 from elsa.wire.tensor import Layout
 
-RIDGE = 1e-2
-"""Variance that mmse decoding grants a bucket's error, as a share of a bucket's mean variance: that of int4."""
+RIDGE = 1e-3
+"""Variance that mmse decoding grants a bucket's error, as a share of a bucket's mean variance."""
 
 
 class _CountSketch:
@@ -66,7 +66,7 @@ class MmseSketch(_CountSketch):
     """Turned back by the linear estimate of least mean square error: mean + buckets @ decoder.
 
     With S the sketch, (width, buckets), and C the covariance, the decoder is (S'CS + λI)^-1 S'C: the sender computes
-    it, so that the receiver needs no covariance. λ is 0.01 of the mean of the diagonal of S'CS.
+    it, so that the receiver needs no covariance. λ is 0.001 of the mean of the diagonal of S'CS.
     """
 
     def __init__(self, hashing: Hashing, text: str) -> None:
