@@ -5,10 +5,10 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check protos format bench clean
+.PHONY: help demo test check protos format bench bench-wire clean
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 20
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("ELSA needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
@@ -40,5 +40,8 @@ format: $(READY) ## Format the code
 bench: $(READY) ## Measure what benchmarks/README.md states
 	$(BIN)/python -m benchmarks $(ARGS)
 
-clean: ## Remove what `make demo` and the tests left
-	rm -rf elsa-demo elsa-state .pytest_cache .mypy_cache .ruff_cache .hypothesis
+bench-wire: $(READY) ## Measure codecs: accuracy, bytes and time on TREC-6 and AG News
+	$(BIN)/python -m benchmarks.wire $(ARGS)
+
+clean: ## Remove what `make demo`, `make bench-wire` and the tests left
+	rm -rf elsa-demo elsa-bench elsa-state .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,9 +1,9 @@
-"""`python -m benchmarks [step round demo trec]`: all, or those named, one after another on a quiet machine."""
+"""`python -m benchmarks [step round demo trec wire]`: all, or those named, one after another on a quiet machine."""
 
 import importlib
 import sys
 
-ALL = ("step", "round", "demo", "trec")
+ALL = ("step", "round", "demo", "trec", "wire")
 
 
 def main() -> None:
