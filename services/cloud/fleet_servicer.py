@@ -16,6 +16,8 @@ from services.cloud.convert import fitting, state_to_proto
 from services.cloud.engine import Engine
 from services.cloud.events import NodeProgress
 from services.cloud.fleet import Fleet, check_number
+from services.cloud.key_messages import exchange_to_proto, shared_from_proto
+from services.cloud.keyring import Keyring
 from services.cloud.lifecycle import RunState
 from services.cloud.offers import ClientOffer, EdgeOffer, Refusal, Reply
 from services.cloud.records import Link
@@ -33,9 +35,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
     """Decodes, calls, encodes."""
 
     def __init__(
-        self, fleet: Fleet, runs: Runs, engine: Engine, watch: RunWatch, store: Store, changes: Changes
+        self,
+        fleet: Fleet,
+        runs: Runs,
+        engine: Engine,
+        watch: RunWatch,
+        keyring: Keyring,
+        store: Store,
+        changes: Changes,
     ) -> None:
-        self._fleet, self._runs, self._engine, self._watch = fleet, runs, engine, watch
+        self._fleet, self._runs, self._engine, self._watch, self._keyring = fleet, runs, engine, watch, keyring
         self._store, self._changes = store, changes
 
     async def RegisterEdge(
@@ -78,7 +87,8 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
 
     async def ShareKeys(self, request: fleet_pb2.ShareKeysRequest, context: Context) -> fleet_pb2.ShareKeysResponse:
         """See fleet.proto."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "keys are not handed on yet")
+        self._keyring.share(shared_from_proto(request))
+        return fleet_pb2.ShareKeysResponse()
 
     async def GetProbes(self, request: fleet_pb2.GetProbesRequest, context: Context) -> fleet_pb2.GetProbesResponse:
         """See fleet.proto; this cloud assigns by latency alone."""
@@ -100,6 +110,7 @@ def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:
                 train_rows=offer.train_rows,
                 heldout_rows=offer.heldout_rows,
                 row_report=offer.row_report,
+                public_key=offer.public_key,
                 links=tuple(
                     Link(edge_id=link.edge_id, latency_ms=link.latency_ms, throughput=link.throughput)
                     for link in offer.links
@@ -113,14 +124,30 @@ def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:
 
 
 def assignments_to_proto(node_id: str, assignments: Sequence[Assignment]) -> fleet_pb2.WatchAssignmentResponse:
-    """A node's assignments as a message; where they do not all go into it, runs that have begun come first."""
+    """A node's assignments as a message; where they do not all go into it, runs that have begun come first.
+
+    Of runs that have begun nothing is left out but keys, which come once an older run has ended.
+    """
     begun_first = sorted(assignments, key=lambda assignment: assignment.run.state is RunState.ENROLLING)
-    shown = fitting([assignment_to_proto(assignment) for assignment in begun_first])
+    messages = [assignment_to_proto(assignment) for assignment in begun_first]
+    begun = sum(assignment.run.state is not RunState.ENROLLING for assignment in assignments)
+    _lighten(node_id, messages[:begun])
+    shown = fitting(messages)
     if len(shown) < len(assignments):
         log.warning("%s: %d of its %d runs go into one message", node_id, len(shown), len(assignments))
     order = {assignment.run.run_id: place for place, assignment in enumerate(assignments)}
     shown.sort(key=lambda message: order[message.run_id])
     return fleet_pb2.WatchAssignmentResponse(assignments=shown)
+
+
+def _lighten(node_id: str, messages: Sequence[fleet_pb2.Assignment]) -> None:
+    """Leave out keys, those of the newest runs first, until the messages go into one."""
+    for message in reversed(messages):
+        if len(fitting(messages)) == len(messages):
+            return
+        if message.HasField("keys"):
+            log.warning("%s: the keys of run %s wait until there is room in one message", node_id, message.run_id)
+            message.ClearField("keys")
 
 
 def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
@@ -133,6 +160,7 @@ def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
         edges=[fleet_pb2.EdgePeer(edge_id=edge.edge_id, address=edge.address) for edge in assignment.edges],
         client_ids=assignment.client_ids,
         version=run.version or 0,
+        keys=exchange_to_proto(assignment.keys),
     )
 
 

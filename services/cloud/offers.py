@@ -16,6 +16,8 @@ class ClientOffer:
     heldout_rows: int
     row_report: str
     links: tuple[Link, ...]
+    public_key: bytes = b""
+    """For keys that other clients wrap for it; of no use where the run shares none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class Refusal:
 
 
 MOST_LINKS = 1024
+PUBLIC_KEY_BYTES = 32
 
 Reply = ClientOffer | EdgeOffer | Refusal
 
@@ -76,6 +79,15 @@ def check_edges(offer: ClientOffer, edges: Collection[str]) -> None:
     for link in offer.links:
         if link.edge_id not in edges:
             raise MalformedError(f"client.links: {link.edge_id[:80]!r} is no edge of the run; measure those offered")
+
+
+def check_public_key(public_key: bytes) -> None:
+    """Raise MalformedError for what is no public key, in an offer to a run that shares a key."""
+    if len(public_key) != PUBLIC_KEY_BYTES:
+        raise MalformedError(
+            f"client.public_key: {len(public_key)} bytes; the run shares a key (privacy.ssop), for which a client "
+            f"offers an X25519 public key of {PUBLIC_KEY_BYTES}"
+        )
 
 
 def summary(member: Member) -> str:

@@ -89,6 +89,40 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KeyHolder:
+    """The public key of a client of a run that shares a key."""
+
+    run_id: str
+    client_id: str
+    public_key: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyMaking:
+    """Who makes a run's shared key; the key itself is never here."""
+
+    run_id: str
+    maker_id: str
+    """Who is asked to make it; once it is there, who made it."""
+    width: int = 0
+    basis: bytes | None = field(default=None, repr=False)
+    """V of SS-OP as its maker sent it: float32, little-endian, rows of `width`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrappedKey:
+    """The key as one client wrapped it for another, who alone can open it."""
+
+    run_id: str
+    client_id: str
+    """For whom."""
+    from_client_id: str
+    public_key: bytes
+    nonce: bytes
+    ciphertext: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """The making of one global version; version 0 is the initial adapter."""
 

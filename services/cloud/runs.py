@@ -19,8 +19,8 @@ from services.cloud.events import EvaluationReported, Metrics, NodeJoined, State
 from services.cloud.fleet import MOST, check_number, known_node
 from services.cloud.leaving import LEAVABLE, leave
 from services.cloud.lifecycle import RunState
-from services.cloud.offers import ClientOffer, Refusal, Reply, answered, check_edges, summary
-from services.cloud.records import Answer, Evaluation, Member, Role, Round, Run
+from services.cloud.offers import ClientOffer, Refusal, Reply, answered, check_edges, check_public_key, summary
+from services.cloud.records import Answer, Evaluation, KeyHolder, Member, Role, Round, Run
 from services.cloud.rounds import total, totals
 from services.cloud.store import Store, Transaction
 
@@ -131,7 +131,7 @@ class Runs:
             if run.state.ended:
                 raise RoundGivenUpError(f"run {run_id} has ended ({run.state})")
             if run.state is RunState.ENROLLING:
-                _answer(transaction, before, reply, self._clock())
+                _answer(transaction, run, before, reply, self._clock())
             elif run.state in LEAVABLE and isinstance(reply, Refusal):
                 leave(transaction, before, reply, self._clock())
             else:
@@ -184,15 +184,23 @@ def member_of(transaction: Transaction, run_id: str, node_id: str) -> Member:
     return member
 
 
-def _answer(transaction: Transaction, before: Member, reply: Reply, now: float) -> None:
+def _answer(transaction: Transaction, run: Run, before: Member, reply: Reply, now: float) -> None:
     member = answered(before, reply)
     if isinstance(reply, ClientOffer):
         members = transaction.member_ids(before.run_id)
         check_edges(reply, {name for name, (role, _) in members.items() if role is Role.EDGE})
+        _keep_public_key(transaction, run, member.node_id, reply.public_key)
     if member != before:
         transaction.put(member)
         event = NodeJoined(node_id=member.node_id, detail=summary(member), accepted=member.answer is Answer.JOINED)
         transaction.append(member.run_id, event, now)
+
+
+def _keep_public_key(transaction: Transaction, run: Run, client_id: str, public_key: bytes) -> None:
+    """Keep a client's public key where its run shares a key; a client that restarted has a new one."""
+    if RunSpec.from_yaml(run.spec).privacy.shares_key:
+        check_public_key(public_key)
+        transaction.put(KeyHolder(run_id=run.run_id, client_id=client_id, public_key=public_key))
 
 
 def page_token(view: RunView) -> str:

@@ -18,6 +18,7 @@ from services.cloud.export import Exports
 from services.cloud.fleet import Fleet
 from services.cloud.fleet_servicer import FleetServicer
 from services.cloud.keeper import Keeper
+from services.cloud.keyring import Keyring
 from services.cloud.run_servicer import RunServicer
 from services.cloud.runs import Runs
 from services.cloud.settings import CloudSettings
@@ -106,7 +107,7 @@ def _services(
     watch = RunWatch(store, changes, clock=clock)
     return [
         Service(
-            servicer=FleetServicer(fleet, runs, engine, watch, store, changes),
+            servicer=FleetServicer(fleet, runs, engine, watch, Keyring(store, engine), store, changes),
             add=fleet_pb2_grpc.add_FleetServiceServicer_to_server,
             descriptor=fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
         ),

@@ -17,6 +17,7 @@ from services.cloud.events import ClientAssigned, RoundClosed
 from services.cloud.export import Exports
 from services.cloud.fleet import Fleet
 from services.cloud.keeper import Keeper
+from services.cloud.keys import ask_first, look_after
 from services.cloud.leaving import nobody_left
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Evaluation, Member, Node, Role, Round, Run, Update
@@ -45,6 +46,8 @@ class Steps:
                 if offers:
                     return True
             members = transaction.all(Member, run_id=run_id)
+            if run.state is RunState.TRAINING and look_after(transaction, run, members, self._gone(members), now):
+                return True
         if run.state is RunState.ENROLLING:
             return await self._enrolling(run, members, now)
         if run.state is RunState.CLUSTERING:
@@ -89,6 +92,10 @@ class Steps:
     def _is_as_it_was(self, transaction: Transaction, run: Run, members: list[Member]) -> bool:
         return transaction.run(run.run_id) == run and transaction.all(Member, run_id=run.run_id) == members
 
+    def _gone(self, members: list[Member]) -> list[str]:
+        """Those who have been silent for too long to be waited for."""
+        return [m.node_id for m in members if self._fleet.silent_s(m.node_id) > self._gone_after_s]
+
     def _fitting(self, transaction: Transaction, spec: RunSpec) -> list[Node]:
         nodes = transaction.all(Node)
         return [node for node in nodes if fits(node, spec.data.name) and self._fleet.is_alive(node.node_id)]
@@ -110,6 +117,8 @@ class Steps:
                 return True
             for name in sorted(edges):
                 _give(transaction, clients[name], edges[name], spec, now)
+            if spec.privacy.shares_key:
+                ask_first(transaction, run.run_id, edges)
             transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
             transaction.move(run, RunState.TRAINING, now)
         return True
@@ -139,7 +148,7 @@ class Steps:
     async def _finish(self, run: Run, members: list[Member], now: float) -> bool:
         spec = RunSpec.from_yaml(run.spec).rounds
         clients = [member.node_id for member in members if member.answer is Answer.JOINED and member.edge_id]
-        gone = [name for name in clients if self._fleet.silent_s(name) > self._gone_after_s]
+        gone = self._gone(members)
         with self._store.transaction() as transaction:
             last = transaction.all(Round, run_id=run.run_id, version=run.version)[0]
             reports = transaction.all(Evaluation, run_id=run.run_id, version=run.version)

@@ -15,8 +15,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from elsa.errors import InputError, NotFoundError
 from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
-from services.cloud.records import Answer, Evaluation, Member, Role, Run
-from services.cloud.tables import EVALUATIONS, EVENTS, MEMBERS, METADATA, NODES, ROUNDS, RUNS, TABLE_OF, UPDATES
+from services.cloud.records import Answer, Evaluation, KeyHolder, Member, Role, Run
+from services.cloud.tables import (
+    EVALUATIONS,
+    EVENTS,
+    KEY_HOLDERS,
+    MEMBERS,
+    METADATA,
+    NODES,
+    ROUNDS,
+    RUNS,
+    TABLE_OF,
+    UPDATES,
+    WRAPPED_KEYS,
+)
 
 Record = TypeVar("Record")
 _OPEN = [state for state in RunState if MOVES[state]]
@@ -82,6 +94,15 @@ class Transaction:
         newest = select(func.max(EVALUATIONS.c.version)).where(EVALUATIONS.c.run_id == run_id).scalar_subquery()
         own = (EVALUATIONS.c.run_id == run_id) & (EVALUATIONS.c.version == newest)
         return self._select(Evaluation, select(EVALUATIONS).where(own).order_by(EVALUATIONS.c.client_id))
+
+    def without_key(self, run_id: str, maker_id: str, limit: int) -> list[KeyHolder]:
+        """Clients that work on a run and have no wrapped key of it, in order of their names, but for its maker."""
+        wrapped = select(WRAPPED_KEYS.c.client_id).where(WRAPPED_KEYS.c.run_id == run_id)
+        works = (MEMBERS.c.run_id == run_id) & (MEMBERS.c.answer == Answer.JOINED) & MEMBERS.c.edge_id.is_not(None)
+        working = select(MEMBERS.c.node_id).where(works)
+        owner, own = KEY_HOLDERS.c.client_id, KEY_HOLDERS.c.run_id == run_id
+        others = own & owner.in_(working) & owner.not_in(wrapped) & (owner != maker_id)
+        return self._select(KeyHolder, select(KEY_HOLDERS).where(others).order_by(owner).limit(limit))
 
     def needs(self, digest: str) -> bool:
         """Whether a blob is a version of a run, or an update that an open run has yet to aggregate."""

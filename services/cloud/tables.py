@@ -3,7 +3,19 @@
 from typing import Any
 
 from pydantic import TypeAdapter
-from sqlalchemy import BigInteger, Column, Enum, Float, ForeignKey, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Enum,
+    Float,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
@@ -14,6 +26,8 @@ from services.cloud.records import (
     Answer,
     ClientReport,
     Evaluation,
+    KeyHolder,
+    KeyMaking,
     Link,
     Member,
     Node,
@@ -21,6 +35,7 @@ from services.cloud.records import (
     Round,
     Run,
     Update,
+    WrappedKey,
 )
 
 
@@ -133,6 +148,31 @@ EVALUATIONS = Table(
     Column("loss", Float, nullable=False),
     Column("accuracy", Float, nullable=False),
 )
+KEY_HOLDERS = Table(
+    "key_holders",
+    METADATA,
+    _run(),
+    _node("client_id"),
+    Column("public_key", LargeBinary, nullable=False),
+)
+KEY_MAKINGS = Table(
+    "key_makings",
+    METADATA,
+    _run(),
+    Column("maker_id", _ID, ForeignKey("nodes.node_id"), nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("basis", LargeBinary),
+)
+WRAPPED_KEYS = Table(
+    "wrapped_keys",
+    METADATA,
+    _run(),
+    _node("client_id"),
+    Column("from_client_id", _ID, ForeignKey("nodes.node_id"), nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("nonce", LargeBinary, nullable=False),
+    Column("ciphertext", LargeBinary, nullable=False),
+)
 EVENTS = Table(
     "events",
     METADATA,
@@ -149,6 +189,9 @@ TABLE_OF: dict[type, Table] = {
     Round: ROUNDS,
     Update: UPDATES,
     Evaluation: EVALUATIONS,
+    KeyHolder: KEY_HOLDERS,
+    KeyMaking: KEY_MAKINGS,
+    WrappedKey: WRAPPED_KEYS,
     Event: EVENTS,
 }
 """Where each record is kept."""

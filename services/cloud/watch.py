@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from services.cloud.changes import Changes
 from services.cloud.events import Event, NodeProgress
 from services.cloud.fleet import MOST, known_node
+from services.cloud.keys import Exchange, exchange_of
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Member, Node, Role, Run
 from services.cloud.store import Store, Transaction
@@ -27,6 +28,7 @@ class Assignment:
     run: Run
     edges: tuple[EdgePeer, ...]
     client_ids: tuple[str, ...]
+    keys: Exchange | None = None
 
 
 async def watch_assignments(
@@ -56,7 +58,9 @@ def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignmen
     if run.state is RunState.ENROLLING:
         edges = transaction.all(Member, run_id=run.run_id, role=Role.EDGE)
         asked = [edge.node_id for edge in edges if edge.answer in (Answer.OFFERED, Answer.JOINED)]
-    return Assignment(run=run, edges=tuple(_peer(transaction, edge_id) for edge_id in asked), client_ids=())
+    keys = exchange_of(transaction, run, member.node_id) if run.state is RunState.TRAINING else None
+    peers = tuple(_peer(transaction, edge_id) for edge_id in asked)
+    return Assignment(run=run, edges=peers, client_ids=(), keys=keys)
 
 
 def _peer(transaction: Transaction, edge_id: str) -> EdgePeer:
