@@ -14,13 +14,15 @@ from elsa.model import adapter as adapters
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec, Split
+from elsa.train.client_end import ClientEnd
 from elsa.train.phases import Stopwatch
 from elsa.train.session import TrunkSession
 from elsa.train.step import SplitTrainer
 from elsa.train.trunk import LocalTrunk
 from elsa.v1 import adapter_pb2, adapter_pb2_grpc, split_pb2, split_pb2_grpc
 from elsa.wire.adapter import encode_adapter
-from elsa.wire.codec.registry import codec_set_to_proto
+from elsa.wire.codec.registry import codec_set_from_proto, codec_set_to_proto
+from elsa.wire.kept import Shelf
 from elsa.wire.tensor import payload_to_proto
 from services.client.trunk import TrainTrunk
 from services.edge.adapter_servicer import AdapterServicer
@@ -143,7 +145,7 @@ class EdgeServer:
         """Serve a run in which `clients` may train from `start`."""
         checkpoint = Checkpoint.open(spec.model.source)
         trunk = self.worker.run(lambda: EdgeTrunk(spec, checkpoint, config_of(spec), 2**30)).value
-        run = EdgeRun(run_id, spec, trunk, self.sessions)
+        run = EdgeRun(run_id, spec, trunk, self.sessions, Shelf(1 << 24, 1 << 24))
         self.runs.add(run)
         run.rounds.admit(clients)
         self.open_round(run, version, start)
@@ -186,10 +188,16 @@ def opening(spec, client, split=HALF, **given):
         "version": 0,
         "edge_round": 0,
         "split": split_pb2.Split(bottom=split.bottom, trunk=split.trunk, top=split.top),
-        "codecs": codec_set_to_proto(spec.codecs, 16),
+        "codecs": codec_set_to_proto(spec.codecs, WIDTH),
         "window": spec.training.window,
+        "wants_gradient": spec.lora.bottom_adapters,
     }
     return split_pb2.TrainOpen(**{**fields, **given})
+
+
+def end_of(spec, split=HALF):
+    """A client's end of its tensors, without rows that are kept and without turns."""
+    return ClientEnd(codec_set_from_proto(codec_set_to_proto(spec.codecs, WIDTH), WIDTH), WIDTH, split)
 
 
 class Trainee:
@@ -200,13 +208,14 @@ class Trainee:
         self.segment = client_segment(spec, split, start)
         self.batches = batches(data, spec.training.batch, 1000, seed)
         self.losses = []
+        self.end = end_of(spec, split)
 
     def connect(self, edge, stub=None, patience_s=20.0, **given):
         self.trunk = TrainTrunk(
             stub or edge.split,
             opening(self.spec, self.client, self.split, **given),
             "edge",
-            width=WIDTH,
+            end=self.end,
             watch=Stopwatch(),
             stop=threading.Event(),
             patience_s=patience_s,

@@ -11,6 +11,7 @@ from split_harness import (
     assert_same,
     client_segment,
     edge_server,
+    end_of,
     first_adapter,
     opening,
     rows,
@@ -76,9 +77,10 @@ def test_bfloat16_trains_closely_with_half_the_bytes(tiny_bert):
     spec, plain = spec_of(tiny_bert, codecs=codecs), spec_of(tiny_bert)
     start, data = first_adapter(spec), rows(20, 3, tokens=(30, 40))
     with edge_server() as edge:
-        edge.open_run(spec, start, ["ann", "bob"])
+        edge.open_run(spec, start, ["ann"])
+        edge.open_run(plain, start, ["bob"], run_id="plain-1")
         ann = Trainee(spec, start, data).connect(edge).train(3)
-        bob = Trainee(plain, start, data, client="bob").connect(edge).train(3)
+        bob = Trainee(plain, start, data, client="bob").connect(edge, run_id="plain-1").train(3)
         ours, theirs = ann.finish(edge), bob.finish(edge)
     np.testing.assert_allclose(ann.losses, bob.losses, rtol=0.05)
     assert ann.losses != bob.losses
@@ -171,7 +173,9 @@ def test_predicting_through_an_edge_equals_the_whole_model(tiny_bert, split):
         run = edge.open_run(spec, first_adapter(spec, 8), ["ann"])
         bob = Trainee(spec, start, data, client="ann").connect(edge).train(1)  # must not touch what is predicted with
         edge.open_round(run, 1, start)
-        trunk = PredictTrunk(edge.split, predict_opening(spec, version=1, split=split), "edge", width=64)
+        trunk = PredictTrunk(
+            edge.split, predict_opening(spec, version=1, split=split), "edge", end=end_of(spec, split)
+        )
         segment = client_segment(spec, split, start)
         got = evaluate(segment, trunk, sequential(data, 8), split=split, task=spec.model.task, window=2)
         trunk.close()
@@ -186,7 +190,7 @@ def test_a_version_that_is_over_is_not_predicted_with(tiny_bert):
     start, data = first_adapter(spec), rows(10, 4)
     with edge_server() as edge:
         run = edge.open_run(spec, start, ["ann"])
-        trunk = PredictTrunk(edge.split, predict_opening(spec), "edge", width=64)
+        trunk = PredictTrunk(edge.split, predict_opening(spec), "edge", end=end_of(spec))
         segment = client_segment(spec, HALF, start)
         answers = sequential(data, 2)
         evaluate(segment, trunk, [next(answers)], split=HALF, task=spec.model.task, window=1)
@@ -195,7 +199,7 @@ def test_a_version_that_is_over_is_not_predicted_with(tiny_bert):
         with pytest.raises(StaleRoundError, match="version 0"):
             trunk.receive()
         with pytest.raises(StaleRoundError):
-            PredictTrunk(edge.split, predict_opening(spec), "edge", width=64)
+            PredictTrunk(edge.split, predict_opening(spec), "edge", end=end_of(spec))
 
 
 def test_blocks_are_not_offered(tiny_bert):

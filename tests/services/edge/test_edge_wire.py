@@ -234,7 +234,7 @@ FAULTS = {
     "a gradient that makes the adapter infinite": (
         lambda s: opened(s) + forward() + backward(values=tensor([3, 2]).sign() * 3e38) + finish(1),
         BAD,
-        "not finite",
+        "dL/dh1, the gradient of what block 0 gives, holds NaN or infinity",
     ),
     "finish with an open micro-batch": (lambda s: opened(s) + forward() + finish(0), BAD, "finish.steps"),
 }

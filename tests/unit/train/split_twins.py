@@ -85,8 +85,17 @@ def model_of(folder: Path, task: Task) -> Model:
     return Model(checkpoint=checkpoint, task=task, config=config, start=start)
 
 
-def session_of(edge: Segment, split: Split, spec: TrainingSpec, name: str = "default") -> TrunkSession:
-    return TrunkSession(edge, adapter=name, split=split, optimizer=spec.optimizer, window=spec.window)
+def session_of(
+    edge: Segment, split: Split, spec: TrainingSpec, name: str = "default", wants_gradient: bool = True
+) -> TrunkSession:
+    return TrunkSession(
+        edge,
+        adapter=name,
+        split=split,
+        optimizer=spec.optimizer,
+        window=spec.window,
+        wants_gradient=wants_gradient,
+    )
 
 
 def equal(one: Tensors, other: Tensors) -> bool:

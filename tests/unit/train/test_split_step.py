@@ -7,8 +7,8 @@ import pytest
 import torch
 from split_twins import SPLITS, batch_of, batches_of, equal, model_of, session_of, training
 
-from elsa.model import adapter as adapters
 from elsa.codecs import CodecsSpec
+from elsa.model import adapter as adapters
 from elsa.spec import OptimizerSpec
 from elsa.train.packing import mask_of, pack, unpack
 from elsa.train.phases import ByteCount, PhaseSeconds, Stopwatch
@@ -39,7 +39,7 @@ class WireTrunk(LocalTrunk):
         super().__init__(session)
         self._codecs = codec_set_from_proto(codec_set_to_proto(codecs, 16), 16)
 
-    def forward(self, position, activations, lengths):
+    def forward(self, position, activations, lengths, rows=()):
         super().forward(position, sent(self._codecs.h1, activations), lengths)
 
     def backward(self, position, gradient, apply):
@@ -52,23 +52,6 @@ class WireTrunk(LocalTrunk):
             return dataclasses.replace(reply, activations=sent(self._codecs.h2, reply.activations))
         lower = self._codecs.h1.pullback(sent(self._codecs.dh1, reply.gradient))
         return dataclasses.replace(reply, gradient=lower)
-
-
-class TwiceTrunk(LocalTrunk):
-    """A trunk behind a stream on which everything comes twice."""
-
-    def __init__(self, session: TrunkSession) -> None:
-        super().__init__(session)
-        self._again = session
-
-    def forward(self, position, activations, lengths):
-        super().forward(position, activations, lengths)
-        assert torch.equal(self._again.forward(position, activations, lengths), self._replies[-1].activations)
-
-    def backward(self, position, gradient, apply):
-        super().backward(position, gradient, apply)
-        assert self._again.tokens(position) == len(gradient)
-        assert torch.equal(self._again.backward(position, gradient, apply), self._replies[-1].gradient)
 
 
 def sent(codec, values):
@@ -162,15 +145,6 @@ def test_the_wire_changes_nothing_and_bf16_little(make_folder, family, task):
         assert moved @ should > 0.98 * np.linalg.norm(moved) * np.linalg.norm(should), name
 
 
-def test_what_comes_twice_changes_nothing(make_folder):
-    model, batches = model_of(make_folder("bert", "classification"), "classification"), batches_of("classification")
-    for micro_batches, window in FLOWS:
-        spec = training(micro_batches, window)
-        losses, tensors = train_split(model, SPLITS[0], spec, batches, TwiceTrunk)
-        want_losses, want = train_split(model, SPLITS[0], spec, batches)
-        assert losses == want_losses and equal(tensors, want)
-
-
 def test_a_bottom_with_nothing_to_train_is_left_as_it_is(make_folder):
     model, batches = model_of(make_folder("bert", "classification"), "classification"), batches_of("classification")
     split, spec = SPLITS[0], training(2, 2)
@@ -230,7 +204,7 @@ class PredictTrunk:
         self._edge, self._split, self._waiting = edge, split, []
         self.most = 0
 
-    def forward(self, position, activations, lengths):
+    def forward(self, position, activations, lengths, rows=()):
         assert not activations.requires_grad
         hidden = self._edge.trunk(unpack(activations, lengths), mask_of(lengths), self._split)
         self._waiting.append(ForwardReply(position=position, activations=pack(hidden, lengths)))
@@ -267,7 +241,7 @@ class SlowTrunk(LocalTrunk):
         super().__init__(session)
         self._clock = clock
 
-    def forward(self, position, activations, lengths):
+    def forward(self, position, activations, lengths, rows=()):
         self._clock.now += 1000
         super().forward(position, activations, lengths)
 

@@ -29,7 +29,7 @@ class TurnedTrunk(LocalTrunk):
         self._client, self._edge = client, edge
         self.seen = []
 
-    def forward(self, position, activations, lengths):
+    def forward(self, position, activations, lengths, rows=()):
         sent = self._client.hide(activations)
         self.seen.append(sent)
         super().forward(position, sent if self._edge is None else self._edge.reveal(sent), lengths)
