@@ -6,6 +6,7 @@ against this one.
 """
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -31,10 +32,20 @@ class Adversary:
         width: of a hidden state.
         embeddings: (vocabulary, anything) frozen token embeddings, which the inverter aims at.
         seed: of its first values and of its choice of candidates.
+        special: numbers of special tokens. Their place gives them away, so there is nothing to hide, and hiding them
+            would spoil the state that a classifier reads.
     """
 
-    def __init__(self, spec: AdversarySpec, width: int, embeddings: torch.Tensor, seed: int) -> None:
+    def __init__(
+        self,
+        spec: AdversarySpec,
+        width: int,
+        embeddings: torch.Tensor,
+        seed: int,
+        special: Collection[int] = (),
+    ) -> None:
         self._spec = spec
+        self._special = torch.tensor(sorted(special), dtype=torch.int64)
         self._targets = normalize(embeddings.detach().float(), dim=1)
         self._generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
@@ -56,7 +67,7 @@ class Adversary:
         loss nor reward more than chance.
 
         Args:
-            activations: (tokens, width) with their graph, before noise, turn and codec.
+            activations: (tokens, width) with their graph, as they leave but for turn and codec.
             ids: (tokens,) the tokens they are of.
 
         Raises:
@@ -64,6 +75,10 @@ class Adversary:
         """
         if ids.shape != activations.shape[:1]:
             raise MalformedError(f"{len(ids)} ids for {len(activations)} activations; give one id a token")
+        counted = ~torch.isin(ids, self._special)
+        if not bool(counted.any()):
+            return activations.sum() * 0.0
+        activations, ids = activations[counted], ids[counted]
         candidates, places = self._candidates(ids)
         fixed = {name: value.detach().clone() for name, value in self._inverter.named_parameters()}
         guess = functional_call(self._inverter, fixed, (activations,))
