@@ -1,0 +1,106 @@
+"""A run's protection of h1, as the client applies it and as an attacker can simulate it: noise, turn and codec.
+
+`services.client` and `elsa.train` join the same parts for a run; here they stand alone, so that any states can be
+sent through them, under the client's key or under keys of the attacker's own.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from elsa.model.segment import Segment
+from elsa.privacy.adversary import Adversary
+from elsa.privacy.keys import Key
+from elsa.privacy.noise import Noise
+from elsa.privacy.ssop import Turn, public_basis, turn
+from elsa.spec import RunSpec
+from elsa.wire.codec.moments import Moments
+from elsa.wire.codec.registry import codec_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Cut:
+    """What a run does to h1, as far as it follows from its specification and public text.
+
+    Args:
+        spec: of the run.
+        public: (tokens, width) states of the public probes at the cut, from the pretrained bottom.
+        releases: how often a row is sent: an edge that keeps what it got averages the noise of so many.
+        special: numbers of special tokens.
+    """
+
+    spec: RunSpec
+    public: torch.Tensor
+    releases: int = 1
+    special: Sequence[int] = ()
+
+    @property
+    def moments(self) -> Moments:
+        """Moments of the public states, anew each time."""
+        moments = Moments(self.public.shape[1])
+        moments.add(self.public)
+        return moments
+
+    @property
+    def blind(self) -> bool:
+        """Whether the edge decodes turned states that it has no key to."""
+        return self.spec.privacy.ssop is not None and self.spec.privacy.ssop.edge == "blind"
+
+    def basis(self) -> torch.Tensor | None:
+        """V of SS-OP, (rank, width); None without it."""
+        ssop = self.spec.privacy.ssop
+        return None if ssop is None else public_basis(self.public, ssop.rank)
+
+    def turn(self, key: int, epoch: int = 0) -> Turn | None:
+        """The turn of key number `key`, where a number stands for 32 bytes that follow from it."""
+        basis = self.basis()
+        if basis is None:
+            return None
+        secret = hashlib.sha256(f"audit/{self.spec.seed}/{key}".encode()).digest()
+        return turn(Key(secret), basis, self.spec.split.bottom, epoch)
+
+    def noise(self, seed: int) -> Noise | None:
+        """The run's noise; None without it."""
+        wanted = self.spec.privacy.noise
+        if wanted is None:
+            return None
+        return Noise(wanted, self.moments.mean.float(), torch.Generator().manual_seed(seed))
+
+    def adversary(self, segment: Segment) -> Adversary | None:
+        """The run's adversary for the bottom of `segment`; None without it."""
+        wanted = self.spec.privacy.adversary
+        if wanted is None:
+            return None
+        embeddings = segment.model.get_input_embeddings().weight
+        return Adversary(wanted, segment.width, embeddings, self.spec.seed, self.special)
+
+    def protect(self, states: torch.Tensor, key: int, seed: int = 0) -> torch.Tensor:
+        """What the edge has of states (tokens, width) under key number `key`, turned back where it is told the key.
+
+        Calibrated codecs take the public probes' calibration. Where there is noise it is the mean of `releases`.
+        """
+        turned = self.turn(key)
+        values = self._sent(states, turned, seed)
+        return turned.reveal(values) if turned and not self.blind else values
+
+    def coded(self, states: torch.Tensor, seed: int = 0) -> torch.Tensor:
+        """As `protect`, but nothing is turned."""
+        return self._sent(states, None, seed)
+
+    def _sent(self, states: torch.Tensor, turned: Turn | None, seed: int) -> torch.Tensor:
+        noise, codec = self.noise(seed), codec_of(self.spec.codecs.h1, states.shape[1])
+        codec = codec.calibrated(codec.fit(self.moments))
+        times = self.releases if noise else 1
+        total = torch.zeros_like(states)
+        for _ in range(times):
+            values = noise(states) if noise else states
+            values = turned.hide(values) if turned else values
+            total += codec.decode(codec.encode(values.contiguous()))
+        return total / times
+
+
+def clip_of(public: torch.Tensor) -> float:
+    """The median norm of centred public states (tokens, width): where the audit's own noise settings clip."""
+    return float((public - public.mean(0)).norm(dim=1).median())

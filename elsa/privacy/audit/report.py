@@ -1,0 +1,99 @@
+"""What an audit found, one line a setting, and as JSON."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from elsa.privacy.audit.audit import Result
+
+JSON_FILE, FIGURE = "audit.json", "audit.png"
+HEADINGS = (
+    "setting",
+    "split",
+    "tokens recovered",
+    "by",
+    "rank",
+    "labels",
+    "accuracy",
+    "points lost",
+    "KB a step",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All results of an audit; the first is the unprotected one, which utility is held against."""
+
+    about: Mapping[str, Any]
+    """What was audited: model, rows, steps, seeds."""
+    results: tuple[Result, ...]
+
+    def points_lost(self, result: Result) -> float:
+        """Accuracy lost against the first setting, in points of a hundred."""
+        return 100 * (self.results[0].accuracy - result.accuracy)
+
+    def best(self, points: float) -> Result | None:
+        """The setting whose strongest attack recovers least, of those that lose at most `points`; None for none."""
+        held = [result for result in self.results if not result.failure and self.points_lost(result) <= points]
+        return min(held, key=lambda result: result.strongest.top1, default=None)
+
+    def lines(self) -> list[tuple[str, ...]]:
+        """A cell for each of `HEADINGS`, a line for each setting."""
+        return [self._line(result) for result in self.results]
+
+    def attack_lines(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Headings, and a line for each setting: the top-1 of every attack on tokens; a dash where it was not run."""
+        ran = [result for result in self.results if not result.failure]
+        names = list(dict.fromkeys(row.attack for result in ran for row in result.tokens))
+        lines = []
+        for result in ran:
+            found = {row.attack: f"{row.top1:.3f}" for row in result.tokens}
+            lines.append((result.setting, *(found.get(name, "-") for name in names)))
+        return ("setting", *names), lines
+
+    def to_json(self) -> str:
+        """Everything, each figure with its attack."""
+        rows = [self._raw(result) for result in self.results]
+        return json.dumps({"about": dict(self.about), "settings": rows}, indent=2, ensure_ascii=False) + "\n"
+
+    def write(self, folder: Path) -> None:
+        """Write audit.json and audit.png. Raises OSError."""
+        from elsa.privacy.audit.plot import draw
+
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / JSON_FILE).write_text(self.to_json(), encoding="utf-8")
+        draw(self, folder / FIGURE)
+
+    def _line(self, result: Result) -> tuple[str, ...]:
+        if result.failure:
+            return (result.setting, result.split, result.failure, *[""] * (len(HEADINGS) - 3))
+        row, labels = result.strongest, result.strongest_on_labels
+        return (
+            result.setting,
+            result.split,
+            f"{row.top1:.3f}",
+            row.attack,
+            f"{row.rank:.0f}",
+            "-" if labels is None else f"{labels.accuracy:.3f} ({labels.majority:.3f})",
+            f"{result.accuracy:.3f}",
+            f"{self.points_lost(result):.1f}",
+            f"{(result.up_bytes + result.down_bytes) / 1000:.0f}",
+        )
+
+    def _raw(self, result: Result) -> dict[str, Any]:
+        raw = asdict(result)
+        if not result.failure:
+            raw |= {"strongest": asdict(result.strongest), "accuracy": result.accuracy}
+            raw |= {"points_lost": self.points_lost(result)}
+        return raw
+
+
+def noted(results: Sequence[Result]) -> list[str]:
+    """What else there is to say of settings, a line each: the ε of those with noise."""
+    return [
+        f"{result.setting}: one token's state of one row is protected by epsilon {result.epsilon:.3g}"
+        for result in results
+        if result.epsilon is not None
+    ]
