@@ -24,6 +24,7 @@ class _Sent:
     """A micro-batch between its forward and its backward, and the codecs that its rows went under."""
 
     lengths: Sequence[int]
+    numbers: Sequence[int]
     rows: Sequence[Row]
     whole: Codec | None
     change: Codec | None
@@ -54,7 +55,8 @@ class ClientEnd:
     ) -> None:
         self._h1 = Sender(codecs.h1, probes or Moments(width), at_once=at_once)
         self._change = Sender(codecs.change, Moments(width, centred=False))
-        self._dh2 = Sender(codecs.dh2, Moments(width, centred=False))
+        self._dh2 = Sender(codecs.dh2, Moments(width, centred=False), feedback=True)
+        self._names_rows = codecs.dh1.leaves_out
         self.h2, self.dh1 = Receiver(codecs.h2), Receiver(codecs.dh1)
         self._turn: TurnOf | None = None
         self._split = split
@@ -89,15 +91,19 @@ class ClientEnd:
         Raises NotFiniteError naming the block that they come from.
         """
         if self.rows is None:
-            return self.forward_whole(position, activations, lengths)
+            return self.forward_whole(position, activations, lengths, numbers)
         parcel, self._sent[position] = self._planned(self.rows, self._turned(position, activations), lengths, numbers)
         return parcel
 
-    def forward_whole(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> Parcel:
-        """As `forward`, for all rows, of which the edge is to keep none."""
+    def forward_whole(
+        self, position: Position, activations: torch.Tensor, lengths: Sequence[int], numbers: Sequence[int] = ()
+    ) -> Parcel:
+        """As `forward`, for all rows; the edge keeps none, but is told their numbers if it is to feed errors back."""
         encoded, codec = self._send(self._h1, self._turned(position, activations))
-        self._sent[position] = _Sent(lengths=lengths, rows=(), whole=codec, change=None, arrived={})
-        return Parcel(lengths=lengths, whole=encoded)
+        self._sent[position] = _Sent(lengths=lengths, numbers=numbers, rows=(), whole=codec, change=None, arrived={})
+        named = zip(numbers, lengths, strict=True) if self._names_rows and numbers else ()
+        rows = tuple(Row(number=number, tokens=tokens, form=Form.WHOLE) for number, tokens in named)
+        return Parcel(lengths=lengths, rows=rows, whole=encoded)
 
     def forward_result(
         self, position: Position, encoded: Encoded, *, kept: bool = False, final: bool = False
@@ -119,7 +125,9 @@ class ClientEnd:
         """What to send for dL/dh2 (tokens, width). Raises NotFiniteError."""
         check_finite(gradient, f"dL/dh2, the gradient of what block {self._split.trunk_blocks.stop - 1} gives,")
         values = self._turn(position.step).hide(gradient) if self._turn else gradient
-        encoded, _ = self._dh2.send(values, self._known)
+        sent = self._sent[position]
+        named = tuple(zip(sent.numbers, sent.lengths, strict=True)) if sent.numbers else ()
+        encoded, _ = self._dh2.send(values, self._known, named)
         self._known.add(encoded.calibration)
         return encoded
 
@@ -169,6 +177,7 @@ class ClientEnd:
         whole, changes = encoded.get(Form.WHOLE), encoded.get(Form.CHANGE)
         sent = _Sent(
             lengths=lengths,
+            numbers=numbers,
             rows=rows,
             whole=codecs.get(Form.WHOLE),
             change=codecs.get(Form.CHANGE),

@@ -9,9 +9,10 @@ from collections.abc import Collection
 
 import torch
 
+from elsa.errors import MalformedError
 from elsa.spec import Split
 from elsa.train.parcel import Parcel, TurnOf, check_finite
-from elsa.train.reuse import EdgeRows
+from elsa.train.reuse import EdgeRows, Form
 from elsa.train.session import Position
 from elsa.wire.codec.base import Codec
 from elsa.wire.codec.moments import Moments
@@ -29,13 +30,15 @@ class EdgeEnd:
 
     Attributes:
         kept_name: names what is kept: rows kept under another name are gone.
+        takes_rows: whether it is of use to know which rows come: to keep them, or to feed errors back.
     """
 
     def __init__(self, codecs: Codecs, width: int, *, rows: EdgeRows | None = None) -> None:
         self.h1, self.change, self.dh2 = Receiver(codecs.h1), Receiver(codecs.change), Receiver(codecs.dh2)
         self._h2 = Sender(codecs.h2, Moments(width))
-        self._dh1 = Sender(codecs.dh1, Moments(width, centred=False))
+        self._dh1 = Sender(codecs.dh1, Moments(width, centred=False), feedback=True)
         self.rows = rows
+        self.takes_rows = rows is not None or codecs.dh1.leaves_out
         self.kept_name = secrets.token_hex(8)
 
     @property
@@ -70,6 +73,8 @@ class EdgeStream:
         self._known = known
         self._turn = turn
         self._codecs: dict[Position, Codec] = {}
+        self._named: dict[Position, tuple[tuple[int, int], ...]] = {}
+        self._answering: tuple[tuple[int, int], ...] = ()  # rows of the latest backward
 
     def forward(self, position: Position, parcel: Parcel) -> tuple[torch.Tensor, bool]:
         """h1 (tokens, width) of all rows, and whether those that were sent are kept. Raises MalformedError."""
@@ -80,10 +85,11 @@ class EdgeStream:
             whole = end.h1.open(parcel.whole, field) if parcel.whole else None
             changes = end.change.receive(parcel.changes, "forward.changes") if parcel.changes else None
             values, kept = end.rows.join(parcel.rows, whole, changes)
-        elif parcel.whole is not None:
+        elif parcel.whole is not None and all(row.form is Form.WHOLE for row in parcel.rows):
             values = end.h1.receive(parcel.whole, field)
         else:
-            raise RuntimeError("a parcel without rows holds all of them")
+            raise MalformedError("forward.rows: the run has no reuse; send every row whole")
+        self._named[position] = tuple((row.number, row.tokens) for row in parcel.rows)
         return (self._turn(position.step).reveal(values) if self._turn else values), kept
 
     def reopen(self, known: Collection[bytes]) -> None:
@@ -99,7 +105,9 @@ class EdgeStream:
         values = self._turn(position.step).hide(values) if self._turn else values
         encoded, codec = self._h2.send(values, self._known)
         self._known.add(encoded.calibration)
-        if not final:
+        if final:
+            self._named.pop(position, None)
+        else:
             self._codecs[position] = codec
         return encoded
 
@@ -107,12 +115,13 @@ class EdgeStream:
         """dL/dh2 (tokens, width) by what the trunk gave. Raises MalformedError."""
         values = self._end.dh2.receive(encoded, "backward.gradient")
         values = self._codecs.pop(position).pullback(values)
+        self._answering = self._named.pop(position, ())
         return self._turn(position.step).reveal(values) if self._turn else values
 
     def backward_result(self, position: Position, gradient: torch.Tensor) -> Encoded:
         """What to send for dL/dh1 (tokens, width). Raises NotFiniteError naming the block."""
         check_finite(gradient, f"dL/dh1, the gradient of what block {self._split.bottom - 1} gives,")
         values = self._turn(position.step).hide(gradient) if self._turn else gradient
-        encoded, _ = self._dh1.send(values, self._known)
+        encoded, _ = self._dh1.send(values, self._known, self._answering)
         self._known.add(encoded.calibration)
         return encoded

@@ -82,7 +82,7 @@ def take_parcel(message: pb.Forward, lengths: Sequence[int], end: EdgeEnd, feed:
     Raises MalformedError naming the field, and as `take_encoded`.
     """
     rows = rows_from_proto(message, lengths)
-    if rows and end.rows is None:
+    if rows and not end.takes_rows:
         raise MalformedError("forward.rows: the run's specification has no reuse; send none")
     takes: dict[str, Callable[[], Encoded] | None] = {}
     for field, form, receiver in (("activations", Form.WHOLE, end.h1), ("changes", Form.CHANGE, end.change)):

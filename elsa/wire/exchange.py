@@ -15,6 +15,7 @@ from elsa.errors import MalformedError
 from elsa.wire.calibrator import Calibrator, name_of
 from elsa.wire.codec.base import Codec
 from elsa.wire.codec.moments import Moments
+from elsa.wire.feedback import Feedback
 from elsa.wire.tensor import Layout
 
 MOST_HELD = 4
@@ -38,19 +39,33 @@ class Sender:
         codec: as agreed, without calibration.
         moments: of the public probes at this cut, where the sender has them; else empty ones.
         at_once: calibrate before the first message, from `moments` alone.
+        feedback: add what the codec leaves out of a row to its next values: for gradients.
     """
 
-    def __init__(self, codec: Codec, moments: Moments, *, at_once: bool = False) -> None:
+    def __init__(self, codec: Codec, moments: Moments, *, at_once: bool = False, feedback: bool = False) -> None:
         self._plain = codec.plain()
         takes = bool(codec.calibration_layout())
         self._calibrator = Calibrator(codec, moments, at_once=at_once) if takes else None
+        self._feedback = Feedback() if feedback and codec.leaves_out else None
 
-    def send(self, values: torch.Tensor, known: Collection[bytes]) -> tuple[Encoded, Codec]:
+    def send(
+        self, values: torch.Tensor, known: Collection[bytes], rows: Sequence[tuple[int, int]] = ()
+    ) -> tuple[Encoded, Codec]:
         """`values` (tokens, width) encoded, and the codec whose `pullback` fits them.
 
         Args:
             known: names of the calibrations that the receiver holds.
+            rows: number and tokens of each row in `values`; empty where they have no numbers.
         """
+        if self._feedback is None or not rows:
+            return self._send(values, known)
+        values = self._feedback.added(values, rows)
+        encoded, codec = self._send(values, known)
+        own = encoded.parts[-len(codec.layout(1)) :]
+        self._feedback.keep(values - codec.decode(own), rows)
+        return encoded, codec
+
+    def _send(self, values: torch.Tensor, known: Collection[bytes]) -> tuple[Encoded, Codec]:
         if self._calibrator is not None:
             self._calibrator.pass_by(values)
         calibration = self._calibrator.inforce if self._calibrator else None

@@ -20,6 +20,9 @@ class Codec(Protocol):
     text: str
     """The expression that names it, with whole numbers: `subspace(k=96) | int4`. Equal for equal wire specs only."""
 
+    leaves_out: bool
+    """Whether it drops values that their sender should add to the row's next ones."""
+
     def calibration_layout(self) -> list[Layout]:
         """Types and shapes of its calibration's tensors, half precision; none where it takes no calibration."""
 

@@ -10,6 +10,7 @@ from elsa.wire.codec.finite import all_finite
 from elsa.wire.codec.int8 import Int8Rounding
 from elsa.wire.codec.moments import Moments
 from elsa.wire.codec.stages import Calibrated, Narrowing, Rounding
+from elsa.wire.codec.topk import TopKStage
 from elsa.wire.tensor import Layout
 
 
@@ -28,6 +29,7 @@ class Pipeline:
         self._narrowing: tuple[Narrowing, ...] = (() if calibrated is None else (calibrated,)) + self._rest
         self._rounding = rounding
         self._ready = calibrated is None
+        self.leaves_out = any(isinstance(stage, TopKStage) for stage in self._narrowing)
         names = [stage.text for stage in self._narrowing]
         self.text = " | ".join(names if names and rounding.text == "none" else [*names, rounding.text])
 
