@@ -1,9 +1,9 @@
 """Which token a state is of: Gaussian classes around public prototypes, the best that second moments can do.
 
 The prototype of a token is its state as the only one of its text, moved by the mean of its place and by what codec
-and noise do on average. How far states stray from it (context, codec, noise) is measured on public text, and distances
-are taken in that measure; the frequencies of public text are the prior. This is linear discriminant analysis with one
-class a token of the vocabulary.
+and noise do on average. How far states stray from it (context, codec, noise) is measured on public text, and
+distances are taken in that measure; the frequencies of public text are the prior. This is linear discriminant
+analysis with one class a token of the vocabulary.
 """
 
 from collections.abc import Iterator
@@ -103,7 +103,7 @@ class Matcher:
 
         `states` (tokens, width) are those seen less what is expected of place or context.
         """
-        for part in torch.split(states @ self._to, TOKENS_AT_ONCE):  # type: ignore[no-untyped-call]
+        for part in torch.split(states @ self._to, TOKENS_AT_ONCE):
             yield torch.addmm(self._level, part, self._centres.T)
 
     def match(self, states: torch.Tensor) -> Match:
@@ -123,7 +123,7 @@ class Matcher:
             truth: (tokens,) their numbers.
         """
         ranks = []
-        for part, right in zip(self.scores(states), torch.split(truth, TOKENS_AT_ONCE), strict=True):  # type: ignore[no-untyped-call]
+        for part, right in zip(self.scores(states), torch.split(truth, TOKENS_AT_ONCE), strict=True):
             ranks.append((part > part.gather(1, right[:, None])).sum(1) + 1)
         return recovery_of(attack, torch.cat(ranks), note)
 
@@ -160,7 +160,8 @@ def whitener(covariance: torch.Tensor) -> torch.Tensor:
     """(width, width) L with L·Lᵀ the inverse of `covariance`, eased by a ridge."""
     eased = covariance.double()
     eased = eased + torch.eye(len(eased)) * (RIDGE * eased.diagonal().mean() + 1e-12)
-    return torch.linalg.cholesky(torch.linalg.inv(eased)).float()
+    root: torch.Tensor = torch.linalg.cholesky(torch.linalg.inv(eased))
+    return root.float()
 
 
 def _prior(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:

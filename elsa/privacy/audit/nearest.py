@@ -20,7 +20,8 @@ class Reading:
 
     guess: Match
     expected: torch.Tensor  # (tokens, width): states of the guessed text, as the edge would decode them unturned
-    less: torch.Tensor  # (tokens, width): states observed less what their places or their context add
+    less: torch.Tensor  # (tokens, width): states observed less what their context adds
+    seen: torch.Tensor | None  # (width, width): projection on what was compared; None for everything
 
 
 def nearest(observed: Observed, knowledge: Knowledge, prototypes: Prototypes) -> Recovery:
@@ -30,7 +31,7 @@ def nearest(observed: Observed, knowledge: Knowledge, prototypes: Prototypes) ->
     product of tokens by vocabulary a round and one run of the bottom on the guessed text.
     """
     found = read(observed, knowledge, prototypes, observed.states)
-    return scored("A0 nearest neighbour", observed, knowledge, prototypes, found.less)
+    return scored("A0 nearest neighbour", observed, knowledge, prototypes, found)
 
 
 def read(
@@ -51,10 +52,12 @@ def read(
     matcher = in_context(prototypes, seen)
     for round_ in range(rounds):
         if round_:
-            guess = with_specials(observed, knowledge, matcher.match(less))
+            before, guess = guess, with_specials(observed, knowledge, matcher.match(less))
+            if torch.equal(before.ids, guess.ids):
+                break
         expected = expected_states(observed, knowledge, prototypes, guess.ids)
         less = states - (expected - prototypes.centres[guess.ids])
-    return Reading(guess=guess, expected=expected, less=less)
+    return Reading(guess=guess, expected=expected, less=less, seen=seen)
 
 
 def in_context(prototypes: Prototypes, seen: torch.Tensor | None = None) -> Matcher:
@@ -66,7 +69,7 @@ def expected_states(
     observed: Observed, knowledge: Knowledge, prototypes: Prototypes, ids: torch.Tensor
 ) -> torch.Tensor:
     """(tokens, width): what the edge would decode on average, nothing turned, if `ids` were the texts observed."""
-    rows = [row.tolist() for row in torch.split(ids, list(observed.lengths))]  # type: ignore[no-untyped-call]
+    rows = [row.tolist() for row in torch.split(ids, list(observed.lengths))]
     return prototypes.decoded(knowledge.public.states(rows))
 
 
@@ -87,11 +90,10 @@ def scored(
     observed: Observed,
     knowledge: Knowledge,
     prototypes: Prototypes,
-    less: torch.Tensor,
-    *,
-    seen: torch.Tensor | None = None,
+    reading: Reading,
     note: str = "",
 ) -> Recovery:
-    """The row of an attack that ends with `less` (tokens, width), states observed less their guessed context."""
+    """The row of an attack that ends with `reading`: right tokens of the texts observed, special ones not counted."""
     counted = knowledge.content(observed)
-    return in_context(prototypes, seen).recovery(attack, less[counted], observed.ids[counted], note)
+    matcher = in_context(prototypes, reading.seen)
+    return matcher.recovery(attack, reading.less[counted], observed.ids[counted], note)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from elsa.errors import InputError
 from elsa.privacy.audit.matching import Prototypes
-from elsa.privacy.audit.nearest import Reading, expected_states, read, scored, with_specials
-from elsa.privacy.audit.observed import Knowledge, Observed, Recovery
+from elsa.privacy.audit.nearest import Reading, read
+from elsa.privacy.audit.observed import Knowledge, Observed
 
 SURE = 0.9  # a match below this probability is no anchor
 ROUNDS = 3
@@ -69,14 +70,16 @@ def self_anchored(
     anchors: Pairs | None = None,
     rounds: int = ROUNDS,
 ) -> Reading:
-    """Read under `estimate`; then take confident matches and `anchors` as pairs, estimate the turn again, and so on."""
+    """Read under `estimate`; take confident matches and `anchors` as pairs for the next estimate; and so on."""
     reading = read(observed, knowledge, prototypes, estimate.unturned(observed.states), estimate.seen)
     for _ in range(rounds):
         pairs = joined(sure_pairs(observed, estimate.basis, reading), anchors)
         if len(pairs.plain) == 0:
             return reading
-        estimate = procrustes(estimate.basis, pairs)
+        before, estimate = reading, procrustes(estimate.basis, pairs)
         reading = read(observed, knowledge, prototypes, estimate.unturned(observed.states), estimate.seen)
+        if estimate.seen is None and torch.equal(before.guess.ids, reading.guess.ids):
+            return reading
     return reading
 
 
@@ -91,3 +94,10 @@ def joined(one: Pairs, other: Pairs | None) -> Pairs:
     if other is None:
         return one
     return Pairs(plain=torch.cat([one.plain, other.plain]), turned=torch.cat([one.turned, other.turned]))
+
+
+def turned_basis(knowledge: Knowledge) -> torch.Tensor:
+    """V, (rank, width). Raises InputError where nothing is turned."""
+    if knowledge.basis is None:
+        raise InputError("this attack is on turned states; give the basis of the turn")
+    return knowledge.basis
