@@ -90,7 +90,7 @@ class ClientEnd:
 
         Raises NotFiniteError naming the block that they come from.
         """
-        if self.rows is None:
+        if self.rows is None or not numbers:
             return self.forward_whole(position, activations, lengths, numbers)
         parcel, self._sent[position] = self._planned(self.rows, self._turned(position, activations), lengths, numbers)
         return parcel
