@@ -212,6 +212,17 @@ class RunSpec(Part):
         return self
 
     @model_validator(mode="after")
+    def _blind_edges_see_one_cut(self) -> Self:
+        ssop = self.privacy.ssop
+        odd = next((name for name, split in self.splits.items() if split != self.split), None)
+        if ssop is not None and ssop.edge == "blind" and odd is not None:
+            raise ValueError(
+                f"splits.{odd}: differs from split, but with privacy.ssop.edge: blind a block that is one client's "
+                "own and another's trunk would be averaged over two coordinate systems; give all clients one split"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adversary_has_a_bottom(self) -> Self:
         if self.privacy.adversary is not None and not self.lora.bottom_adapters:
             raise ValueError("privacy.adversary: trains the bottom; set lora.bottom_adapters: true")

@@ -4,13 +4,25 @@ import logging
 import threading
 
 import grpc
+import torch
 
-from elsa.errors import ElsaError, PeerError, RoundGivenUpError, StaleRoundError, UnreachableError
+from elsa.errors import (
+    ElsaError,
+    NotFoundError,
+    PeerError,
+    RoundGivenUpError,
+    StaleRoundError,
+    UnreachableError,
+)
 from elsa.model.weights import Checkpoint
+from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
 from elsa.v1 import fleet_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.split_pb2_grpc import SplitServiceStub
+from elsa.wire.tensor import Layout
+from services.client.basis import basis_at_cut
+from services.client.keys import RunKeys
 from services.client.links import measure
 from services.client.rounds import RoundLoop
 from services.client.settings import ClientSettings
@@ -48,6 +60,7 @@ class RunDriver:
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._channel: grpc.Channel | None = None
+        self._keys = RunKeys(run_id, link.node_id, self._share)
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
@@ -55,6 +68,7 @@ class RunDriver:
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """See `services.rpc.node.RunDriver`."""
+        self._keys.tell(assignment.keys)
         if self._offered is None:
             self._offered = assignment
             self._thread.start()
@@ -66,6 +80,7 @@ class RunDriver:
         """See `services.rpc.node.RunDriver`."""
         self._stop.set()
         self._may_train.set()
+        self._keys.close()
         self._disconnect()
 
     def join(self, timeout_s: float) -> None:
@@ -109,6 +124,7 @@ class RunDriver:
             data = load(self._spec, checkpoint, self._settings.data, self._settings.heldout)
             log.info("run %s: %s", self._run_id, data.report)
             if rejoins:
+                self._check_key_is_not_lost()
                 return checkpoint, data
             links = measure(offered.edges)
             if not links:
@@ -122,6 +138,8 @@ class RunDriver:
         offer = fleet_pb2.ClientOffer(
             train_rows=len(data.train), heldout_rows=len(data.heldout), row_report=data.report, links=links
         )
+        if self._spec.privacy.shares_key:
+            offer.public_key = self._keys.public_key
         return (checkpoint, data) if self._offer(offer) else None
 
     def _offer(self, offer: fleet_pb2.ClientOffer) -> bool:
@@ -133,6 +151,28 @@ class RunDriver:
             log.warning("run %s: too late to join: %s", self._run_id, error)
             return False
         return True
+
+    def _check_key_is_not_lost(self) -> None:
+        """Raise NotFoundError if this run needs a key that was in the memory of the process before this one."""
+        ssop = self._spec.privacy.ssop
+        if ssop is not None and ssop.edge == "blind":
+            raise NotFoundError(
+                "the key of this run was in this client's memory alone, and the client was restarted; what its trunk "
+                "learned under that key cannot be gone on with"
+            )
+
+    def _share(self, request: fleet_pb2.ShareKeysRequest) -> None:
+        self._link.patiently(lambda: self._link.fleet.ShareKeys(request, timeout=CALL_TIMEOUT_S))
+
+    def _shared_key(self, checkpoint: Checkpoint) -> tuple[Key, torch.Tensor] | None:
+        """The key and the basis of a run whose clients share them, else None; waits for them."""
+        ssop = self._spec.privacy.ssop
+        if ssop is None or not self._spec.privacy.shares_key:
+            return None
+        config = checkpoint.config(self._spec.model.task, len(self._spec.data.labels))
+        layout = Layout(dtype=torch.float32, shape=(ssop.rank, config.hidden_size))
+        name = self._settings.name
+        return self._keys.obtain(layout, lambda: basis_at_cut(self._spec, checkpoint, name, ssop.rank))
 
     def _connect(self, address: str) -> tuple[SplitServiceStub, AdapterServiceStub]:
         """The edge's services. Under the lock: gRPC crashes if a stub is made on a channel that closes."""
@@ -150,6 +190,7 @@ class RunDriver:
     def _work(self, checkpoint: Checkpoint, data: SiteData, edge: fleet_pb2.EdgePeer, version: int) -> None:
         peer = f"edge {edge.edge_id} at {edge.address}"
         log.info("run %s: trains with %s", self._run_id, peer)
+        shared = self._shared_key(checkpoint)
         split, adapters = self._connect(edge.address)
         try:
             trainer = RoundTrainer(
@@ -158,6 +199,7 @@ class RunDriver:
                 self._spec,
                 checkpoint,
                 data,
+                shared=shared,
                 stub=split,
                 peer=peer,
                 stop=self._stop,
