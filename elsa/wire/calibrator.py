@@ -17,7 +17,7 @@ from elsa.wire.tensor import Layout, raw_bytes
 
 WARM_WIDTHS = 2
 """Tokens before the first calibration, in widths: fewer say too little of the directions."""
-LONGEST_WIDTHS = 8
+LONGEST_WIDTHS = 4
 """Most tokens that a later calibration is made from, in widths: collecting costs a codec's own time again."""
 GROWTH = 4
 """Each look at whether a new calibration pays comes this many times as late as the one before."""
