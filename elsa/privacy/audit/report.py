@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from elsa.privacy.audit.audit import Result
+from elsa.privacy.audit.observed import Recovery
 
 JSON_FILE, FIGURE = "audit.json", "audit.png"
 HEADINGS = (
     "setting",
     "split",
-    "tokens recovered",
+    "tokens",
     "by",
     "rank",
     "labels",
     "accuracy",
-    "points lost",
+    "lost",
     "KB a step",
 )
 
@@ -44,14 +45,14 @@ class Report:
         return [self._line(result) for result in self.results]
 
     def attack_lines(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-        """Headings, and a line for each setting: the top-1 of every attack on tokens; a dash where it was not run."""
+        """Headings, and a line for each setting: the best top-1 of each kind of attack; a dash where none was run."""
         ran = [result for result in self.results if not result.failure]
-        names = list(dict.fromkeys(row.attack for result in ran for row in result.tokens))
+        kinds = sorted({kind_of(row) for result in ran for row in result.tokens})
         lines = []
         for result in ran:
-            found = {row.attack: f"{row.top1:.3f}" for row in result.tokens}
-            lines.append((result.setting, *(found.get(name, "-") for name in names)))
-        return ("setting", *names), lines
+            best = {kind: max((r.top1 for r in result.tokens if kind_of(r) == kind), default=None) for kind in kinds}
+            lines.append((result.setting, *("-" if top1 is None else f"{top1:.3f}" for top1 in best.values())))
+        return ("setting", *kinds), lines
 
     def to_json(self) -> str:
         """Everything, each figure with its attack."""
@@ -74,7 +75,7 @@ class Report:
             result.setting,
             result.split,
             f"{row.top1:.3f}",
-            row.attack,
+            kind_of(row),
             f"{row.rank:.0f}",
             "-" if labels is None else f"{labels.accuracy:.3f} ({labels.majority:.3f})",
             f"{result.accuracy:.3f}",
@@ -88,6 +89,11 @@ class Report:
             raw |= {"strongest": asdict(result.strongest), "accuracy": result.accuracy}
             raw |= {"points_lost": self.points_lost(result)}
         return raw
+
+
+def kind_of(row: Recovery) -> str:
+    """A0 to A5: the first word of an attack's name."""
+    return row.attack.split()[0]
 
 
 def noted(results: Sequence[Result]) -> list[str]:
