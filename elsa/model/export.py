@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +24,9 @@ from elsa.spec import Task
 _CONFIG, _TENSORS, _ABOUT, _CARD = "adapter_config.json", "adapter_model.safetensors", "elsa.json", "README.md"
 
 
+Turned = Literal["run", "client"]
+
+
 class _About(BaseModel):
     """What PEFT's own files do not say and a prediction needs."""
 
@@ -31,6 +35,7 @@ class _About(BaseModel):
     task: Task
     labels: tuple[str, ...]
     max_tokens: int = Field(ge=2)
+    turned: Turned | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,26 +48,37 @@ class Exported:
     labels: tuple[str, ...]
     """Label names in order of their numbers; empty for causal-lm."""
     max_tokens: int
+    turned: Turned | None = None
+    """Set if the trunk was trained on turned states: who shares a key. The adapter is then of no use by itself."""
 
 
 def export(
-    folder: Path, tensors: Mapping[str, Array], config: AdapterConfig, *, labels: tuple[str, ...], max_tokens: int
+    folder: Path,
+    tensors: Mapping[str, Array],
+    config: AdapterConfig,
+    *,
+    labels: tuple[str, ...],
+    max_tokens: int,
+    turned: Turned | None = None,
 ) -> None:
     """Write an adapter folder; one that an earlier export wrote there is replaced.
+
+    Args:
+        turned: with SS-OP and blind edges, who shares a key: the card then says that plain PEFT is of no use.
 
     Raises:
         InputError: if the place is taken by something else or cannot be written.
     """
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _ABOUT).is_file())):
         raise InputError(f"{folder} exists and is no adapter folder; choose another one or remove it")
-    about = _About(task=config.task, labels=labels, max_tokens=max_tokens)
+    about = _About(task=config.task, labels=labels, max_tokens=max_tokens, turned=turned)
     mark = uuid.uuid4().hex[:8]
     beside, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
     try:
         beside.mkdir(parents=True)
         (beside / _CONFIG).write_text(json.dumps(config.to_peft_json(), indent=2) + "\n", encoding="utf-8")
         (beside / _ABOUT).write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        (beside / _CARD).write_text(_card(config, labels, max_tokens), encoding="utf-8")
+        (beside / _CARD).write_text(_card(config, about), encoding="utf-8")
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
         save_file(arrays, beside / _TENSORS, metadata={"format": "pt"})
         put_in_place(beside, folder, old)
@@ -89,7 +105,9 @@ def load_folder(folder: Path) -> Exported:
     except (OSError, SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"cannot read adapter folder {folder} ({reason}); export the run again") from error
-    return Exported(tensors=tensors, config=config, labels=about.labels, max_tokens=about.max_tokens)
+    return Exported(
+        tensors=tensors, config=config, labels=about.labels, max_tokens=about.max_tokens, turned=about.turned
+    )
 
 
 def put_in_place(new: Path, folder: Path, old: Path) -> None:
@@ -107,31 +125,46 @@ def put_in_place(new: Path, folder: Path, old: Path) -> None:
         raise
 
 
-def _card(config: AdapterConfig, labels: tuple[str, ...], max_tokens: int) -> str:
-    classifying = config.task == "classification"
-    auto = "AutoModelForSequenceClassification" if classifying else "AutoModelForCausalLM"
-    more = f", num_labels={len(labels)}" if classifying else ""
+def _card(config: AdapterConfig, about: _About) -> str:
+    labels = about.labels
     rows = [f"- Base model: `{config.base}`", f"- Task: {config.task}"]
-    rows += [f"- Labels, in order: {', '.join(labels)}"] if classifying else []
-    rows += [f"- Longest text: {max_tokens} tokens"]
+    rows += [f"- Labels, in order: {', '.join(labels)}"] if config.task == "classification" else []
+    rows += [f"- Longest text: {about.max_tokens} tokens"]
     rows += [f"- LoRA: rank {config.rank}, alpha {config.alpha:g}, on {', '.join(config.targets)}"]
     rows += [f"- Trained in full: {', '.join(config.modules_to_save)}"] if config.modules_to_save else []
-    return "\n".join(
-        [
-            "---",
-            "library_name: peft",
-            "---",
-            "# LoRA adapter, fine-tuned with ELSA",
-            "",
-            *rows,
-            "",
-            "```python",
-            "from peft import PeftModel",
-            f"from transformers import {auto}",
-            "",
-            f'base = {auto}.from_pretrained("{config.base}"{more})  # or the base model\'s folder',
-            'model = PeftModel.from_pretrained(base, "this-folder")',
-            "```",
-            "",
-        ]
-    )
+    head = ["---", "library_name: peft", "---", "# LoRA adapter, fine-tuned with ELSA", ""]
+    use = _use(config, len(labels)) if about.turned is None else _NO_USE[about.turned]
+    return "\n".join([*head, *rows, "", *use, ""])
+
+
+def _use(config: AdapterConfig, labels: int) -> list[str]:
+    classifying = config.task == "classification"
+    auto = "AutoModelForSequenceClassification" if classifying else "AutoModelForCausalLM"
+    more = f", num_labels={labels}" if classifying else ""
+    return [
+        "```python",
+        "from peft import PeftModel",
+        f"from transformers import {auto}",
+        "",
+        f'base = {auto}.from_pretrained("{config.base}"{more})  # or the base model\'s folder',
+        'model = PeftModel.from_pretrained(base, "this-folder")',
+        "```",
+    ]
+
+
+_TURNED = (
+    "**Not for use by itself.** This run's clients turned their activations by secret keys that its edges never had "
+    "(`privacy.ssop`, `edge: blind`), and what was trained fits turned states only. Plain PEFT loads this folder but "
+    "runs it in the wrong coordinates, and what it then predicts means little. It works through the split alone with "
+    "the clients' keys, which lived in the memory of the clients of the run."
+)
+_NO_USE: Mapping[Turned, list[str]] = {
+    "run": [_TURNED],
+    "client": [
+        _TURNED,
+        "",
+        "Each client had a key of its own and so a trunk of its own, which never left its edge: the trunk tensors in "
+        "this folder are the run's first ones, untrained.",
+    ],
+}
+"""What stands in place of the code, by who shares a key."""

@@ -26,7 +26,15 @@ class Exports:
             raise NotFoundError(f"run {run.run_id} has no version {made.version}; ask for an earlier one")
         spec = RunSpec.from_yaml(run.spec)
         tensors = decode_adapter(self._blobs.get(made.sha256))
-        export(folder, tensors, run.config, labels=spec.data.labels, max_tokens=spec.model.max_tokens)
+        ssop = spec.privacy.ssop
+        export(
+            folder,
+            tensors,
+            run.config,
+            labels=spec.data.labels,
+            max_tokens=spec.model.max_tokens,
+            turned=ssop.key if ssop is not None and ssop.edge == "blind" else None,
+        )
         return folder
 
     def files(self, run: Run, made: Round) -> list[tuple[str, bytes]]:

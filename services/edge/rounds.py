@@ -7,19 +7,17 @@ be called from any thread.
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from elsa.aggregate.fedavg import fedavg
 from elsa.errors import DrainingError, ElsaError, MalformedError, PermissionDeniedError, StaleRoundError
 from elsa.wire.adapter import encode_adapter
+from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
 from services.rpc.adapters import Pulled
 
 log = logging.getLogger(__name__)
-
-Adapter = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +48,15 @@ class Closed:
 
 
 class EdgeRounds:
-    """The rounds of one run at this edge."""
+    """The rounds of one run at this edge.
 
-    def __init__(self, quorum: float) -> None:
+    Args:
+        own: those of an adapter's names that stay with each client and are never averaged.
+    """
+
+    def __init__(self, quorum: float, own: NamesOf = none_of) -> None:
         self._quorum = quorum
+        self._own = OwnTrunks(own)
         self._changed = threading.Condition()
         self._clients: frozenset[str] | None = None
         self._place: tuple[int, int] | None = None
@@ -100,7 +103,12 @@ class EdgeRounds:
         """
         with self._changed:
             self._check_open(client, version, edge_round)
-            return self._adapter
+            return self._own.start(client, self._adapter)
+
+    def own_of(self, client: str) -> Adapter | None:
+        """The tensors that are this client's alone, if it has any."""
+        with self._changed:
+            return self._own.of(client)
 
     def check_version(self, client: str, version: int) -> None:
         """Raise StaleRoundError unless (version, any edge round) is the current one."""
@@ -185,7 +193,7 @@ class EdgeRounds:
             log.warning("round %s closes without %s", self._place, ", ".join(missing))
         weighted = {client: (float(u.report.rows), u.tensors) for client, u in updates.items()}
         return Closed(
-            adapter=fedavg(weighted) if weighted else before,
+            adapter=self._own.aggregate(weighted, before) if weighted else before,
             rows=sum(u.report.rows for u in updates.values()),
             reports=tuple(updates[client].report for client in sorted(updates)),
             missing=missing,

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 
 from elsa.errors import ElsaError, NotFoundError
+from elsa.model.architecture import trunk_names
 from elsa.spec import RunSpec
 from elsa.train.messages import Chunks
 from elsa.v1 import split_pb2 as pb
@@ -11,6 +12,7 @@ from elsa.wire.kept import Shelf
 from services.edge.answers import Answers
 from services.edge.ends import ClientEnds
 from services.edge.opening import agreed_from_proto, checked_calibrations, turns_from_proto
+from services.edge.own_trunks import NamesOf, none_of
 from services.edge.rooms import Rooms
 from services.edge.rounds import EdgeRounds
 from services.edge.sessions import Committed, Session, Sessions
@@ -26,7 +28,7 @@ class EdgeRun:
         self.spec = spec
         self.trunk = trunk
         self.sessions = sessions
-        self.rounds = EdgeRounds(spec.rounds.quorum)
+        self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk))
         self.ends = ClientEnds(spec, trunk.segment.width, shelf)
 
     def open_session(
@@ -79,6 +81,14 @@ class EdgeRun:
         if not opening.resume_token:
             return None
         return self.sessions.committed_by(opening.resume_token, self.run_id, opening.client_id)
+
+
+def own_names(spec: RunSpec, trunk: EdgeTrunk) -> NamesOf:
+    """Which tensors stay with each client: those of the trunk where each has a key of its own that we lack."""
+    if not spec.privacy.keeps_trunks:
+        return none_of
+    split, architecture = spec.split.of(trunk.segment.blocks_total), trunk.segment.architecture
+    return lambda names: trunk_names(names, architecture, split)
 
 
 class EdgeRuns:

@@ -269,5 +269,6 @@ class PredictStream:
     def _predict(self, position: Position, parcel: Parcel, lengths: Sequence[int]) -> tuple[Payload, list[Chunk]]:
         self._run.rounds.check_version(self._client, self._version)
         values, _ = self._exchange.forward(position, parcel)
-        result = self._run.trunk.predict(values, lengths, self._split)
+        own = self._run.rounds.own_of(self._client)
+        result = self._run.trunk.predict(values, lengths, self._split, own)
         return encoded_to_proto(self._exchange.forward_result(position, result, final=True))

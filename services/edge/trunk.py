@@ -20,6 +20,8 @@ from elsa.train.packing import mask_of, pack, unpack
 from elsa.train.session import TrunkSession
 
 GLOBAL_SLOT = "default"
+OWN_SLOT = "own"
+"""For predictions under a trunk that is one client's alone."""
 
 
 class EdgeTrunk:
@@ -44,6 +46,7 @@ class EdgeTrunk:
             )
         self.segment = Segment.edge(checkpoint, blocks, task=spec.model.task, num_labels=labels)
         adapters.attach(self.segment, config, GLOBAL_SLOT)
+        self._in_own_slot: Mapping[str, np.ndarray] | None = None
         self._free: list[str] = []
         self._slots = 0
 
@@ -83,11 +86,26 @@ class EdgeTrunk:
         adapters.write(self.segment, tensors, GLOBAL_SLOT)
 
     @torch.no_grad()
-    def predict(self, activations: torch.Tensor, lengths: Sequence[int], split: Split) -> torch.Tensor:
-        """The trunk's output (tokens, width) under the global adapter."""
-        adapters.select(self.segment, GLOBAL_SLOT)
+    def predict(
+        self,
+        activations: torch.Tensor,
+        lengths: Sequence[int],
+        split: Split,
+        own: Mapping[str, np.ndarray] | None = None,
+    ) -> torch.Tensor:
+        """The trunk's output (tokens, width) under the global adapter, or under a client's own trunk tensors."""
+        if own is not None:
+            self._fill_own_slot(own, split)
+        adapters.select(self.segment, GLOBAL_SLOT if own is None else OWN_SLOT)
         self.segment.train(False)
         return pack(self.segment.trunk(unpack(activations, lengths), mask_of(lengths), split), lengths)
+
+    def _fill_own_slot(self, own: Mapping[str, np.ndarray], split: Split) -> None:
+        if self._in_own_slot is None:
+            adapters.attach(self.segment, self.config, OWN_SLOT)
+        if self._in_own_slot is not own:
+            adapters.write(self.segment, own, OWN_SLOT, split)
+            self._in_own_slot = own
 
     def _new_slot(self) -> str:
         self._slots += 1
