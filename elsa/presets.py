@@ -18,7 +18,11 @@ def _codecs(activations: str, gradients: str) -> dict[str, str]:
 PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
     "none": {},
     "default": {"codecs": _codecs("subspace(ratio=1.5) | int4", "subspace(ratio=8) | int4")},
-    "thrifty": {"codecs": _codecs("subspace(ratio=3) | int4", "subspace(ratio=12) | int4")},
+    "thrifty": {
+        "codecs": _codecs("subspace(ratio=3) | int4", "subspace(ratio=12) | int4"),
+        "lora": {"bottom_adapters": False},
+        "reuse": {"enabled": True},
+    },
     "private": {"codecs": _codecs("subspace(ratio=1.5) | int4", "subspace(ratio=8) | int4")},
     "paper": {
         "codecs": _codecs(_SKETCH, _SKETCH),
