@@ -41,6 +41,11 @@ def predict(
     from services.cli.predictor import Predictor
 
     predictor = Predictor.load(folder, model)
+    if predictor.about.turned is not None:
+        raise CheckpointError(
+            f"{folder} holds an adapter that fits states turned by the secret keys of its run's clients alone "
+            "(privacy.ssop, edge: blind); its README.md says more; predict with the adapter of another run"
+        )
     classifies = predictor.about.config.task == "classification"
     rows = _classified(predictor, texts) if classifies else _continued(predictor, texts, max_new_tokens)
     if as_json:

@@ -33,15 +33,9 @@ class Predictor:
         """Load the adapter in `folder` on its base model, or on the model `base` instead.
 
         Raises:
-            CheckpointError: if the folder, or the base model, is missing or they do not belong together; for the
-                adapter of a run with blind edges, which is of no use by itself.
+            CheckpointError: if the folder, or the base model, is missing or they do not belong together.
         """
         about = load_folder(folder)
-        if about.turned is not None:
-            raise CheckpointError(
-                f"{folder} holds an adapter that fits states turned by its run's clients' secret keys alone "
-                "(privacy.ssop, edge: blind); its README.md says more. Predict with an adapter of another run"
-            )
         try:
             checkpoint = Checkpoint.open(base or about.config.base)
         except CheckpointError as error:
