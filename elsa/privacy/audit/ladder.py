@@ -5,6 +5,7 @@ from functools import partial
 
 from elsa.privacy.audit.ciphertext import ciphertext_only
 from elsa.privacy.audit.complement import anchored, complement
+from elsa.privacy.audit.inverter import Effort, learned
 from elsa.privacy.audit.known import known_texts
 from elsa.privacy.audit.matching import Prototypes
 from elsa.privacy.audit.nearest import nearest
@@ -24,6 +25,7 @@ def ladder(
     *,
     known: Sequence[int] = KNOWN,
     under_one_key: Sequence[int] = UNDER_ONE_KEY,
+    effort: Effort | None = None,
     progress: Callable[[str], None] = lambda attack: None,
 ) -> list[Recovery]:
     """Run what applies: A0 and A4 always, A1 to A3 where states are turned.
@@ -35,11 +37,12 @@ def ladder(
         observed: texts that were all sent under one key.
         known: numbers of texts that A2 knows.
         under_one_key: numbers of texts that A3 has.
+        effort: how long A4 learns.
         progress: hears the name of each attack before it runs.
     """
     found = []
     prototypes = Prototypes.of(knowledge)
-    for name, attack in _attacks(observed, knowledge, prototypes, known, under_one_key):
+    for name, attack in _attacks(observed, knowledge, prototypes, known, under_one_key, effort):
         progress(name)
         found.append(attack())
     return found
@@ -51,6 +54,7 @@ def _attacks(
     prototypes: Prototypes,
     known: Sequence[int],
     under_one_key: Sequence[int],
+    effort: Effort | None,
 ) -> Iterator[tuple[str, Attack]]:
     some, texts = observed.first(READ), len(observed.lengths)
     yield "A0 nearest neighbour", partial(nearest, some, knowledge, prototypes)
@@ -63,3 +67,4 @@ def _attacks(
             yield f"A2 known plaintext, {count}", partial(known_texts, some, knowledge, prototypes, count)
         for count in sorted({min(count, texts) for count in under_one_key}):
             yield f"A3 ciphertext only, {count}", partial(ciphertext_only, observed, knowledge, prototypes, count)
+    yield "A4 learned inverter", partial(learned, some, knowledge, prototypes, effort)

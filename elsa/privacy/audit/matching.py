@@ -78,7 +78,10 @@ class Matcher:
         prototypes: of the same codec and noise as the states.
         seen: (width, width) orthogonal projection on what is compared; None for all.
         stray: (width, width) covariance to measure by; that of the prototypes when None.
-        candidates: (some,) token numbers to choose among; None for the whole vocabulary.
+
+    Attributes:
+        centres: (vocabulary, width) prototypes, whitened.
+        level: (vocabulary,) what a score starts from: prior less half the square of the centre's length.
     """
 
     def __init__(
@@ -87,32 +90,32 @@ class Matcher:
         *,
         seen: torch.Tensor | None = None,
         stray: torch.Tensor | None = None,
-        candidates: torch.Tensor | None = None,
     ) -> None:
-        self._candidates = candidates
         stray = prototypes.stray if stray is None else stray
         self._to = whitener(stray if seen is None else seen @ stray @ seen)
         self._to = self._to if seen is None else seen @ self._to
-        centres = prototypes.centres if candidates is None else prototypes.centres[candidates]
-        prior = prototypes.prior if candidates is None else prototypes.prior[candidates]
-        self._centres = centres @ self._to  # (candidates, width)
-        self._level = prior - self._centres.square().sum(1) / 2
+        self.centres = prototypes.centres @ self._to
+        self.level = prototypes.prior - self.centres.square().sum(1) / 2
+
+    def whitened(self, states: torch.Tensor) -> torch.Tensor:
+        """`states` (tokens, width), less place or context, where distances to `centres` are what counts."""
+        return states @ self._to
 
     def scores(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
-        """(part, candidates): logarithms of probabilities up to a constant a token, part after part.
+        """(part, vocabulary): logarithms of probabilities up to a constant a token, part after part.
 
         `states` (tokens, width) are those seen less what is expected of place or context.
         """
-        for part in torch.split(states @ self._to, TOKENS_AT_ONCE):
-            yield torch.addmm(self._level, part, self._centres.T)
+        for part in torch.split(self.whitened(states), TOKENS_AT_ONCE):
+            yield torch.addmm(self.level, part, self.centres.T)
 
     def match(self, states: torch.Tensor) -> Match:
-        """The most probable candidate of each state; as `scores`."""
+        """The most probable token of each state; as `scores`."""
         ids, sure = [], []
         for part in self.scores(states):
             best, at = part.max(1)
             sure.append((best - part.logsumexp(1)).exp())
-            ids.append(at if self._candidates is None else self._candidates[at])
+            ids.append(at)
         return Match(torch.cat(ids), torch.cat(sure))
 
     def recovery(self, attack: str, states: torch.Tensor, truth: torch.Tensor, note: str = "") -> Recovery:
