@@ -83,4 +83,5 @@ def _print(report: "Report", output: Path) -> None:
         sent += f", 1/{report.saving:.1f} of the {size(report.float32_bytes)} that float32 takes"
     typer.echo(f"\n{sent}\nseconds, summed over clients: {phases}")
     typer.echo(f"{report.seconds:.0f} s in all; report.json, training.png, logs and data are in {output}")
-    typer.echo(f'try it: elsa predict {output / "adapter"} "Return the inverse of a square matrix."')
+    if not report.trunk_is_turned:
+        typer.echo(f'try it: elsa predict {output / "adapter"} "Return the inverse of a square matrix."')
