@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +55,9 @@ def audit(
     output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for audit.json and audit.png.")] = Path(
         "elsa-audit"
     ),
-    quick: Annotated[bool, typer.Option("--quick", help="Few settings, rows and steps: a first look.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few settings, rows and steps, a short A4: a first look.")
+    ] = False,
 ) -> None:
     """Attack your own model, split and rows, and say what a curious edge recovers under each protection.
 
@@ -67,13 +70,14 @@ def audit(
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # read when torch is loaded
     from elsa.privacy.audit.report import Report
+    from services.cli.predictor import quiet
 
-    with _progress() as told:
+    with quiet(), _progress() as told:
         work = _prepared(spec, data or ["builtin"], test, rows or (QUICK_ROWS if quick else ROWS))
-        job = _job(*work, steps=steps or (QUICK_STEPS if quick else STEPS), seeds=seeds, told=told)
+        job = _job(*work, steps=steps or (QUICK_STEPS if quick else STEPS), seeds=seeds, told=told, quick=quick)
         wanted = _settings(job, settings, quick=quick)
         for setting in wanted:
-            setting.spec(job.base)  # all are read before the first is run
+            setting.spec(job.base).split.of(job.blocks)  # all are read before the first is run
         told("the attacks, where nothing is protected", 0.0)
         checked = job.check()
         results: list[Result] = []
@@ -136,17 +140,23 @@ def _spec(path: Path | None, rows: "Sequence[Row]") -> "RunSpec":
     )
 
 
-def _job(spec: "RunSpec", material: "Material", *, steps: int, seeds: int, told: "Told") -> "Audit":
+def _job(spec: "RunSpec", material: "Material", *, steps: int, seeds: int, told: "Told", quick: bool) -> "Audit":
     from elsa.model.weights import Checkpoint
     from elsa.privacy.audit.audit import Audit
+    from elsa.privacy.audit.inverter import Effort
     from elsa.privacy.audit.ladder import ladder
-    from services.cli.predictor import quiet
 
     checkpoint = Checkpoint.open(spec.model.source)
-    with quiet():
-        spec.split.of(checkpoint.config(spec.model.task, len(spec.data.labels)).num_hidden_layers)
+    spec.split.of(checkpoint.config(spec.model.task, len(spec.data.labels)).num_hidden_layers)
+    effort = Effort(keys=4, lesson_tokens=512, epochs=2) if quick else Effort()
     return Audit(
-        base=spec, checkpoint=checkpoint, material=material, attack=ladder, steps=steps, seeds=seeds, told=told
+        base=spec,
+        checkpoint=checkpoint,
+        material=material,
+        attack=partial(ladder, effort=effort, progress=lambda attack: told(attack, 1.0)),
+        steps=steps,
+        seeds=seeds,
+        told=told,
     )
 
 
@@ -184,8 +194,9 @@ def _progress() -> "Iterator[Told]":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+    console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading rows", total=1.0)
 
         def told(doing: str, done: float) -> None:
