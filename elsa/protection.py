@@ -58,6 +58,15 @@ class PrivacySpec(Part):
         False, description="calibrate h1's codec on public probes before its first message, not on what passes"
     )
 
+    @model_validator(mode="after")
+    def _public_states_are_not_turned(self) -> Self:
+        if self.public_calibration and self.ssop is not None:
+            raise ValueError(
+                "public_calibration: with ssop the public probes would travel beside what is turned, and tell of the "
+                "key; turn one of both off"
+            )
+        return self
+
     @property
     def shares_key(self) -> bool:
         """Whether the clients of a run turn by one key, which its servers must not learn."""

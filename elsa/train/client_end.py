@@ -16,7 +16,7 @@ from elsa.train.session import Position
 from elsa.wire.codec.base import Codec
 from elsa.wire.codec.moments import Moments
 from elsa.wire.codec.registry import Codecs
-from elsa.wire.exchange import Encoded, Receiver, Sender
+from elsa.wire.exchange import Encoded, Receiver, Sender, feeds_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +56,13 @@ class ClientEnd:
         self._h1 = Sender(codecs.h1, probes or Moments(width), at_once=at_once)
         self._change = Sender(codecs.change, Moments(width, centred=False))
         self._dh2 = Sender(codecs.dh2, Moments(width, centred=False), feedback=True)
-        self._names_rows = codecs.dh1.leaves_out
+        self._names_rows = feeds_back(codecs.dh1)
         self.h2, self.dh1 = Receiver(codecs.h2), Receiver(codecs.dh1)
         self._turn: TurnOf | None = None
         self._split = split
         self._known: set[bytes] = set()
         self._sent: dict[Position, _Sent] = {}
+        self._unconfirmed: set[int] = set()  # rows sent of which the edge has not said that it took them
         self._kept_name = ""
         self.rows = rows
 
@@ -93,6 +94,7 @@ class ClientEnd:
         if self.rows is None or not numbers:
             return self.forward_whole(position, activations, lengths, numbers)
         parcel, self._sent[position] = self._planned(self.rows, self._turned(position, activations), lengths, numbers)
+        self._unconfirmed.update(row.number for row in parcel.rows if row.form is not Form.KEPT)
         return parcel
 
     def forward_whole(
@@ -118,6 +120,7 @@ class ClientEnd:
         for row in sent.rows:
             if row.form is not Form.KEPT and self.rows is not None:
                 self.rows.confirmed(row, sent.arrived.get(row.number), kept)
+                self._unconfirmed.discard(row.number)
         values = self.h2.receive(encoded, "forward_result.activations")
         return self._turn(position.step).reveal(values) if self._turn else values
 
@@ -140,13 +143,16 @@ class ClientEnd:
         return self._turn(position.step).reveal(values) if self._turn else values
 
     def begin(self, turn: TurnOf | None = None) -> None:
-        """A session begins: nothing comes any more of what was sent before.
+        """A session begins: nothing comes any more of what was sent before, of which the edge may have taken rows.
 
         Args:
             turn: the secret turn of a step; None without SS-OP.
         """
         self._turn = turn
         self._sent.clear()
+        if self.rows is not None:
+            self.rows.drop(self._unconfirmed)
+        self._unconfirmed.clear()
 
     def _turned(self, position: Position, activations: torch.Tensor) -> torch.Tensor:
         check_finite(activations, f"h1, what block {self._split.bottom - 1} gives,")

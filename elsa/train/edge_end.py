@@ -17,7 +17,7 @@ from elsa.train.session import Position
 from elsa.wire.codec.base import Codec
 from elsa.wire.codec.moments import Moments
 from elsa.wire.codec.registry import Codecs
-from elsa.wire.exchange import Encoded, Receiver, Sender
+from elsa.wire.exchange import Encoded, Receiver, Sender, feeds_back
 
 
 class EdgeEnd:
@@ -38,8 +38,9 @@ class EdgeEnd:
         self._h2 = Sender(codecs.h2, Moments(width))
         self._dh1 = Sender(codecs.dh1, Moments(width, centred=False), feedback=True)
         self.rows = rows
-        self.takes_rows = rows is not None or codecs.dh1.leaves_out
+        self.takes_rows = rows is not None or feeds_back(codecs.dh1)
         self.kept_name = secrets.token_hex(8)
+        self._latest: EdgeStream | None = None
 
     @property
     def calibrations(self) -> tuple[bytes, ...]:
@@ -54,9 +55,25 @@ class EdgeEnd:
         """
         return EdgeStream(self, self._h2, self._dh1, split, set(known), turn)
 
-    def close(self) -> None:
-        """Keep nothing of the client's rows any more; they are told by a new name if it comes back."""
+    def begin(self, split: Split, known: Collection[bytes], turn: TurnOf | None = None) -> "EdgeStream":
+        """As `stream`, for the session of the client that is to keep rows from now on."""
+        self._latest = self.stream(split, known, turn)
+        return self._latest
+
+    def ended(self, stream: "EdgeStream") -> None:
+        """The client of the session of `stream` is gone: clear, unless it has begun another since."""
+        if self._latest is stream:
+            self.clear()
+
+    def clear(self) -> None:
+        """Keep nothing of the rows that came so far; those that come are told by a new name."""
         self.kept_name = secrets.token_hex(8)
+        if self.rows is not None:
+            self.rows.clear()
+
+    def close(self) -> None:
+        """Keep nothing of the client's rows any more: it has left, though a session of it may still go on."""
+        self.clear()
         if self.rows is not None:
             self.rows.close()
 

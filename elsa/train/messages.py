@@ -44,10 +44,14 @@ def rows_from_proto(message: pb.Forward, lengths: Sequence[int]) -> tuple[Row, .
     """The rows of a Forward; none where it keeps none. Raises MalformedError naming the field."""
     if message.rows and len(message.rows) != len(lengths):
         raise MalformedError(f"forward.rows: {len(message.rows)}, expected one for each of {len(lengths)} lengths")
-    rows = []
+    rows: list[Row] = []
+    seen: set[int] = set()
     for index, (row, tokens) in enumerate(zip(message.rows, lengths, strict=False)):
         if row.form not in _FORMS:
             raise MalformedError(f"forward.rows[{index}].form: {row.form} is none; set WHOLE, CHANGE or KEPT")
+        if row.row in seen:
+            raise MalformedError(f"forward.rows[{index}]: row {row.row} stands twice in one micro-batch")
+        seen.add(row.row)
         rows.append(Row(number=row.row, tokens=tokens, form=_FORMS[row.form]))
     return tuple(rows)
 

@@ -4,7 +4,7 @@ Where the bottom has nothing to train a row's h1 never changes: it travels once,
 has, a row's h1 moves slowly: its difference to what the edge holds travels, or nothing if it moved too little.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -52,6 +52,12 @@ class ClientRows:
         """The edge keeps nothing of us, or h1 is another's now."""
         self._numbers.clear()
         self._kept.clear()
+
+    def drop(self, numbers: Collection[int]) -> None:
+        """It is not known what the edge holds of these rows: they go whole next time."""
+        self._numbers.difference_update(numbers)
+        for number in numbers:
+            self._kept.drop(number)
 
     def is_missing(self, number: int) -> bool:
         """Whether the row's activations are needed at all."""
@@ -106,18 +112,18 @@ class EdgeRows:
         self._frozen = frozen
         self._float = codec_of((), width)
 
-    def close(self) -> None:
-        """Keep nothing any more."""
+    def clear(self) -> None:
+        """Keep nothing of what came so far."""
         self._kept.clear()
 
+    def close(self) -> None:
+        """Keep nothing any more, whatever comes."""
+        self._kept.close()
+
     def check(self, rows: Sequence[Row]) -> None:
-        """Raise MalformedError for a row that stands twice, or that is not kept as its form says."""
-        seen: set[int] = set()
+        """Raise MalformedError for a row that is not kept as its form says."""
         for index, row in enumerate(rows):
             field = f"forward.rows[{index}]"
-            if row.number in seen:
-                raise MalformedError(f"{field}: row {row.number} stands twice in one micro-batch")
-            seen.add(row.number)
             if row.form is Form.CHANGE and self._frozen:
                 raise MalformedError(f"{field}: a change, but the run's bottom does not change")
             if row.form is Form.WHOLE:

@@ -1,7 +1,8 @@
 """When a codec is calibrated, and when again: the sender's judgement, from what passes.
 
-A calibration costs bytes, so it comes once sending without it has cost as much; it is replaced where one made from
-what passed since is clearly better. Looks become rare: each comes several times as late as the one before, or as soon
+A calibration costs bytes, so it comes once sending without it has cost as much, or as soon as enough has passed where
+the codec is no smaller than its plain form and was chosen for something else; it is replaced where one made from what
+passed since is clearly better. Looks become rare: each comes several times as late as the one before, or as soon
 as the error has grown.
 """
 
@@ -44,18 +45,20 @@ class Calibrator:
     Args:
         codec: as agreed, one that takes a calibration.
         moments: of the public probes at this cut where there are some, else empty; what passes is added.
-        at_once: calibrate before the first message, from `moments` alone: for a codec that is to hide something.
+        at_once: calibrate before the first message, from `moments` alone, and never again: for a codec that is to
+            hide something, of which a calibration made from what passes would tell.
     """
 
     def __init__(self, codec: Codec, moments: Moments, *, at_once: bool) -> None:
         self._codec = codec
         self._width, self._centred = moments.width, moments.centred
         self._cost = size(codec.calibration_layout())
+        self._at_once = at_once
         self._overspent = 0
         self._tokens = 0
         self._messages = 0
         self._due = WARM_WIDTHS * moments.width
-        self._window: Moments | None = moments
+        self._window: Moments | None = None if at_once else moments
         self._error = 0.0
         self.inforce: Calibration | None = self._made(moments) if at_once else None
 
@@ -63,6 +66,8 @@ class Calibrator:
         """Take note of (tokens, width) values that are about to be sent."""
         self._tokens += len(values)
         self._messages += 1
+        if self._at_once:
+            return
         if self.inforce is None:
             self._wait(values)
         elif self._tokens >= self._due:
@@ -75,7 +80,8 @@ class Calibrator:
         window.add(values)
         tokens = len(values)
         self._overspent += size(self._codec.plain().layout(tokens)) - size(self._codec.layout(tokens))
-        if window.count >= self._due and self._overspent >= self._cost:
+        pays = self._overspent >= self._cost or self._overspent <= 0
+        if window.count >= self._due and pays:
             self._take(self._made(window), values)
 
     def _watch(self, inforce: Calibration, values: torch.Tensor) -> None:

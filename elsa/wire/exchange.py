@@ -2,7 +2,7 @@
 
 A calibration is made by the sender, travels once, and is named from then on by the first bytes of its digest. Until
 there is one the codec's plain form stands in. All of it is bookkeeping around `elsa.wire.codec`; the ends of all
-tensors of a step are joined in `elsa.train.ends`.
+tensors of a step are joined in `elsa.train.client_end` and `elsa.train.edge_end`.
 """
 
 from collections import OrderedDict
@@ -32,13 +32,22 @@ class Encoded:
     attached: bool = False
 
 
+def feeds_back(codec: Codec) -> bool:
+    """Whether a gradient's sender adds what the codec leaves out of a row to its next values.
+
+    Not where a calibrated stage narrows too: what lies outside of that stage's span would never be sent, and would
+    only pile up.
+    """
+    return codec.leaves_out and not codec.calibration_layout()
+
+
 class Sender:
     """Encodes one tensor of a step, message after message, over all sessions of a run.
 
     Args:
         codec: as agreed, without calibration.
         moments: of the public probes at this cut, where the sender has them; else empty ones.
-        at_once: calibrate before the first message, from `moments` alone.
+        at_once: calibrate before the first message, from `moments` alone, and never again.
         feedback: add what the codec leaves out of a row to its next values: for gradients.
     """
 
@@ -46,7 +55,7 @@ class Sender:
         self._plain = codec.plain()
         takes = bool(codec.calibration_layout())
         self._calibrator = Calibrator(codec, moments, at_once=at_once) if takes else None
-        self._feedback = Feedback() if feedback and codec.leaves_out else None
+        self._feedback = Feedback() if feedback and feeds_back(codec) else None
 
     def send(
         self, values: torch.Tensor, known: Collection[bytes], rows: Sequence[tuple[int, int]] = ()
@@ -125,5 +134,6 @@ class Receiver:
         if name_of(tensors) != name:
             raise MalformedError(f"{field}.calibration: {name.hex()} is not the digest of what is attached")
         self._held[name] = self._agreed.calibrated(tensors)
+        self._held.move_to_end(name)
         while len(self._held) > MOST_HELD:
             self._held.popitem(last=False)

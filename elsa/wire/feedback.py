@@ -24,20 +24,24 @@ class Feedback:
     def added(self, values: torch.Tensor, rows: Sequence[tuple[int, int]]) -> torch.Tensor:
         """`values` (tokens, width) of rows (number, tokens) with what was left out of them before."""
         pieces = torch.split(values, [tokens for _, tokens in rows])
-        return torch.cat([piece + self._take(number) for (number, _), piece in zip(rows, pieces, strict=True)])
+        return torch.cat([self._with(number, piece) for (number, _), piece in zip(rows, pieces, strict=True)])
 
     def keep(self, left_out: torch.Tensor, rows: Sequence[tuple[int, int]]) -> None:
         """Remember what (tokens, width) was left out of the rows this time."""
         for (number, _), piece in zip(rows, torch.split(left_out, [tokens for _, tokens in rows]), strict=True):
             self._take(number)
-            self._left[number] = piece.clone()
+            self._left[number] = piece.clone()  # a slice would hold its whole batch
             self._bytes += piece.nbytes
         while self._bytes > self._most_bytes:
             self._bytes -= self._left.popitem(last=False)[1].nbytes
 
-    def _take(self, number: int) -> torch.Tensor | float:
+    def _with(self, number: int, piece: torch.Tensor) -> torch.Tensor:
+        """`piece` with what was left out of the row; nothing is, if the row had another number of tokens then."""
+        left = self._take(number)
+        return piece if left is None or left.shape != piece.shape else piece + left
+
+    def _take(self, number: int) -> torch.Tensor | None:
         left = self._left.pop(number, None)
-        if left is None:
-            return 0.0
-        self._bytes -= left.nbytes
+        if left is not None:
+            self._bytes -= left.nbytes
         return left

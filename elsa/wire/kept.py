@@ -3,6 +3,7 @@
 What is on disk lies in a file without a name, which goes with the process. One thread at a time.
 """
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import torch
 
 from elsa.wire.codec.base import Codec
 from elsa.wire.tensor import Layout, raw_bytes
+
+log = logging.getLogger(__name__)
 
 
 class Shelf:
@@ -39,13 +42,15 @@ class _Kept:
 
 
 class KeptRows:
-    """Rows by number, each as the parts of a codec. `close` gives the room back."""
+    """Rows by number, each as the parts of a codec. `clear` gives the room back."""
 
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
         self._rows: dict[int, _Kept] = {}
         self._file: IO[bytes] | None = None
         self._written = 0
+        self._places: dict[int, list[int]] = {}  # in the file, of rows that are kept no more, by their size
+        self._closed = False
 
     def __contains__(self, row: int) -> bool:
         return row in self._rows
@@ -59,8 +64,9 @@ class KeptRows:
 
     def put(self, row: int, parts: Sequence[torch.Tensor], codec: Codec) -> bool:
         """Keep a row in place of what was kept of it; False if there is no room, and then nothing is kept of it."""
-        before = self._rows.get(row)
         self.drop(row)
+        if self._closed:
+            return False
         layouts = [Layout(dtype=part.dtype, shape=tuple(part.shape)) for part in parts]
         payload_bytes = sum(layout.payload_bytes for layout in layouts)
         if payload_bytes <= self._shelf.memory_bytes:
@@ -68,10 +74,9 @@ class KeptRows:
             kept = [part.clone() for part in parts]  # a slice would hold its whole batch
             self._rows[row] = _Kept(codec=codec, layouts=layouts, payload_bytes=payload_bytes, parts=kept)
             return True
-        same_place = before is not None and before.parts is None and before.payload_bytes == payload_bytes
-        if not same_place and payload_bytes > self._shelf.disk_bytes:
+        offset = self._write(b"".join(map(raw_bytes, parts)))
+        if offset is None:
             return False
-        offset = self._write(b"".join(map(raw_bytes, parts)), before.offset if before and same_place else None)
         self._rows[row] = _Kept(codec=codec, layouts=layouts, payload_bytes=payload_bytes, parts=None, offset=offset)
         return True
 
@@ -81,9 +86,13 @@ class KeptRows:
         return kept.codec, self._read(kept) if kept.parts is None else kept.parts
 
     def drop(self, row: int) -> None:
-        """Keep a row no more; room on disk comes back with `clear` alone."""
+        """Keep a row no more. Its place on disk is for another of its size; the shelf has it back with `clear`."""
         kept = self._rows.pop(row, None)
-        if kept is not None and kept.parts is not None:
+        if kept is None:
+            return
+        if kept.parts is None:
+            self._places.setdefault(kept.payload_bytes, []).append(kept.offset)
+        else:
             self._shelf.memory_bytes += kept.payload_bytes
 
     def clear(self) -> None:
@@ -92,17 +101,32 @@ class KeptRows:
             self.drop(row)
         self._shelf.disk_bytes += self._written
         self._written = 0
+        self._places.clear()
         if self._file is not None:
             self._file.close()
             self._file = None
 
-    def _write(self, data: bytes, place: int | None) -> int:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._shelf.folder)  # noqa: SIM115 - lives as long as the rows
-        offset = self._written if place is None else place
-        self._file.seek(offset)
-        self._file.write(data)
-        if place is None:
+    def close(self) -> None:
+        """Keep nothing any more, whatever is put."""
+        self._closed = True
+        self.clear()
+
+    def _write(self, data: bytes) -> int | None:
+        """Where in the file `data` stands now; None if the shelf or the disk has no room for it."""
+        free = self._places.get(len(data))
+        if not free and len(data) > self._shelf.disk_bytes:
+            return None
+        offset = free.pop() if free else self._written
+        try:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(dir=self._shelf.folder)  # noqa: SIM115 - lives as the rows do
+            self._file.seek(offset)
+            self._file.write(data)
+            self._file.flush()
+        except OSError as error:
+            log.warning("a row is not kept: %s", error)
+            return None
+        if offset == self._written:
             self._written += len(data)
             self._shelf.disk_bytes -= len(data)
         return offset
@@ -111,9 +135,8 @@ class KeptRows:
         if self._file is None:
             raise RuntimeError("a row is on disk, but there is no file")
         self._file.seek(kept.offset)
-        data, parts, offset = bytearray(self._file.read(kept.payload_bytes)), [], 0
+        parts = []
         for layout in kept.layouts:
-            piece = bytearray(data[offset : offset + layout.payload_bytes])
+            piece = bytearray(self._file.read(layout.payload_bytes))
             parts.append(torch.frombuffer(piece, dtype=layout.dtype).reshape(layout.shape))
-            offset += layout.payload_bytes
         return parts

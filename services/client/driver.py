@@ -17,6 +17,7 @@ from elsa.errors import (
 from elsa.model.weights import Checkpoint
 from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
+from elsa.train.fitting import check_fits
 from elsa.v1 import fleet_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.split_pb2_grpc import SplitServiceStub
@@ -121,6 +122,8 @@ class RunDriver:
         try:
             self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
             checkpoint = Checkpoint.open(self._spec.model.source)
+            config = checkpoint.config(self._spec.model.task, len(self._spec.data.labels))
+            check_fits(self._spec, config.hidden_size)
             data = load(self._spec, checkpoint, self._settings.data, self._settings.heldout)
             log.info("run %s: %s", self._run_id, data.report)
             if rejoins:

@@ -5,9 +5,9 @@ import torch
 from elsa.model.segment import Segment
 from elsa.spec import RunSpec, Split
 from elsa.train.client_end import ClientEnd
+from elsa.train.fitting import codecs_for
 from elsa.train.reuse import ClientRows
 from elsa.wire.codec.moments import Moments
-from elsa.wire.codec.registry import codec_set_from_proto, codec_set_to_proto
 from elsa.wire.kept import KeptRows, Shelf
 
 ROWS_BYTES = 1 << 30
@@ -20,7 +20,7 @@ def client_end(spec: RunSpec, segment: Segment, split: Split, probes: torch.Tens
     Args:
         probes: (tokens, width) states of the public probes at the lower cut.
     """
-    codecs = codec_set_from_proto(codec_set_to_proto(spec.codecs, segment.width), segment.width)
+    codecs = codecs_for(spec, segment.width)
     moments = Moments(segment.width)
     if spec.privacy.ssop is None:  # what is known may not stand beside the same turned
         moments.add(probes)

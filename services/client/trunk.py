@@ -102,7 +102,7 @@ class TrainTrunk:
         if answer.WhichOneof("message") != "opened":
             raise MalformedError(f"{self._peer} answered open with {answer.WhichOneof('message')}")
         self.opened = answer.opened
-        self._end.opened(self.opened.calibrations, self.opened.kept_rows)
+        self._end.opened(self.opened.calibrations, self.opened.kept_rows or None)
 
     def missing(self, rows: Sequence[int]) -> list[bool]:
         """See `elsa.train.trunk.Trunk`."""

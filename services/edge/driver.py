@@ -9,6 +9,7 @@ from elsa.model.adapter import adapter_config, initial_adapter
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec
+from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
@@ -157,6 +158,7 @@ class RunDriver:
         spec = self._spec
         checkpoint = Checkpoint.open(spec.model.source)
         labels = len(spec.data.labels)
+        check_fits(spec, checkpoint.config(spec.model.task, labels).hidden_size)
         checkpoint.check_length(spec.model.max_tokens, spec.model.task, labels)
         config = adapter_config(checkpoint, spec.lora, spec.model.task, labels)
         trunk = EdgeTrunk(spec, checkpoint, config, self._memory_bytes)

@@ -7,9 +7,9 @@ from collections.abc import Collection
 
 from elsa.spec import RunSpec
 from elsa.train.edge_end import EdgeEnd
+from elsa.train.fitting import codecs_for
 from elsa.train.reuse import EdgeRows
 from elsa.wire.kept import KeptRows, Shelf
-from services.edge.opening import run_codecs
 
 
 class ClientEnds:
@@ -19,7 +19,7 @@ class ClientEnds:
         self._spec = spec
         self._width = width
         self._shelf = shelf
-        self._codecs = run_codecs(spec, width)
+        self._codecs = codecs_for(spec, width)
         self._ends: dict[str, EdgeEnd] = {}
 
     def of(self, client: str) -> EdgeEnd:

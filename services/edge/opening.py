@@ -9,10 +9,11 @@ from elsa.errors import MalformedError, SplitError
 from elsa.privacy.ssop import key_from_proto
 from elsa.privacy.turns import Turns
 from elsa.spec import RunSpec, Split
+from elsa.train.fitting import codecs_for
 from elsa.train.messages import Chunks
 from elsa.v1 import split_pb2 as pb
 from elsa.v1.tensor_pb2 import CodecSet
-from elsa.wire.codec.registry import Codecs, codec_set_from_proto, codec_set_to_proto
+from elsa.wire.codec.registry import codec_set_from_proto
 from elsa.wire.exchange import NAME_BYTES
 from elsa.wire.tensor import Layout, PayloadAssembler
 from services.edge.sessions import Agreed
@@ -42,16 +43,11 @@ def agreed_from_proto(message: pb.TrainOpen, spec: RunSpec, width: int) -> Agree
 
 def check_codecs(message: CodecSet, spec: RunSpec, width: int) -> None:
     """Raise MalformedError unless a stream's codecs are known here and those of the run."""
-    theirs, ours = codec_set_from_proto(message, width), run_codecs(spec, width)
+    theirs, ours = codec_set_from_proto(message, width), codecs_for(spec, width)
     for name in CodecsSpec.model_fields:
         told, agreed = getattr(theirs, name).text, getattr(ours, name).text
         if told != agreed:
             raise MalformedError(f"open.codecs.{name}: {told}; the run's specification says {agreed}")
-
-
-def run_codecs(spec: RunSpec, width: int) -> Codecs:
-    """The codecs of a run for a model of `width`. Raises SpecError where they do not fit."""
-    return codec_set_from_proto(codec_set_to_proto(spec.codecs, width), width)
 
 
 def checked_calibrations(names: Sequence[bytes]) -> list[bytes]:
@@ -64,7 +60,8 @@ def checked_calibrations(names: Sequence[bytes]) -> list[bytes]:
 def turns_from_proto(message: pb.SsopKey | None, spec: RunSpec, width: int, feed: Chunks) -> Turns | None:
     """The secret turns that the edge is told, with the basis that follows the opening in chunks.
 
-    Raises MalformedError if the run does not say that it is told them, or if it is not.
+    Raises MalformedError if the run does not say that it is told them, if it is not told what the run says, or for a
+    basis of another shape or whose rows are not orthonormal.
     """
     ssop = spec.privacy.ssop
     keyed = ssop is not None and ssop.edge == "keyed"
@@ -73,11 +70,15 @@ def turns_from_proto(message: pb.SsopKey | None, spec: RunSpec, width: int, feed
     if message is None or ssop is None:
         return None
     key, each_step = key_from_proto(message)
+    if each_step != (ssop.renew == "step"):
+        raise MalformedError(f"open.ssop.renew_each_step: {each_step}; the run's privacy.ssop.renew is {ssop.renew}")
     layouts = [Layout(dtype=torch.float32, shape=(ssop.rank, width))]
     assembler = PayloadAssembler(message.basis, layouts, "open.ssop.basis")
     feed(assembler)
     (basis,) = assembler.result()
-    return Turns(key, basis, spec.split.bottom, renew_each_step=each_step)
+    turns = Turns(key, basis, spec.split.bottom, renew_each_step=each_step)
+    turns(0)  # refuses a basis before anything is trained under it
+    return turns
 
 
 def split_from_proto(message: pb.Split, field: str) -> Split:

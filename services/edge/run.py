@@ -58,14 +58,15 @@ class EdgeRun:
         self.sessions.make_room(self.run_id, agreed.client)
         slot, core = worker.run(lambda: self.trunk.open_session(agreed.split, agreed.window, start)).value
         end = worker.run(lambda: self.ends.of(agreed.client)).value
+        exchange = worker.run(lambda: end.begin(agreed.split, known, turns)).value
         session = Session(
             agreed=agreed,
             trunk=core,
             end=end,
-            exchange=end.stream(agreed.split, known, turns),
+            exchange=exchange,
             answers=Answers(agreed.window),
             release=lambda: worker.post(lambda: self.trunk.free(slot)),
-            forget=lambda: worker.post(end.close),
+            forget=lambda: worker.post(lambda: end.ended(exchange)),
             cancel=cancel,
         )
         self.sessions.add(session)

@@ -82,13 +82,15 @@ class TrainStream:
                 yield response
 
     def _opened(self) -> pb.TrainOpened:
+        end = self._session.end
+        names, kept = self._worker.run(lambda: (end.calibrations, end.kept_name)).value
         return pb.TrainOpened(
             session_id=self._session.session_id,
             resume_token=self._session.resume_token,
             step=self._session.trunk.step,
             idle_timeout_s=self._sessions.idle_timeout_s,
-            calibrations=self._worker.run(lambda: self._session.end.calibrations).value,
-            kept_rows=self._session.end.kept_name,
+            calibrations=names,
+            kept_rows=kept,
         )
 
     def _counting(self, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainRequest]:
