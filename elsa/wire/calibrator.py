@@ -93,13 +93,15 @@ class Calibrator:
 
     def _look(self, inforce: Calibration, values: torch.Tensor) -> None:
         """Take a calibration of the recent past if it is clearly better on `values`, which it has not seen."""
+        lost = error(inforce.codec, values)
         if self._window is not None and self._window.count >= WARM_WIDTHS * self._width:
             fresh = self._made(self._window)
-            if error(fresh.codec, values) < WORTH * error(inforce.codec, values):
+            if error(fresh.codec, values) < WORTH * lost:
                 self._take(fresh, values)
+                return
         self._window = None
         self._due = GROWTH * self._tokens
-        self._error = self._error or error(inforce.codec, values)
+        self._error = max(self._error, lost)  # an error that no calibration mends is no reason to look again
 
     def _take(self, calibration: Calibration, values: torch.Tensor) -> None:
         self.inforce, self._window = calibration, None
