@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
+from scipy.linalg import eigh
 
 from elsa.errors import MalformedError, SpecError
 from elsa.privacy.keys import Key
@@ -81,7 +82,10 @@ def public_basis(activations: torch.Tensor, rank: int) -> torch.Tensor:
             f"privacy.ssop.rank: {rank}; it must be from 1 to {min(width, tokens - 1)}: the model's width is {width} "
             f"and there are {tokens} public tokens, of which one is lost to the mean"
         )
-    rows = np.linalg.svd(values - values.mean(0), full_matrices=False)[2][:rank]
+    centred = values - values.mean(0)
+    # eigenvectors of the covariance: those of the few largest cost a fraction of all singular vectors
+    columns = eigh(centred.T @ centred, subset_by_index=(width - rank, width - 1))[1]  # in rising order
+    rows = columns.T[::-1]
     largest = rows[np.arange(rank), np.abs(rows).argmax(1)]
     return _single(rows * np.sign(largest)[:, None])
 
