@@ -4,6 +4,9 @@ from elsa.errors import MalformedError, SpecError
 from elsa.spec import RunSpec
 from elsa.wire.codec.registry import Codecs, codec_set_from_proto, codec_set_to_proto
 
+MOST_BASIS_BYTES = 900_000
+"""Of the basis that the clients of a run share: it travels in one message."""
+
 
 def codecs_for(spec: RunSpec, width: int) -> Codecs:
     """The codecs of a run for a model of `width`, without calibration.
@@ -22,3 +25,6 @@ def check_fits(spec: RunSpec, width: int) -> None:
     ssop = spec.privacy.ssop
     if ssop is not None and ssop.rank > width:
         raise SpecError(f"privacy.ssop.rank: {ssop.rank} is more than the model's width of {width}")
+    most = MOST_BASIS_BYTES // (4 * width)
+    if ssop is not None and spec.privacy.shares_key and ssop.rank > most:
+        raise SpecError(f"privacy.ssop.rank: {ssop.rank}; at width {width} a key that is shared takes at most {most}")

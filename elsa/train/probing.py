@@ -12,6 +12,8 @@ from elsa.train.step import bottom_activations
 
 ROWS = 32
 """Probes in one batch."""
+LONGEST = 64
+"""Tokens of a probe that are used; they are short sentences."""
 
 
 @torch.no_grad()
@@ -22,9 +24,9 @@ def probe_activations(
 
     Args:
         segment: a client's, at the adapter that all clients begin from: what is public of it.
-        max_tokens: longer texts are cut.
+        max_tokens: what the run allows a row; longer texts are cut, and none is longer than `LONGEST`.
     """
-    encoded = checkpoint.tokenizer()(list(texts), truncation=True, max_length=max_tokens)
+    encoded = checkpoint.tokenizer()(list(texts), truncation=True, max_length=min(max_tokens, LONGEST))
     segment.train(False)
     states = []
     for begin in range(0, len(texts), ROWS):

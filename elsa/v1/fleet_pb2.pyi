@@ -409,7 +409,7 @@ class KeyExchange(_message.Message):
     """True for the one client that makes the key. It wraps it for all wanting."""
     @_builtins.property
     def wanting(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyMember]:
-        """To the client that makes the key: members that have none wrapped yet."""
+        """To the client that makes the key: members that have none wrapped yet, at most 1024 at a time."""
 
     @_builtins.property
     def wrapped(self) -> Global___WrappedKey:

@@ -9,14 +9,11 @@ from elsa.privacy.ssop import public_basis
 from elsa.spec import RunSpec
 from elsa.train.probing import probe_activations
 
-PROBE_TOKENS = 64
-"""Tokens of a public probe that are used; they are short sentences."""
-
 
 def basis_at_cut(spec: RunSpec, checkpoint: Checkpoint, client: str, rank: int) -> torch.Tensor:
     """(rank, width) float32, from the public probes through the base model's bottom. Raises as `public_basis`."""
     task, labels = spec.model.task, len(spec.data.labels)
     split = spec.split_of(client, checkpoint.config(task, labels).num_hidden_layers)
     segment = Segment.client(checkpoint, split, task=task, num_labels=labels, seed=spec.seed)
-    longest = min(spec.model.max_tokens, PROBE_TOKENS)
-    return public_basis(probe_activations(segment, checkpoint, split, public_probes(), longest), rank)
+    probes = probe_activations(segment, checkpoint, split, public_probes(), spec.model.max_tokens)
+    return public_basis(probes, rank)

@@ -33,9 +33,6 @@ from services.client.site import SiteData
 from services.client.trunk import PredictTrunk, TrainTrunk
 from services.rpc.adapters import Pulled
 
-PROBE_TOKENS = 64
-"""Tokens of a public probe that are used; they are short sentences."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
@@ -85,9 +82,7 @@ class RoundTrainer:
         self._split = spec.split_of(name, checkpoint.config(task, labels).num_hidden_layers)
         self._segment = Segment.client(checkpoint, self._split, task=task, num_labels=labels, seed=spec.seed)
         adapters.attach(self._segment, adapters.adapter_config(checkpoint, spec.lora, task, labels))
-        probes = probe_activations(
-            self._segment, checkpoint, self._split, public_probes(), min(spec.model.max_tokens, PROBE_TOKENS)
-        )
+        probes = probe_activations(self._segment, checkpoint, self._split, public_probes(), spec.model.max_tokens)
         self._end = client_end(spec, self._segment, self._split, probes)
         self._protection = Protection(spec, self._segment, probes, shared)
         self._bottom = b""
