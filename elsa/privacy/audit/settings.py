@@ -87,7 +87,7 @@ def default_settings(base: RunSpec, blocks: int, clip: float, *, quick: bool = F
         Setting(name="int4", codecs=dict.fromkeys(CODED, "int4")),
         *(_narrow(k) for k in (32, 8)),
         *noises,
-        Setting(name="adversary", privacy={"adversary": {"weight": 1.0}}),
+        Setting(name="adversary", privacy={"adversary": {"weight": 0.1}}),
         *deeper,
         *_combinations(min(deepest, 4), clip),
     )
@@ -111,7 +111,7 @@ def _noisy(name: str, clip: float, level: float, bottom: int | None = None) -> S
 
 def _combinations(deep: int, clip: float) -> Sequence[Setting]:
     noise = {"noise": {"clip": round(clip, 3), "multiplier": 0.1}, "public_calibration": True}
-    adversary = {"adversary": {"weight": 1.0}, "public_calibration": True}
+    adversary = {"adversary": {"weight": 0.1}, "public_calibration": True}
     return (
         _narrow(16, name=f"bottom {deep}, subspace 16", bottom=deep),
         _narrow(8, name=f"bottom {deep}, subspace 8", bottom=deep),
@@ -119,5 +119,5 @@ def _combinations(deep: int, clip: float) -> Sequence[Setting]:
         _narrow(16, name=f"bottom {deep}, subspace 16, noise 0.1", bottom=deep, privacy=noise),
         _narrow(16, name=f"bottom {deep}, subspace 16, adversary", bottom=deep, privacy=adversary),
         _noisy(f"bottom {deep}, noise 0.2", clip, 0.2, deep),
-        Setting(name=f"bottom {deep}, adversary", bottom=deep, privacy={"adversary": {"weight": 1.0}}),
+        Setting(name=f"bottom {deep}, adversary", bottom=deep, privacy={"adversary": {"weight": 0.1}}),
     )
