@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import yaml
 
+from elsa.model.weights import Checkpoint
+
 WORDS = 30
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 
@@ -66,6 +68,20 @@ def test_every_setting_is_trained_and_attacked_and_written(elsa, tmp_path, spec,
     assert keyed["accuracy"] == pytest.approx(plain["accuracy"])  # keyed training is exact
     assert all(len(row["labels"]) == 3 and row["up_bytes"] > 0 < row["down_bytes"] for row in found.values())
     assert (tmp_path / "here" / "elsa-audit" / "audit.png").is_file()
+
+
+def test_a_language_model_is_audited_without_labels(elsa, tmp_path, tiny_bert, make_folder, rows):
+    base = make_folder("gpt2", "causal-lm", {"vocab_size": 64, "bos_token_id": 2, "eos_token_id": None})
+    Checkpoint.open(str(tiny_bert)).tokenizer().save_pretrained(base)
+    file = tmp_path / "lm.yaml"
+    file.write_text(yaml.safe_dump({"model": {"source": str(base), "task": "causal-lm", "max_tokens": 16}}))
+    settings = settings_of(tmp_path, {"name": "coded", "preset": "default"})
+    given = ("--settings", settings, "--rows", 20, "--steps", 3, "--quick", "--output", "lm")
+    code, _, err = elsa("audit", file, "--data", rows, *given)
+    assert (code, err.strip()) == (0, ""), err
+    found = json.loads((tmp_path / "here" / "lm" / "audit.json").read_text())["settings"]
+    assert [row["setting"] for row in found] == ["unprotected", "coded"]
+    assert all(row["labels"] == [] and row["strongest"]["top1"] > 0.85 for row in found)
 
 
 def test_it_stops_where_the_attacks_do_not_succeed_unprotected(refused, monkeypatch, spec, rows):
