@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from elsa.errors import InputError
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery
 
 TOKENS_AT_ONCE = 512
@@ -41,13 +42,15 @@ class Prototypes:
 
     @classmethod
     def of(cls, knowledge: Knowledge) -> "Prototypes":
-        """From the public text, run once through codec and noise; two products with the vocabulary."""
+        """From the public text, run once through codec and noise. Raises InputError if it has no words."""
         public = knowledge.public
         states, ids = public.text_states, public.text_ids
         text = Observed(states=knowledge.codec(states), ids=ids, lengths=public.text_lengths)
         slope, shift = affine(states, text.states)
         centres = public.alone @ slope + shift
         counted = knowledge.content(text)
+        if not bool(counted.any()):
+            raise InputError("the public text holds special tokens alone; give sentences with words")
         rest = text.states[counted] - centres[ids[counted]]
         places = place_means(rest, text.places[counted])
         rest = rest - places[text.places[counted].clamp(max=len(places) - 1)]
@@ -132,7 +135,9 @@ class Matcher:
 
 
 def recovery_of(attack: str, ranks: torch.Tensor, note: str = "") -> Recovery:
-    """The row for (tokens,) ranks of the right tokens, 1 for the best."""
+    """The row for (tokens,) ranks of the right tokens, 1 for the best. Raises InputError for none."""
+    if not len(ranks):
+        raise InputError(f"{attack}: the texts observed hold special tokens alone; give texts with words")
     top1 = float((ranks == 1).float().mean())
     return Recovery(attack=attack, top1=top1, rank=float(ranks.float().median()), tokens=len(ranks), note=note)
 

@@ -36,9 +36,9 @@ def texts(count: int, seed: int) -> list[list[int]]:
     return rows
 
 
-def world(folder: object, observed: int = 40, public: int = 300) -> World:
+def world(folder: object, observed: int = 40, public: int = 300, frame: Frame = FRAME) -> World:
     segment = Segment.client(Checkpoint.open(str(folder)), SPLIT, task="classification", num_labels=3)
-    bottom = PublicBottom(segment, SPLIT, frame=FRAME, text=texts(public, seed=1))
+    bottom = PublicBottom(segment, SPLIT, frame=frame, text=texts(public, seed=1))
     return World(knowledge=Knowledge(public=bottom), observed=seen(bottom, texts(observed, seed=2)))
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attack_worlds import FRAME, WIDTH, World, orthogonal, under_turn, world
+from attack_worlds import FRAME, SPLIT, WIDTH, World, orthogonal, seen, under_turn, world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +19,7 @@ from elsa.privacy.audit.matching import Prototypes, affine
 from elsa.privacy.audit.nearest import nearest
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery, strongest
 from elsa.privacy.audit.procrustes import Pairs, procrustes
+from elsa.privacy.audit.public import Frame, PublicBottom
 
 SLACK = 0.03
 QUICK = Effort(keys=8, lesson_tokens=512, epochs=6)
@@ -35,6 +36,12 @@ def prototypes(of: World) -> Prototypes:
 
 def test_nearest_neighbour_reads_unprotected_states(plain: World) -> None:
     assert nearest(plain.observed, plain.knowledge, prototypes(plain)).top1 > 0.95
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_nearest_neighbour_reads_decoders_whose_texts_have_no_end(make_folder, family: str) -> None:
+    open_ended = world(make_folder(family, "classification"), frame=Frame(begin=(1,)))
+    assert nearest(open_ended.observed, open_ended.knowledge, prototypes(open_ended)).top1 > 0.85
 
 
 def test_learned_inverter_reads_unprotected_states(plain: World) -> None:
@@ -153,6 +160,16 @@ def test_strongest_row_is_that_of_the_highest_top1() -> None:
     assert strongest(rows).attack == "c"
     with pytest.raises(InputError, match="at least one"):
         strongest([])
+
+
+def test_texts_without_words_are_refused(plain: World) -> None:
+    bare = PublicBottom(plain.knowledge.public.segment, SPLIT, frame=FRAME, text=[[1, 2]])
+    with pytest.raises(InputError, match="sentences with words"):
+        Prototypes.of(Knowledge(public=bare))
+    with pytest.raises(InputError, match="texts with words"):
+        nearest(seen(bare, [[1, 2]]), plain.knowledge, prototypes(plain))
+    with pytest.raises(InputError, match="at least one sentence"):
+        PublicBottom(plain.knowledge.public.segment, SPLIT, frame=FRAME, text=[])
 
 
 def test_what_does_not_fit_is_refused(plain: World) -> None:
