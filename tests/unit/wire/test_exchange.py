@@ -205,3 +205,14 @@ def test_what_a_calibrated_stage_cannot_carry_does_not_pile_up():
     for seed in range(100):
         got = way.pass_on(values_of(4, seed, directions=8), [(0, 4)])
         assert got.norm() < 3 * values_of(4, seed, directions=8).norm()
+
+
+def test_a_calibration_that_is_attached_again_is_not_the_next_to_be_forgotten():
+    receiver, sent = Receiver(codec(CODED[0])), []
+    for plane in range(MOST_HELD + 1):
+        moments = Moments(WIDTH)
+        moments.add(values_of(50, plane=plane))
+        sent.append(Sender(codec(CODED[0]), moments, at_once=True).send(values_of(3, plane=plane), ())[0])
+    for encoded in (*sent[:MOST_HELD], sent[0], sent[MOST_HELD]):
+        receiver.receive(encoded, "x")
+    assert sent[0].calibration in receiver.names and sent[1].calibration not in receiver.names
