@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from elsa.privacy.audit.lessons import Lesson, lessons
 from elsa.privacy.audit.matching import TOKENS_AT_ONCE, Matcher, Prototypes, recovery_of
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery
+from elsa.privacy.audit.procrustes import complement_of
 
 HIDDEN = 512
 BATCH = 512  # tokens
@@ -62,7 +63,8 @@ def learned(
     effort = effort or Effort()
     with torch.random.fork_rng():
         torch.manual_seed(effort.seed)
-        matcher = Matcher(prototypes, seen=unturned_part(knowledge))
+        basis = knowledge.basis
+        matcher = Matcher(prototypes, seen=None if basis is None else complement_of(basis))
         taught, held = _material(knowledge, prototypes, matcher, effort)
         inverter = Inverter(taught[0].features.shape[1], taught[0].start.shape[1])
         epochs = _teach(inverter, matcher, taught, held, effort)
@@ -70,13 +72,6 @@ def learned(
     exam = Lesson.of(observed, knowledge, prototypes, matcher).only(content)
     ranks = _ranks(inverter, matcher, exam)
     return recovery_of("A4 learned inverter", ranks, f"{epochs} epochs of {effort.keys} keys")
-
-
-def unturned_part(knowledge: Knowledge) -> torch.Tensor | None:
-    """(width, width) projection on the complement of V; None where nothing is turned."""
-    if knowledge.basis is None:
-        return None
-    return torch.eye(knowledge.basis.shape[1]) - knowledge.basis.T @ knowledge.basis
 
 
 def _material(

@@ -166,10 +166,9 @@ def place_means(rest: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 def whitener(covariance: torch.Tensor) -> torch.Tensor:
     """(width, width) L with L·Lᵀ the inverse of `covariance`, eased by a ridge."""
-    eased = covariance.double()
-    eased = eased + torch.eye(len(eased)) * (RIDGE * eased.diagonal().mean() + 1e-12)
-    root: torch.Tensor = torch.linalg.cholesky(torch.linalg.inv(eased))
-    return root.float()
+    values, axes = torch.linalg.eigh((covariance + covariance.T).double() / 2)
+    values = values.clamp(min=0)  # rounding leaves some a little below
+    return (axes * (values + RIDGE * values.mean() + 1e-12).rsqrt()).float()
 
 
 def _prior(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:

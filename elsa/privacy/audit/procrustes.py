@@ -48,10 +48,9 @@ class Estimate:
     @property
     def seen(self) -> torch.Tensor | None:
         """(width, width) projection on what can be compared; None for everything."""
-        rank, width = self.basis.shape
-        if int(self.known.trace().round()) == rank:
+        if int(self.known.trace().round()) == len(self.basis):
             return None
-        return torch.eye(width) - self.basis.T @ (torch.eye(rank) - self.known) @ self.basis
+        return complement_of(self.basis) + self.basis.T @ self.known @ self.basis
 
 
 def procrustes(basis: torch.Tensor, pairs: Pairs) -> Estimate:
@@ -101,3 +100,9 @@ def turned_basis(knowledge: Knowledge) -> torch.Tensor:
     if knowledge.basis is None:
         raise InputError("this attack is on turned states; give the basis of the turn")
     return knowledge.basis
+
+
+def complement_of(basis: torch.Tensor) -> torch.Tensor:
+    """(width, width) projection on what a turn within `basis` (rank, width) leaves; zero where that is nothing."""
+    rank, width = basis.shape
+    return torch.eye(width) - basis.T @ basis if rank < width else torch.zeros(width, width)

@@ -15,10 +15,10 @@ from elsa.privacy.audit.complement import anchored, complement
 from elsa.privacy.audit.inverter import Effort, learned
 from elsa.privacy.audit.known import known_texts
 from elsa.privacy.audit.ladder import ladder
-from elsa.privacy.audit.matching import Prototypes, affine
+from elsa.privacy.audit.matching import Prototypes, affine, whitener
 from elsa.privacy.audit.nearest import nearest
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery, strongest
-from elsa.privacy.audit.procrustes import Pairs, procrustes
+from elsa.privacy.audit.procrustes import Pairs, complement_of, procrustes
 from elsa.privacy.audit.public import Frame, PublicBottom
 
 SLACK = 0.03
@@ -177,3 +177,17 @@ def test_what_does_not_fit_is_refused(plain: World) -> None:
         Observed(states=torch.zeros(3, 2), ids=torch.zeros(3), lengths=(2,))
     with pytest.raises(InputError, match="basis of the turn"):
         complement(plain.observed, Knowledge(public=plain.knowledge.public), prototypes(plain))
+
+
+def test_whitener_takes_covariances_that_rounding_left_a_little_negative() -> None:
+    values = torch.tensor([1.0, 1e-9, -1e-9])
+    assert bool(torch.isfinite(whitener(torch.diag(values))).all())
+    nothing = whitener(torch.full((3, 3), -1e-15))
+    assert bool(torch.isfinite(nothing).all())
+
+
+def test_learned_inverter_and_a_full_turn_leave_no_complement(plain: World) -> None:
+    hidden = under_turn(plain, WIDTH)
+    assert not bool(complement_of(hidden.knowledge.basis).any())
+    found = learned(hidden.observed, hidden.knowledge, prototypes(hidden), QUICK)
+    assert found.top1 < 0.9
