@@ -26,7 +26,7 @@ class SplitServicer(SplitServiceServicer):
     def Train(self, request_iterator: Iterator[pb.TrainRequest], context: Any) -> Iterator[pb.TrainResponse]:
         """One session's stream."""
         cancel = context.cancel  # one object, by which the session knows its stream
-        requests = self._idle.watched(request_iterator, cancel)
+        requests = _Counted(self._idle.watched(request_iterator, cancel))
         opening = _opening(requests, "TrainRequest")
         run = self._runs.get(opening.open.run_id)
         if (done := run.finished(opening.open)) is not None:
@@ -35,7 +35,7 @@ class SplitServicer(SplitServiceServicer):
         session = run.open_session(opening.open, feeding(requests, "open.ssop.basis"), self._worker, cancel)
         stream = TrainStream(session, run.sessions, run.spec, self._worker, cancel)
         try:
-            yield from self._idle.sending(stream.serve(opening, requests), cancel)
+            yield from self._idle.sending(stream.serve(requests.up_bytes, requests), cancel)
         except ElsaError as error:  # what the client sent was wrong; a stream that broke may be resumed instead
             run.sessions.fail(session, str(error), cancel)
             raise
@@ -55,6 +55,22 @@ class SplitServicer(SplitServiceServicer):
             if size > MAX_PING_BYTES:
                 raise MalformedError(f"PingRequest.{field}: {size} bytes; at most {MAX_PING_BYTES}")
         return pb.PingResponse(payload=bytes(request.reply_bytes), room=max(self._runs.sessions.room, 0))
+
+
+class _Counted:
+    """The messages of a client, and their bytes so far."""
+
+    def __init__(self, messages: Iterator[Any]) -> None:
+        self._messages = messages
+        self.up_bytes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        message = next(self._messages)
+        self.up_bytes += message.ByteSize()
+        return message
 
 
 def _opening(requests: Iterator[Any], name: str) -> Any:

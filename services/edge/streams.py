@@ -56,10 +56,14 @@ class TrainStream:
         self._spec = spec
         self._worker = worker
 
-    def serve(self, opening: pb.TrainRequest, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
-        """Answer until Finish, or until the client stops, which commits nothing: it may come back and resume."""
+    def serve(self, opening_bytes: int, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
+        """Answer until Finish, or until the client stops, which commits nothing: it may come back and resume.
+
+        Args:
+            opening_bytes: of the messages that opened the stream.
+        """
         opened = pb.TrainResponse(opened=self._opened())
-        self._session.bytes += ByteCount(up=opening.ByteSize(), down=opened.ByteSize())
+        self._session.bytes += ByteCount(up=opening_bytes, down=opened.ByteSize())
         yield opened
         with suppress(_Ended):
             yield from self._answers(requests)
@@ -209,7 +213,7 @@ def finished_again(
         idle_timeout_s=idle_timeout_s,
     )
     yield pb.TrainResponse(opened=opened)
-    request = next(requests, None)
+    request = next((each for each in requests if each.WhichOneof("message") != "chunk"), None)  # of open's basis
     if request is None:
         return
     if request.WhichOneof("message") != "finish" or request.finish.steps != finished.steps:

@@ -31,8 +31,9 @@ from elsa.train.fitting import codecs_for
 from elsa.train.phases import Stopwatch
 from elsa.train.reuse import ClientRows
 from elsa.v1 import split_pb2 as pb
+from elsa.wire.chunks import split_chunks
 from elsa.wire.kept import KeptRows, Shelf
-from elsa.wire.tensor import payload_to_proto
+from elsa.wire.tensor import payload_to_proto, raw_bytes
 from services.client.trunk import TrainTrunk
 
 BAD = grpc.StatusCode.INVALID_ARGUMENT
@@ -216,6 +217,59 @@ def ssop_of(spec, secret=bytes(32), rank=4, each_step=False, basis=None):
     message = key_to_proto(Key(secret), renew_each_step=each_step)
     message.basis.CopyFrom(payload_to_proto([basis])[0])
     return message
+
+
+@pytest.fixture
+def cut_basis(monkeypatch):
+    """Bases travel in pieces of 300 bytes, as those of wide models do in larger ones."""
+
+    def pieces(parts):
+        payload, _ = payload_to_proto(parts)
+        first, *rest = split_chunks(raw_bytes(parts[0]), 300)
+        payload.chunk.CopyFrom(first)
+        return payload, rest
+
+    monkeypatch.setattr("services.client.trunk.payload_to_proto", pieces)
+    monkeypatch.setattr("services.client.trunk.RESUME_PAUSE_S", 0.01)
+
+
+def test_a_basis_in_pieces_is_counted_and_an_answer_that_was_lost_is_given_again(tiny_bert, cut_basis, monkeypatch):
+    spec = spec_of(tiny_bert, privacy=KEYED)
+    start, data = first_adapter(spec), rows(20, 1)
+    turns = Turns(Key(bytes(32)), public_basis(tensor((200,)), 4), 1, renew_each_step=False)
+    with edge_server() as edge, proxied(edge) as (proxy, stub):
+        edge.open_run(spec, start, ["ann"])
+        ann = Coded(spec, start, data, turns=turns).connect(edge, stub).train(2)
+        sent, real = ann.trunk._stream.bytes, edge.sessions.commit
+
+        def commit(*given):
+            real(*given)
+            proxy.cut()
+
+        monkeypatch.setattr(edge.sessions, "commit", commit)
+        ann.finish(edge)
+        assert proxy.cuts == 1
+        assert (ann.finished.bytes.up, ann.finished.bytes.down) == (sent.up, sent.down)
+
+
+def test_rows_stay_known_after_an_answer_to_finish_that_was_lost(tiny_bert, monkeypatch):
+    monkeypatch.setattr("services.client.trunk.RESUME_PAUSE_S", 0.01)
+    spec = coded(tiny_bert, reuse={"enabled": True}, lora={"bottom_adapters": False})
+    start, data = first_adapter(spec), rows(8, 1)
+    with edge_server() as edge, proxied(edge) as (proxy, stub):
+        edge.open_run(spec, start, ["ann"])
+        ann = Coded(spec, start, data).connect(edge, stub).train(1)
+        real = edge.sessions.commit
+
+        def commit(*given):
+            real(*given)
+            proxy.cut()
+
+        monkeypatch.setattr(edge.sessions, "commit", commit)
+        ann.finish(edge)
+        assert proxy.cuts == 1
+        ann.connect(edge)
+        assert not any(ann.end.missing(range(8)))
 
 
 def refused(edge, spec, messages=(), **given):
