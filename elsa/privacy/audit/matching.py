@@ -168,7 +168,8 @@ def whitener(covariance: torch.Tensor) -> torch.Tensor:
     """(width, width) L with L·Lᵀ the inverse of `covariance`, eased by a ridge."""
     values, axes = torch.linalg.eigh((covariance + covariance.T).double() / 2)
     values = values.clamp(min=0)  # rounding leaves some a little below
-    return (axes * (values + RIDGE * values.mean() + 1e-12).rsqrt()).float()
+    scaled: torch.Tensor = axes * (values + RIDGE * values.mean() + 1e-12).rsqrt()
+    return scaled.float()
 
 
 def _prior(ids: torch.Tensor, vocabulary: int) -> torch.Tensor:
