@@ -110,13 +110,16 @@ def _noisy(name: str, clip: float, level: float, bottom: int | None = None) -> S
 
 
 def _combinations(deep: int, clip: float) -> Sequence[Setting]:
-    noise = {"noise": {"clip": round(clip, 3), "multiplier": 0.1}, "public_calibration": True}
     adversary = {"adversary": {"weight": 0.1}, "public_calibration": True}
+    blurred = []
+    for k, level in ((24, 0.05), (16, 0.1)):
+        privacy = {"noise": {"clip": round(clip, 3), "multiplier": level}, "public_calibration": True}
+        blurred.append(_narrow(k, name=f"bottom {deep}, subspace {k}, noise {level}", bottom=deep, privacy=privacy))
     return (
         _narrow(16, name=f"bottom {deep}, subspace 16", bottom=deep),
         _narrow(8, name=f"bottom {deep}, subspace 8", bottom=deep),
         _narrow(16, name=f"bottom {deep} frozen, subspace 16", bottom=deep, bottom_adapters=False),
-        _narrow(16, name=f"bottom {deep}, subspace 16, noise 0.1", bottom=deep, privacy=noise),
+        *blurred,
         _narrow(16, name=f"bottom {deep}, subspace 16, adversary", bottom=deep, privacy=adversary),
         _noisy(f"bottom {deep}, noise 0.2", clip, 0.2, deep),
         Setting(name=f"bottom {deep}, adversary", bottom=deep, privacy={"adversary": {"weight": 0.1}}),
