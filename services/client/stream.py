@@ -8,6 +8,8 @@ from elsa.errors import ElsaError, UnreachableError
 from elsa.train.phases import ByteCount
 from services.rpc.status import translated
 
+STREAM_TIMEOUT_S = 3600.0
+
 
 class Stream:
     """One call of a bidirectional method.

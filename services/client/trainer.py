@@ -28,9 +28,10 @@ from elsa.v1.tensor_pb2 import CodecSet
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.codec.registry import codec_set_to_proto
 from services.client.ends import client_end
+from services.client.predict_trunk import PredictTrunk
 from services.client.protection import Protection
 from services.client.site import SiteData
-from services.client.trunk import PredictTrunk, TrainTrunk
+from services.client.trunk import TrainTrunk
 from services.rpc.adapters import Pulled
 
 

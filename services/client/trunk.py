@@ -1,49 +1,33 @@
 """An edge's blocks as a `Trunk`: the split step over `SplitService`.
 
 A Train stream that breaks is taken up again with its resume token: what has no answer yet is sent again, and the
-edge answers from memory what it had done. A Predict stream is simply opened anew by who uses it.
+edge answers from memory what it had done.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from elsa.errors import DrainingError, ElsaError, MalformedError, UnreachableError
-from elsa.privacy.ssop import key_to_proto
 from elsa.privacy.turns import Turns
 from elsa.train.client_end import ClientEnd
-from elsa.train.messages import encoded_to_proto, forward_to_proto, take_encoded
+from elsa.train.messages import encoded_to_proto, forward_to_proto
 from elsa.train.phases import ByteCount, Stopwatch
 from elsa.train.session import Position
 from elsa.train.trunk import BackwardReply, ForwardReply, Reply
 from elsa.v1 import split_pb2 as pb
 from elsa.v1.split_pb2_grpc import SplitServiceStub
-from elsa.v1.tensor_pb2 import Chunk, Payload
-from elsa.wire.exchange import Encoded, Receiver
-from elsa.wire.tensor import payload_to_proto
-from services.client.stream import Stream
-from services.rpc.payloads import feeding
+from services.client.requests import Sent, add_turns, result_of, taken
+from services.client.stream import STREAM_TIMEOUT_S, Stream
 
 log = logging.getLogger(__name__)
 
 RESUME_PAUSE_S = 0.5
-STREAM_TIMEOUT_S = 3600.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sent:
-    """A request that has no answer yet."""
-
-    kind: str
-    position: Position
-    tokens: int
-    messages: list[Any]
 
 
 class TrainTrunk:
@@ -85,7 +69,7 @@ class TrainTrunk:
         self._timeout_s = timeout_s
         self._clock = clock
         self._bytes_before = ByteCount()
-        self._unanswered: deque[_Sent] = deque()
+        self._unanswered: deque[Sent] = deque()
         self._stream: Stream | None = None
         self.opened = pb.TrainOpened()
         end.begin(turns)
@@ -115,7 +99,7 @@ class TrainTrunk:
         begin = self._clock()
         message, rest = forward_to_proto(position, self._end.forward(position, activations, lengths, rows))
         messages = [pb.TrainRequest(forward=message), *(pb.TrainRequest(chunk=chunk) for chunk in rest)]
-        self._send(_Sent(kind="forward", position=position, tokens=sum(lengths), messages=messages))
+        self._send(Sent(kind="forward", position=position, tokens=sum(lengths), messages=messages))
         self._watch.add("network", self._clock() - begin)
 
     def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> None:
@@ -124,7 +108,7 @@ class TrainTrunk:
         payload, rest = encoded_to_proto(self._end.backward(position, gradient))
         message = pb.Backward(step=position.step, micro_batch=position.micro_batch, gradient=payload, apply=apply)
         messages = [pb.TrainRequest(backward=message), *(pb.TrainRequest(chunk=chunk) for chunk in rest)]
-        self._send(_Sent(kind="backward", position=position, tokens=len(gradient), messages=messages))
+        self._send(Sent(kind="backward", position=position, tokens=len(gradient), messages=messages))
         self._watch.add("network", self._clock() - begin)
 
     def receive(self) -> Reply:
@@ -172,7 +156,7 @@ class TrainTrunk:
             raise RuntimeError("open the session first")
         return self._stream
 
-    def _send(self, sent: _Sent) -> None:
+    def _send(self, sent: Sent) -> None:
         self._unanswered.append(sent)
         for message in sent.messages:
             self._open_stream().send(message)
@@ -181,14 +165,14 @@ class TrainTrunk:
         stream, begin = self._open_stream(), self._clock()
         answer = stream.receive()
         sent = self._unanswered[0]
-        result = _result_of(answer, sent, self._peer)
+        result = result_of(answer, sent, self._peer)
         reply = self._reply(sent, result, stream)
         self._unanswered.popleft()
         spent = self._clock() - begin
         self._watch.add("network", max(spent - result.wait_s - result.trunk_s, 0.0))
         return reply
 
-    def _reply(self, sent: _Sent, result: Any, stream: Stream) -> Reply:
+    def _reply(self, sent: Sent, result: Any, stream: Stream) -> Reply:
         """The reply in a result and the chunks that follow it; all of them are taken before it is undone."""
         end, position, chunks = self._end, sent.position, iter(stream)
         if sent.kind == "forward":
@@ -220,93 +204,3 @@ class TrainTrunk:
                 for message in sent.messages:
                     self._open_stream().send(message)
             return
-
-
-class PredictTrunk:
-    """A Predict stream at an edge: forward only. Arguments as of `TrainTrunk`."""
-
-    def __init__(
-        self,
-        stub: SplitServiceStub,
-        opening: pb.PredictOpen,
-        peer: str,
-        *,
-        end: ClientEnd,
-        turns: Turns | None = None,
-        keyed: bool = False,
-        timeout_s: float = STREAM_TIMEOUT_S,
-    ) -> None:
-        self._peer = peer
-        self._end = end
-        self._unanswered: deque[_Sent] = deque()
-        self._stream = Stream(stub.Predict, peer, timeout_s)
-        end.begin(turns)
-        opening.calibrations[:] = end.calibrations
-        rest = add_turns(opening, turns if keyed else None)
-        self._stream.send(pb.PredictRequest(open=opening))
-        for chunk in rest:
-            self._stream.send(pb.PredictRequest(chunk=chunk))
-        answer = self._stream.receive()
-        if answer.WhichOneof("message") != "opened":
-            raise MalformedError(f"{peer} answered open with {answer.WhichOneof('message')}")
-        end.opened(answer.opened.calibrations)
-
-    def missing(self, rows: Sequence[int]) -> list[bool]:
-        """See `elsa.train.trunk.Trunk`; nothing is kept of rows that are predicted."""
-        return [True] * len(rows)
-
-    def forward(
-        self, position: Position, activations: torch.Tensor, lengths: Sequence[int], rows: Sequence[int] = ()
-    ) -> None:
-        """See `elsa.train.trunk.Trunk`."""
-        message, rest = forward_to_proto(position, self._end.forward_whole(position, activations, lengths))
-        self._stream.send(pb.PredictRequest(forward=message))
-        for chunk in rest:
-            self._stream.send(pb.PredictRequest(chunk=chunk))
-        self._unanswered.append(_Sent(kind="forward", position=position, tokens=len(activations), messages=[]))
-
-    def backward(self, position: Position, gradient: torch.Tensor, apply: bool) -> None:
-        """Not possible here."""
-        raise RuntimeError("a Predict stream has no backward")
-
-    def receive(self) -> Reply:
-        """See `elsa.train.trunk.Trunk`."""
-        answer = self._stream.receive()
-        sent = self._unanswered.popleft()
-        payload = _result_of(answer, sent, self._peer).activations
-        chunks = iter(self._stream)
-        encoded = taken(payload, self._end.h2, sent.tokens, "forward_result.activations", chunks)
-        return ForwardReply(
-            position=sent.position, activations=self._end.forward_result(sent.position, encoded, final=True)
-        )
-
-    def close(self) -> None:
-        """End the stream, whether all answers have come or not."""
-        self._stream.cancel()
-
-
-def add_turns(opening: pb.TrainOpen | pb.PredictOpen, turns: Turns | None) -> list[Chunk]:
-    """Put the secret turns into an opening for an edge that is told them; the chunks that follow it."""
-    if turns is None:
-        return []
-    opening.ssop.CopyFrom(key_to_proto(turns.key, renew_each_step=turns.renew_each_step))
-    payload, rest = payload_to_proto([turns.basis])
-    opening.ssop.basis.CopyFrom(payload)
-    return rest
-
-
-def taken(payload: Payload, receiver: Receiver, tokens: int, field: str, chunks: Iterator[Any]) -> Encoded:
-    """A tensor that begins with `payload`, with the chunks that follow it. Raises MalformedError naming `field`."""
-    return take_encoded(payload, receiver, tokens, field, feeding(chunks, field))()
-
-
-def _result_of(answer: Any, sent: _Sent, peer: str) -> Any:
-    """The result in an answer, if it is the one to the oldest request. Raises MalformedError."""
-    kind = answer.WhichOneof("message")
-    result = getattr(answer, kind or "opened")
-    if kind != f"{sent.kind}_result" or (result.step, result.micro_batch) != (
-        sent.position.step,
-        sent.position.micro_batch,
-    ):
-        raise MalformedError(f"{peer} answered {sent.kind} of {sent.position} with {kind}")
-    return result

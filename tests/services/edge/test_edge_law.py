@@ -29,7 +29,7 @@ from elsa.train.step import evaluate
 from elsa.train.whole import evaluate_whole, train_whole
 from elsa.v1 import split_pb2
 from elsa.wire.adapter import encode_adapter, sha256
-from services.client.trunk import PredictTrunk
+from services.client.predict_trunk import PredictTrunk
 
 
 def unsplit(spec, start, data, steps):

@@ -28,7 +28,7 @@ from elsa.model.weights import Checkpoint
 from elsa.train.step import predict
 from elsa.v1 import fleet_pb2, split_pb2
 from elsa.wire.codec.registry import codec_set_to_proto
-from services.client.trunk import PredictTrunk
+from services.client.predict_trunk import PredictTrunk
 from services.edge.own_trunks import OwnTrunks
 
 CLIENTS = ("ann", "bob")
