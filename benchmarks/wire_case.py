@@ -149,7 +149,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     train, test = (rows_of(spec, checkpoint, folder / DATA[case.data] / f"{n}.jsonl.gz") for n in ("train", "test"))
     sides, task, training = Sides.of(spec, checkpoint), spec.model.task, spec.training
     probes = probe_activations(sides.client, checkpoint, sides.split, public_probes(), MAX_TOKENS)
-    protection = Protection(spec, sides.client, probes, None)
+    protection = Protection(spec, sides.client, probes, None, checkpoint.tokenizer().all_special_ids)
     ends = (
         client_end(spec, sides.client, sides.split, probes),
         ClientEnds(spec, sides.edge.width, Shelf(ROOM_BYTES, 0)).of("client"),

@@ -6,6 +6,8 @@ The figures behind each are in docs/codecs.md, with the command that measures th
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from pydantic import BaseModel
+
 PresetName = Literal["default", "thrifty", "private", "paper", "none"]
 
 _SKETCH = "sketch(rows=3, ratio=2, decode=median)"
@@ -23,7 +25,14 @@ PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
         "lora": {"bottom_adapters": False},
         "reuse": {"enabled": True},
     },
-    "private": {"codecs": _codecs("subspace(ratio=1.5) | int4", "subspace(ratio=8) | int4")},
+    "private": {
+        "split": {"bottom": 4},
+        "codecs": {
+            **_codecs("subspace(ratio=1.5) | int4", "subspace(ratio=8) | int4"),
+            "h1": "subspace(ratio=16) | int4",
+        },
+        "privacy": {"noise": {"clip": 1.0, "multiplier": 0.05}, "public_calibration": True},
+    },
     "paper": {
         "codecs": _codecs(_SKETCH, _SKETCH),
         "privacy": {"ssop": {"rank": 16, "edge": "blind", "key": "run"}},
@@ -32,11 +41,14 @@ PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
 
 
 def beneath(raw: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
-    """`raw` with what it leaves open filled in from `preset`, mapping by mapping."""
+    """`raw` with what it leaves open filled in from `preset`, mapping by mapping; of models, what was given."""
     filled = dict(raw)
     for key, value in preset.items():
+        given = raw.get(key)
+        if isinstance(given, BaseModel):
+            given = given.model_dump(exclude_unset=True)
         if key not in raw:
             filled[key] = value
-        elif isinstance(value, Mapping) and isinstance(raw[key], Mapping):
-            filled[key] = beneath(raw[key], value)
+        elif isinstance(value, Mapping) and isinstance(given, Mapping):
+            filled[key] = beneath(given, value)
     return filled

@@ -36,8 +36,13 @@ class SsopSpec(Part):
 class NoiseSpec(Part):
     """Gaussian noise on h1: each token's state, less the public mean, is clipped and then blurred."""
 
-    clip: float = Field(gt=0, le=1e6, description="longest norm of a token's centred state that is kept whole")
-    multiplier: float = Field(gt=0, le=1e3, description="standard deviation of the noise, in units of clip")
+    clip: float = Field(
+        1.0,
+        gt=0,
+        le=1e3,
+        description="longest norm of a token's centred state that is kept whole, in median norms of public ones",
+    )
+    multiplier: float = Field(gt=0, le=1e3, description="standard deviation of the noise, as a share of that norm")
     delta: float = Field(1e-5, gt=0, lt=1, description="the delta for which epsilon is stated")
 
 

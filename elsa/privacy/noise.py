@@ -17,14 +17,15 @@ class Noise:
     """Clips and blurs states at the lower cut.
 
     Args:
-        spec: clip, and noise in units of it.
-        mean: (width,) public mean of the states at the cut.
+        spec: clip, in median norms of centred public states, and noise in units of it.
+        public: (tokens, width) states of public text at the cut.
         generator: where the noise comes from. Who can guess its seed can take the noise off again.
     """
 
-    def __init__(self, spec: NoiseSpec, mean: torch.Tensor, generator: torch.Generator) -> None:
-        self._spec = spec
-        self._mean = mean.detach().float()
+    def __init__(self, spec: NoiseSpec, public: torch.Tensor, generator: torch.Generator) -> None:
+        self._mean = public.detach().float().mean(0)
+        self._clip = spec.clip * float((public.detach() - self._mean).norm(dim=1).median())
+        self._deviation = spec.multiplier * self._clip
         self._generator = generator
 
     def clipped(self, states: torch.Tensor) -> torch.Tensor:
@@ -41,14 +42,14 @@ class Noise:
             raise MalformedError(f"states {tuple(states.shape)} for noise of width {len(self._mean)}; give its own")
         centred = states - self._mean
         length = centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        kept: torch.Tensor = self._mean + centred * (self._spec.clip / length).clamp(max=1.0)
+        kept: torch.Tensor = self._mean + centred * (self._clip / length).clamp(max=1.0)
         return kept
 
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """`states` (tokens, width) clipped, plus N(0, (multiplier·clip)²) in every value; gradient as `clipped`."""
         clipped = self.clipped(states)
         draw = torch.empty(clipped.shape, dtype=clipped.dtype).normal_(generator=self._generator)
-        return clipped + draw * (self._spec.multiplier * self._spec.clip)
+        return clipped + draw * self._deviation
 
 
 def epsilon(spec: NoiseSpec, releases: int, tokens: int = 1) -> float:

@@ -162,15 +162,13 @@ def _job(spec: "RunSpec", material: "Material", *, steps: int, seeds: int, told:
 
 def _settings(job: "Audit", path: Path | None, *, quick: bool):  # type: ignore[no-untyped-def]
     """The user's settings after the unprotected one, or the audit's own."""
-    from elsa.privacy.audit.cut import clip_of
     from elsa.privacy.audit.settings import Setting, default_settings, read_settings
 
     if path is not None:
         found = read_settings(path)
         plain = Setting(name="unprotected")
         return found if found[0].spec(job.base) == plain.spec(job.base) else (plain, *found)
-    clip = clip_of(job.public_states(Setting(name="unprotected").spec(job.base)))
-    return default_settings(job.base, job.blocks, clip, quick=quick)
+    return default_settings(job.base, job.blocks, quick=quick)
 
 
 def _about(job: "Audit", checked: float) -> dict[str, object]:

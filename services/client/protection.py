@@ -1,6 +1,7 @@
 """What a client does about privacy in one run, as its specification says: noise, an opponent, secret turns."""
 
 import secrets
+from collections.abc import Sequence
 
 import torch
 
@@ -22,10 +23,16 @@ class Protection:
     Args:
         probes: (tokens, width) states of the public probes at the lower cut, for what is asked for.
         shared: the run's key and basis, where the clients share them.
+        special: numbers of tokens that are known by their place, which no opponent need look for.
     """
 
     def __init__(
-        self, spec: RunSpec, segment: Segment, probes: torch.Tensor, shared: tuple[Key, torch.Tensor] | None
+        self,
+        spec: RunSpec,
+        segment: Segment,
+        probes: torch.Tensor,
+        shared: tuple[Key, torch.Tensor] | None,
+        special: Sequence[int] = (),
     ) -> None:
         privacy = spec.privacy
         self._ssop = privacy.ssop
@@ -37,11 +44,11 @@ class Protection:
         self.blur: Noise | None = None
         if privacy.noise is not None:
             generator = torch.Generator().manual_seed(secrets.randbits(63))
-            self.blur = Noise(privacy.noise, probes.mean(0), generator)
+            self.blur = Noise(privacy.noise, probes, generator)
         self.opponent: Adversary | None = None
         if privacy.adversary is not None:
             embeddings = segment.model.get_input_embeddings().weight
-            self.opponent = Adversary(privacy.adversary, segment.width, embeddings, spec.seed)
+            self.opponent = Adversary(privacy.adversary, segment.width, embeddings, spec.seed, special)
 
     @property
     def keyed(self) -> bool:

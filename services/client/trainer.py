@@ -85,7 +85,7 @@ class RoundTrainer:
         adapters.attach(self._segment, adapters.adapter_config(checkpoint, spec.lora, task, labels))
         probes = probe_activations(self._segment, checkpoint, self._split, public_probes(), spec.model.max_tokens)
         self._end = client_end(spec, self._segment, self._split, probes)
-        self._protection = Protection(spec, self._segment, probes, shared)
+        self._protection = Protection(spec, self._segment, probes, shared, checkpoint.tokenizer().all_special_ids)
         self._bottom = b""
 
     @property

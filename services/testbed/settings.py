@@ -43,7 +43,9 @@ class DemoSettings(BaseModel):
     labels: str = Field("", description="names of the labels, by commas; else those in the data")
     alpha: float = Field(1.0, gt=0, description="how unlike the clients are: Dirichlet over labels, small is unlike")
     iid: bool = Field(False, description="clients with like mixtures of labels, instead of --alpha")
-    split: str = Field("1/1", pattern=r"^\d{1,5}/\d{1,5}$", description="blocks that a client keeps, BOTTOM/TOP")
+    split: str | None = Field(
+        None, pattern=r"^\d{1,5}/\d{1,5}$", description="blocks that a client keeps, BOTTOM/TOP; else the preset's"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
     threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
     output: Path = Field(Path("elsa-demo"), description="folder for the result; an earlier demo there is replaced")
@@ -70,14 +72,14 @@ class DemoSettings(BaseModel):
 
     def run_spec(self, labels: tuple[str, ...]) -> RunSpec:
         """The run's specification. Raises pydantic's ValidationError where the parts do not go together."""
-        bottom, top = (int(part) for part in self.split.split("/"))
+        split = dict(zip(("bottom", "top"), self.split.split("/"), strict=True)) if self.split else {}
         return RunSpec(
             name="demo",
             preset=self.preset,
             seed=self.seed,
             model=ModelSpec(source=self.model, max_tokens=self.max_tokens),
             data=DataSpec(text=self.text, label=self.label, labels=labels, holdout=0.1),
-            split=SplitSpec(bottom=bottom, top=top),
+            split=SplitSpec.model_validate(split),
             lora=LoraSpec(rank=self.rank, alpha=2 * self.rank),
             training=TrainingSpec(
                 rounds=self.rounds,

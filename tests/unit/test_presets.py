@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from elsa.codecs import CodecsSpec, codec_text, parse_codec
 from elsa.presets import PRESETS, PresetName, beneath
 from elsa.protection import SsopSpec
-from elsa.spec import RunSpec
+from elsa.spec import DataSpec, LoraSpec, RunSpec, SplitSpec
 
 LABELS = {"data": {"labels": ["no", "yes"]}}
 VALUES = st.recursive(
@@ -91,3 +91,10 @@ def test_filling_in_changes_nothing_that_is_said_at_any_depth(raw, preset):
         assert filled.get(path, {}) == value or value == {}  # an empty mapping is room for the preset
     assert beneath(beneath(raw, preset), preset) == beneath(raw, preset)
     assert set(beneath(raw, preset)) == set(raw) | set(preset)
+
+
+def test_a_preset_fills_parts_that_were_given_as_models_too():
+    spec = RunSpec(preset="thrifty", data=DataSpec(labels=("a", "b")), lora=LoraSpec(rank=4))
+    assert spec.lora == LoraSpec(rank=4, bottom_adapters=False)
+    assert spec == RunSpec.model_validate({"preset": "thrifty", "data": {"labels": ["a", "b"]}, "lora": {"rank": 4}})
+    assert RunSpec(preset="private", data=DataSpec(labels=("a", "b")), split=SplitSpec(top=0)).split.bottom == 4

@@ -102,7 +102,7 @@ BOUNDS = [
     ("rounds.quorum", 1e-9, 1),
     ("rounds.deadline_s", 1e-3, 30 * 24 * 3600),
     ("privacy.ssop.rank", 2, 4096),
-    ("privacy.noise.clip", 1e-9, 1e6),
+    ("privacy.noise.clip", 1e-9, 1e3),
     ("privacy.noise.multiplier", 1e-9, 1e3),
     ("privacy.noise.delta", 1e-300, 0.999999),
     ("privacy.adversary.weight", 1e-9, 100),

@@ -66,7 +66,7 @@ class Cut:
         wanted = self.spec.privacy.noise
         if wanted is None:
             return None
-        return Noise(wanted, self.moments.mean.float(), torch.Generator().manual_seed(seed))
+        return Noise(wanted, self.public, torch.Generator().manual_seed(seed))
 
     def adversary(self, segment: Segment) -> Adversary | None:
         """The run's adversary for the bottom of `segment`; None without it."""
@@ -99,8 +99,3 @@ class Cut:
             values = turned.hide(values) if turned else values
             total += codec.decode(codec.encode(values.contiguous()))
         return total / times
-
-
-def clip_of(public: torch.Tensor) -> float:
-    """The median norm of centred public states (tokens, width): where the audit's own noise settings clip."""
-    return float((public - public.mean(0)).norm(dim=1).median())

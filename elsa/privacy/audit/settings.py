@@ -63,18 +63,17 @@ def read_settings(path: Path) -> tuple[Setting, ...]:
     return found
 
 
-def default_settings(base: RunSpec, blocks: int, clip: float, *, quick: bool = False) -> tuple[Setting, ...]:
+def default_settings(base: RunSpec, blocks: int, *, quick: bool = False) -> tuple[Setting, ...]:
     """The audit's own ladder, from nothing to combinations.
 
     Args:
         base: the run: its split is where the ladder starts.
         blocks: of the whole model.
-        clip: where noise clips: the median norm of centred public states at the cut.
         quick: only a handful.
     """
     here, deepest = base.split.bottom, blocks - base.split.top - 1
     plain = Setting(name="unprotected")
-    noises = [_noisy(f"noise {level}", clip, level) for level in NOISES]
+    noises = [_noisy(f"noise {level}", level) for level in NOISES]
     blind = [_turned(rank) for rank in (4, 16, 64)]
     if quick:
         return (plain, Setting(name="preset default", preset="default"), blind[1], noises[1])
@@ -89,7 +88,7 @@ def default_settings(base: RunSpec, blocks: int, clip: float, *, quick: bool = F
         *noises,
         Setting(name="adversary", privacy={"adversary": {"weight": 0.1}}),
         *deeper,
-        *_combinations(min(deepest, 4), clip),
+        *_combinations(min(deepest, 4)),
     )
 
 
@@ -105,15 +104,15 @@ def _narrow(k: int, **more: Any) -> Setting:
     return Setting(name=f"subspace {k}", codecs=codecs, privacy=privacy).model_copy(update=more)
 
 
-def _noisy(name: str, clip: float, level: float, bottom: int | None = None) -> Setting:
-    return Setting(name=name, bottom=bottom, privacy={"noise": {"clip": round(clip, 3), "multiplier": level}})
+def _noisy(name: str, level: float, bottom: int | None = None) -> Setting:
+    return Setting(name=name, bottom=bottom, privacy={"noise": {"multiplier": level}})
 
 
-def _combinations(deep: int, clip: float) -> Sequence[Setting]:
+def _combinations(deep: int) -> Sequence[Setting]:
     adversary = {"adversary": {"weight": 0.1}, "public_calibration": True}
     blurred = []
     for k, level in ((24, 0.05), (16, 0.1)):
-        privacy = {"noise": {"clip": round(clip, 3), "multiplier": level}, "public_calibration": True}
+        privacy = {"noise": {"multiplier": level}, "public_calibration": True}
         blurred.append(_narrow(k, name=f"bottom {deep}, subspace {k}, noise {level}", bottom=deep, privacy=privacy))
     return (
         _narrow(16, name=f"bottom {deep}, subspace 16", bottom=deep),
@@ -121,6 +120,6 @@ def _combinations(deep: int, clip: float) -> Sequence[Setting]:
         _narrow(16, name=f"bottom {deep} frozen, subspace 16", bottom=deep, bottom_adapters=False),
         *blurred,
         _narrow(16, name=f"bottom {deep}, subspace 16, adversary", bottom=deep, privacy=adversary),
-        _noisy(f"bottom {deep}, noise 0.2", clip, 0.2, deep),
+        _noisy(f"bottom {deep}, noise 0.2", 0.2, deep),
         Setting(name=f"bottom {deep}, adversary", bottom=deep, privacy={"adversary": {"weight": 0.1}}),
     )

@@ -98,7 +98,7 @@ def test_a_setting_is_the_run_but_for_what_it_says():
 @pytest.mark.parametrize(("blocks", "bottom"), [(3, 1), (6, 1), (6, 4), (12, 2)])
 def test_the_ladder_starts_unprotected_and_fits_the_model(blocks, bottom, quick):
     base = BASE.model_copy(update={"split": SplitSpec(bottom=bottom, top=1)})
-    settings = default_settings(base, blocks, 11.0, quick=quick)
+    settings = default_settings(base, blocks, quick=quick)
     assert settings[0] == Setting(name="unprotected")
     assert len({setting.name for setting in settings}) == len(settings)
     for setting in settings:

@@ -19,7 +19,12 @@ WIDTH = 24
 def noise(clip=2.0, multiplier=0.5, seed=0, mean=None):
     spec = NoiseSpec(clip=clip, multiplier=multiplier)
     centre = torch.zeros(WIDTH) if mean is None else mean
-    return Noise(spec, centre, torch.Generator().manual_seed(seed))
+    return Noise(spec, public(centre), torch.Generator().manual_seed(seed))
+
+
+def public(mean):
+    """States of that mean, all at the distance 1 from it."""
+    return torch.cat([mean + torch.eye(WIDTH), mean - torch.eye(WIDTH)])
 
 
 def states(tokens=50, scale=1.0, seed=1):
@@ -38,6 +43,15 @@ def test_no_state_is_farther_from_the_mean_than_clip_and_near_ones_stay(clip, sc
     torch.testing.assert_close(clipped[near], given_states[near], atol=1e-4, rtol=1e-4)
     cosine = torch.nn.functional.cosine_similarity(clipped - mean, given_states - mean)
     assert (cosine > 0.999).all()
+
+
+def test_the_clip_is_in_median_norms_of_public_states():
+    far = 100 * states(5)
+    near, wide = (
+        Noise(NoiseSpec(clip=2.0, multiplier=0.5), each, torch.Generator())
+        for each in (public(torch.zeros(WIDTH)), 3 * public(torch.zeros(WIDTH)))
+    )
+    torch.testing.assert_close(wide.clipped(far), 3 * near.clipped(far))
 
 
 def test_what_is_added_has_the_deviation_of_the_specification_and_no_mean():
