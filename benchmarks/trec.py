@@ -42,6 +42,7 @@ def federated(data: Path, folder: Path, seed: int) -> dict[str, float]:
         "batch": BATCH,
         "learning-rate": LEARNING_RATE,
         "max-tokens": MAX_TOKENS,
+        "preset": "none",
         "seed": seed,
         "output": output,
     }
