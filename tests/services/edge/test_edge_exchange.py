@@ -229,7 +229,7 @@ def cut_basis(monkeypatch):
         payload.chunk.CopyFrom(first)
         return payload, rest
 
-    monkeypatch.setattr("services.client.trunk.payload_to_proto", pieces)
+    monkeypatch.setattr("services.client.requests.payload_to_proto", pieces)
     monkeypatch.setattr("services.client.trunk.RESUME_PAUSE_S", 0.01)
 
 
