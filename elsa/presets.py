@@ -21,7 +21,7 @@ PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
     "none": {},
     "default": {"codecs": _codecs("subspace(ratio=1.5) | int4", "subspace(ratio=8) | int4")},
     "thrifty": {
-        "codecs": _codecs("subspace(ratio=3) | int4", "subspace(ratio=12) | int4"),
+        "codecs": _codecs("subspace(ratio=2.5) | int4", "subspace(ratio=12) | int4"),
         "lora": {"bottom_adapters": False},
         "reuse": {"enabled": True},
     },
