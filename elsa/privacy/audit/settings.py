@@ -26,6 +26,7 @@ class Setting(Part):
     codecs: Mapping[str, str] = Field({}, description="as in a run's specification")
     privacy: Mapping[str, Any] = Field({}, description="as in a run's specification")
     bottom: int | None = Field(None, ge=1, le=10_000, description="blocks before the cut; as in the run if left out")
+    top: int | None = Field(None, ge=0, le=10_000, description="blocks after the trunk; as in the run if left out")
     bottom_adapters: bool | None = Field(None, description="train them; as in the run if left out")
 
     def spec(self, base: RunSpec) -> RunSpec:
@@ -33,8 +34,8 @@ class Setting(Part):
         raw = base.model_dump(mode="json", exclude={"codecs", "privacy", "reuse", "preset", "splits"})
         raw |= {"preset": self.preset} | ({"codecs": dict(self.codecs)} if self.codecs else {})
         raw |= {"privacy": dict(self.privacy)} if self.privacy else {}
-        if self.bottom is not None:
-            raw["split"]["bottom"] = self.bottom
+        ends = {"bottom": self.bottom, "top": self.top}
+        raw["split"] |= {end: blocks for end, blocks in ends.items() if blocks is not None}
         if self.bottom_adapters is not None:
             raw["lora"]["bottom_adapters"] = self.bottom_adapters
         return parse(RunSpec, raw, f"setting {self.name!r}")

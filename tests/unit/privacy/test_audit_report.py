@@ -88,6 +88,8 @@ def test_a_setting_is_the_run_but_for_what_it_says():
     deeper = Setting(name="x", preset="default", bottom=3, bottom_adapters=False).spec(BASE)
     assert (deeper.split.bottom, deeper.split.top, deeper.lora.bottom_adapters) == (3, 1, False)
     assert deeper.codecs == BASE.codecs
+    later = Setting(name="x", top=0).spec(BASE)
+    assert (later.split.bottom, later.split.top) == (1, 0)
     turned = Setting(name="x", privacy={"ssop": {"rank": 4}}).spec(BASE)
     assert turned.privacy.ssop is not None
     with pytest.raises(SpecError, match=r"setting 'x': privacy\.ssop\.rank"):
@@ -114,6 +116,7 @@ def test_settings_are_read_from_a_file_and_faults_are_told_with_field_and_remedy
         ("settings: []", "settings: Tuple should have at least 1 item"),
         ("settings: [{name: a}, {name: a}]", "'a' is named twice"),
         ("settings: [{name: a, deeper: 3}]", "deeper: unknown field"),
+        ("settings: [{name: a, top: -1}]", r"top: .*greater than or equal to 0"),
         ("settings: [", "not YAML"),
         ("- 3", "settings.yaml"),
     ):
