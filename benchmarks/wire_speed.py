@@ -98,7 +98,8 @@ def exchange_s(codecs: CodecsSpec, width: int) -> float:
 
 def way(codec: Codec, width: int, *, centred: bool) -> Callable[[torch.Tensor], None]:
     """One tensor's way from its sender to its receiver, and the gradient's through the codec where it has one."""
-    sender, receiver, known = Sender(codec, Moments(width, centred=centred)), Receiver(codec), set[bytes]()
+    sender, receiver = Sender(codec, "values", Moments(width, centred=centred)), Receiver(codec, "values")
+    known = set[bytes]()
 
     def send(values: torch.Tensor) -> None:
         encoded, inforce = sender.send(values, known)

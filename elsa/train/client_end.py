@@ -53,11 +53,11 @@ class ClientEnd:
         probes: Moments | None = None,
         at_once: bool = False,
     ) -> None:
-        self._h1 = Sender(codecs.h1, probes or Moments(width), at_once=at_once)
-        self._change = Sender(codecs.change, Moments(width, centred=False))
-        self._dh2 = Sender(codecs.dh2, Moments(width, centred=False), feedback=True)
+        self._h1 = Sender(codecs.h1, "h1", probes or Moments(width), at_once=at_once)
+        self._change = Sender(codecs.change, "change", Moments(width, centred=False))
+        self._dh2 = Sender(codecs.dh2, "dh2", Moments(width, centred=False), feedback=True)
         self._names_rows = feeds_back(codecs.dh1)
-        self.h2, self.dh1 = Receiver(codecs.h2), Receiver(codecs.dh1)
+        self.h2, self.dh1 = Receiver(codecs.h2, "h2"), Receiver(codecs.dh1, "dh1")
         self._turn: TurnOf | None = None
         self._split = split
         self._known: set[bytes] = set()

@@ -34,9 +34,10 @@ class EdgeEnd:
     """
 
     def __init__(self, codecs: Codecs, width: int, *, rows: EdgeRows | None = None) -> None:
-        self.h1, self.change, self.dh2 = Receiver(codecs.h1), Receiver(codecs.change), Receiver(codecs.dh2)
-        self._h2 = Sender(codecs.h2, Moments(width))
-        self._dh1 = Sender(codecs.dh1, Moments(width, centred=False), feedback=True)
+        self.h1, self.dh2 = Receiver(codecs.h1, "h1"), Receiver(codecs.dh2, "dh2")
+        self.change = Receiver(codecs.change, "change")
+        self._h2 = Sender(codecs.h2, "h2", Moments(width))
+        self._dh1 = Sender(codecs.dh1, "dh1", Moments(width, centred=False), feedback=True)
         self.rows = rows
         self.takes_rows = rows is not None or feeds_back(codecs.dh1)
         self.kept_name = secrets.token_hex(8)

@@ -170,7 +170,8 @@ class Payload(_message.Message):
     CALIBRATION_FIELD_NUMBER: _builtins.int
     ATTACHED_FIELD_NUMBER: _builtins.int
     calibration: _builtins.bytes
-    """Names the calibration that the parts are encoded under: the first 8 bytes of the SHA-256 of its tensors' bytes.
+    """Names the calibration that the parts are encoded under: the first 8 bytes of the SHA-256 of the tensor's name in
+    CodecSet (ASCII), a zero byte, and the bytes of the calibration's tensors.
     Empty where the codec takes none, and where the sender has none yet: the parts are then in the codec's plain form
     (docs/codecs.md).
     """

@@ -44,13 +44,15 @@ class Calibrator:
 
     Args:
         codec: as agreed, one that takes a calibration.
+        tensor: name of the tensor that it encodes, as in `CodecSet`.
         moments: of the public probes at this cut where there are some, else empty; what passes is added.
         at_once: calibrate before the first message, from `moments` alone, and never again: for a codec that is to
             hide something, of which a calibration made from what passes would tell.
     """
 
-    def __init__(self, codec: Codec, moments: Moments, *, at_once: bool) -> None:
+    def __init__(self, codec: Codec, tensor: str, moments: Moments, *, at_once: bool) -> None:
         self._codec = codec
+        self._tensor = tensor
         self._width, self._centred = moments.width, moments.centred
         self._cost = size(codec.calibration_layout())
         self._at_once = at_once
@@ -110,7 +112,8 @@ class Calibrator:
 
     def _made(self, moments: Moments) -> Calibration:
         tensors = self._codec.fit(moments)
-        return Calibration(name=name_of(tensors), tensors=tensors, codec=self._codec.calibrated(tensors))
+        name = name_of(self._tensor, tensors)
+        return Calibration(name=name, tensors=tensors, codec=self._codec.calibrated(tensors))
 
     def _open_window(self) -> Moments:
         if self._window is None:
@@ -118,11 +121,14 @@ class Calibrator:
         return self._window
 
 
-def name_of(tensors: Sequence[torch.Tensor]) -> bytes:
-    """The first 8 bytes of the SHA-256 of a calibration's tensors."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(raw_bytes(tensor))
+def name_of(tensor: str, tensors: Sequence[torch.Tensor]) -> bytes:
+    """The first 8 bytes of the SHA-256 of the name of what is encoded, a zero byte, and the calibration's tensors.
+
+    A peer holds calibrations of several tensors and is asked for them by name alone: equal ones must not share it.
+    """
+    digest = hashlib.sha256(tensor.encode("ascii") + b"\0")
+    for values in tensors:
+        digest.update(raw_bytes(values))
     return digest.digest()[:8]
 
 

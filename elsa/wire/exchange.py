@@ -46,15 +46,18 @@ class Sender:
 
     Args:
         codec: as agreed, without calibration.
+        tensor: its name in `CodecSet`, which the names of its calibrations follow from.
         moments: of the public probes at this cut, where the sender has them; else empty ones.
         at_once: calibrate before the first message, from `moments` alone, and never again.
         feedback: add what the codec leaves out of a row to its next values: for gradients.
     """
 
-    def __init__(self, codec: Codec, moments: Moments, *, at_once: bool = False, feedback: bool = False) -> None:
+    def __init__(
+        self, codec: Codec, tensor: str, moments: Moments, *, at_once: bool = False, feedback: bool = False
+    ) -> None:
         self._plain = codec.plain()
         takes = bool(codec.calibration_layout())
-        self._calibrator = Calibrator(codec, moments, at_once=at_once) if takes else None
+        self._calibrator = Calibrator(codec, tensor, moments, at_once=at_once) if takes else None
         self._feedback = Feedback() if feedback and feeds_back(codec) else None
 
     def send(
@@ -87,10 +90,16 @@ class Sender:
 
 
 class Receiver:
-    """Decodes one tensor of a step; holds what was attached."""
+    """Decodes one tensor of a step; holds what was attached.
 
-    def __init__(self, codec: Codec) -> None:
+    Args:
+        codec: as agreed, without calibration.
+        tensor: as the sender's.
+    """
+
+    def __init__(self, codec: Codec, tensor: str) -> None:
         self._agreed = codec
+        self._tensor = tensor
         self._plain = codec.plain()
         self._held: OrderedDict[bytes, Codec] = OrderedDict()
 
@@ -131,8 +140,10 @@ class Receiver:
         return codec.decode(parts)
 
     def _keep(self, name: bytes, tensors: Sequence[torch.Tensor], field: str) -> None:
-        if name_of(tensors) != name:
-            raise MalformedError(f"{field}.calibration: {name.hex()} is not the digest of what is attached")
+        if name_of(self._tensor, tensors) != name:
+            raise MalformedError(
+                f"{field}.calibration: {name.hex()} is not the digest of what is attached for {self._tensor}"
+            )
         self._held[name] = self._agreed.calibrated(tensors)
         self._held.move_to_end(name)
         while len(self._held) > MOST_HELD:

@@ -137,3 +137,22 @@ def test_a_gradient_comes_back_by_what_was_sent():
     assert parcel.whole.calibration, "it is calibrated by then"
     torch.testing.assert_close(got, codec.pullback(values_of(99)))
     assert torch.linalg.matrix_rank(got) == 4
+
+
+def test_ends_whose_tensors_are_all_the_same_never_take_one_s_calibration_for_another_s():
+    coded = "subspace(k=4) | int8"
+    client, edge = ends = ends_of(codecs_of(h1=coded, h2=coded, dh2=coded, dh1=coded))
+    stream = begun(ends)
+    draw = torch.Generator().manual_seed(0)
+    for step in range(100):
+        half = torch.randint(-3, 4, (4, WIDTH), generator=draw).float()
+        position, values = at(step), torch.cat([half, -half])  # no mean: centred or not is the same
+        stream.forward(position, client.forward(position, values, (8,), (1,)))
+        client.forward_result(position, stream.forward_result(position, values))
+        stream.backward(position, client.backward(position, values))
+        client.backward_result(position, stream.backward_result(position, values))
+    inforce = [each._calibrator.inforce for each in (client._h1, client._dh2, edge._h2, edge._dh1)]
+    assert all(
+        torch.equal(*pair) for other in inforce for pair in zip(inforce[0].tensors, other.tensors, strict=True)
+    )
+    assert len({made.name for made in inforce}) == 4

@@ -37,8 +37,8 @@ class Way:
 
     def __init__(self, text, **given):
         self.codec = codec(text)
-        self.sender = Sender(self.codec, given.pop("moments", None) or Moments(WIDTH), **given)
-        self.receiver = Receiver(self.codec)
+        self.sender = Sender(self.codec, "h1", given.pop("moments", None) or Moments(WIDTH), **given)
+        self.receiver = Receiver(self.codec, "h1")
         self.forms = []
         self.attached = []
         self.bytes = 0
@@ -131,11 +131,11 @@ def test_a_calibration_never_costs_more_than_it_saves(text, sizes):
 
 def calibrated(text=CODED[0]):
     """An encoded message with its calibration attached, and a receiver that has seen nothing."""
-    sender = Sender(codec(text), Moments(WIDTH))
+    sender = Sender(codec(text), "h1", Moments(WIDTH))
     for seed in range(100):
         encoded, _ = sender.send(values_of(9, seed), ())
         if encoded.attached:
-            return encoded, Receiver(codec(text))
+            return encoded, Receiver(codec(text), "h1")
     raise AssertionError("it was never calibrated")
 
 
@@ -155,6 +155,20 @@ def test_a_calibration_that_was_altered_is_refused_and_not_kept():
     assert receiver.names == ()
 
 
+def test_equal_calibrations_of_two_tensors_are_each_sent_to_their_own_receiver():
+    known, sent = set(), {}
+    for tensor in ("h1", "dh2"):  # both go up: one edge holds them, and names them together
+        moments = Moments(WIDTH)
+        moments.add(values_of(50))
+        sent[tensor], _ = Sender(codec(CODED[0]), tensor, moments, at_once=True).send(values_of(3), known)
+        known.add(sent[tensor].calibration)
+        Receiver(codec(CODED[0]), tensor).receive(sent[tensor], "x")
+    assert all(map(torch.equal, sent["h1"].parts, sent["dh2"].parts))
+    assert len(known) == 2
+    with pytest.raises(MalformedError, match="not the digest of what is attached for dh2"):
+        Receiver(codec(CODED[0]), "dh2").receive(sent["h1"], "x")
+
+
 @pytest.mark.parametrize(
     ("text", "name", "attached", "says"),
     [
@@ -166,15 +180,15 @@ def test_a_calibration_that_was_altered_is_refused_and_not_kept():
 )
 def test_a_name_that_cannot_be_is_refused(text, name, attached, says):
     with pytest.raises(MalformedError, match=f"there.calibration: .*{says}"):
-        Receiver(codec(text)).layouts(3, name, attached, "there")
+        Receiver(codec(text), "h1").layouts(3, name, attached, "there")
 
 
 def test_a_receiver_holds_few_calibrations_and_the_latest_of_them():
-    receiver, names = Receiver(codec(CODED[0])), []
+    receiver, names = Receiver(codec(CODED[0]), "h1"), []
     for plane in range(MOST_HELD + 2):
         moments = Moments(WIDTH)
         moments.add(values_of(50, plane=plane))
-        sender = Sender(codec(CODED[0]), moments, at_once=True)
+        sender = Sender(codec(CODED[0]), "h1", moments, at_once=True)
         encoded, _ = sender.send(values_of(3, plane=plane), ())
         receiver.receive(encoded, "x")
         names.append(encoded.calibration)
@@ -188,7 +202,7 @@ def test_values_that_are_not_finite_are_never_sent(text, bad):
     values = values_of(4)
     values[2, 3] = bad
     with pytest.raises(NotFiniteError):
-        Sender(codec(text), Moments(WIDTH)).send(values, ())
+        Sender(codec(text), "h1", Moments(WIDTH)).send(values, ())
 
 
 def test_feedback_lets_all_of_a_row_arrive_in_time():
@@ -208,11 +222,11 @@ def test_what_a_calibrated_stage_cannot_carry_does_not_pile_up():
 
 
 def test_a_calibration_that_is_attached_again_is_not_the_next_to_be_forgotten():
-    receiver, sent = Receiver(codec(CODED[0])), []
+    receiver, sent = Receiver(codec(CODED[0]), "h1"), []
     for plane in range(MOST_HELD + 1):
         moments = Moments(WIDTH)
         moments.add(values_of(50, plane=plane))
-        sent.append(Sender(codec(CODED[0]), moments, at_once=True).send(values_of(3, plane=plane), ())[0])
+        sent.append(Sender(codec(CODED[0]), "h1", moments, at_once=True).send(values_of(3, plane=plane), ())[0])
     for encoded in (*sent[:MOST_HELD], sent[0], sent[MOST_HELD]):
         receiver.receive(encoded, "x")
     assert sent[0].calibration in receiver.names and sent[1].calibration not in receiver.names
