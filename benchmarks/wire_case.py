@@ -1,6 +1,6 @@
 """One training run through the codecs in one process: its accuracy, its bytes, and the time that codecs take.
 
-What travels is the real messages of a step (`elsa.train.exchanged`), opening and finishing left out.
+What travels is the real messages of a step (`elsa.train.rehearsal`), opening and finishing left out.
 """
 
 import hashlib
@@ -13,27 +13,21 @@ from typing import Any
 
 import torch
 
-from elsa.data.batches import batches, sequential
 from elsa.data.encoding import EncodedData, encode
 from elsa.data.examples import read_examples
 from elsa.data.probes import public_probes
 from elsa.data.source import read_rows
 from elsa.model.weights import Checkpoint
-from elsa.privacy.audit.utility import Sides
 from elsa.spec import RunSpec
 from elsa.train.exchanged import ExchangedTrunk
 from elsa.train.probing import probe_activations
+from elsa.train.rehearsal import Rehearsal, Sides
 from elsa.train.session import Position, TrunkSession
-from elsa.train.step import SplitTrainer, evaluate
 from elsa.train.trunk import Reply
-from elsa.wire.kept import Shelf
-from services.client.ends import client_end
 from services.client.protection import Protection
-from services.edge.ends import ClientEnds
 
 BATCH = 16
 MAX_TOKENS = 64
-ROOM_BYTES = 2**32
 DATA: Mapping[str, str] = {"TREC-6": "trec6", "AG News": "agnews"}
 
 
@@ -147,41 +141,24 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     spec = case.spec(folder)
     checkpoint = Checkpoint.open(spec.model.source)
     train, test = (rows_of(spec, checkpoint, folder / DATA[case.data] / f"{n}.jsonl.gz") for n in ("train", "test"))
-    sides, task, training = Sides.of(spec, checkpoint), spec.model.task, spec.training
+    sides = Sides.of(spec, checkpoint)
     probes = probe_activations(sides.client, checkpoint, sides.split, public_probes(), MAX_TOKENS)
     protection = Protection(spec, sides.client, probes, None, checkpoint.tokenizer().all_special_ids)
-    ends = (
-        client_end(spec, sides.client, sides.split, probes),
-        ClientEnds(spec, sides.edge.width, Shelf(ROOM_BYTES, 0)).of("client"),
-    )
-    session = TimedSession(
-        sides.edge,
-        adapter="default",
-        split=sides.split,
-        optimizer=training.optimizer,
-        window=training.window,
-        wants_gradient=spec.lora.bottom_adapters,
-    )
-    turn, keyed = protection.new_turns(), protection.keyed
-    trunk = TimedTrunk(*ends, session, sides.split, turn=turn, keyed=keyed)
-    trainer = SplitTrainer(
-        sides.client,
-        trunk,
-        split=sides.split,
-        task=task,
-        training=training,
-        bottom_adapters=spec.lora.bottom_adapters,
+    rehearsal = Rehearsal(
+        spec,
+        sides,
+        probes,
+        turn=protection.new_turns(),
+        keyed=protection.keyed,
         blur=protection.blur,
         opponent=protection.opponent,
     )
-    begin, tokens = time.perf_counter(), 0
-    for batch in batches(train, BATCH, case.steps, [case.seed]):
-        trainer.train_step(batch)
-        tokens += sum(batch.lengths)
+    session = rehearsal.session(TimedSession)
+    trunk = rehearsal.trunk(session, TimedTrunk)
+    begin = time.perf_counter()
+    tokens = sum(sum(batch.lengths) for batch in rehearsal.train(trunk, train, case.steps))
     seconds = time.perf_counter() - begin
-    testing = ExchangedTrunk(*ends, sides.run, sides.split, turn=turn, keyed=keyed)
-    rows = sequential(test.by_length(), 64)
-    score = evaluate(sides.client, testing, rows, split=sides.split, task=task, window=1, blur=protection.blur)
+    score = rehearsal.evaluate(test, protection.blur)
     return {
         "key": case.key(folder),
         **asdict(case),

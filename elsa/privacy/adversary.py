@@ -14,7 +14,9 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, normalize
 
 from elsa.errors import MalformedError
+from elsa.model.segment import Segment
 from elsa.protection import AdversarySpec
+from elsa.spec import RunSpec
 
 CANDIDATES = 1024
 """Tokens that the inverter chooses among: those of the batch, and others at random."""
@@ -114,3 +116,11 @@ class Adversary:
         drawn = torch.randint(vocabulary, (min(CANDIDATES, vocabulary),), generator=self._generator)
         candidates = torch.cat([ids, drawn]).unique()  # type: ignore[no-untyped-call]
         return candidates, torch.searchsorted(candidates, ids)
+
+
+def adversary_of(spec: RunSpec, segment: Segment, special: Collection[int]) -> Adversary | None:
+    """The opponent of a run for the bottom of a client's `segment`; None where it has none. `special` as above."""
+    wanted = spec.privacy.adversary
+    if wanted is None:
+        return None
+    return Adversary(wanted, segment.width, segment.model.get_input_embeddings().weight, spec.seed, special)

@@ -20,8 +20,6 @@ from elsa.train.trunk import BackwardReply, ForwardReply, Reply
 from elsa.v1 import split_pb2 as pb
 from elsa.wire.exchange import Encoded
 
-Observer = Callable[[str, Position, torch.Tensor], None]
-"""Called with "h1" or "dh2", the micro-batch, and what the edge decoded of it: (tokens, width)."""
 Run = Callable[[torch.Tensor, Sequence[int]], torch.Tensor]
 """Runs (tokens, width) activations of rows with so many tokens forward only."""
 
@@ -33,7 +31,6 @@ class ExchangedTrunk:
         run: a session to train on; or a function that runs activations forward only, for `predict`.
         turn: the client's secret turn of a step.
         keyed: whether the edge is told it.
-        observer: sees what an edge that is curious sees.
     """
 
     def __init__(
@@ -45,12 +42,10 @@ class ExchangedTrunk:
         *,
         turn: TurnOf | None = None,
         keyed: bool = False,
-        observer: Observer | None = None,
     ) -> None:
         self._client = client
         self._edge = edge
         self._run = run
-        self._observer = observer
         self._stream = edge.stream(split, client.calibrations, turn if keyed else None)
         client.begin(turn)
         client.opened(edge.calibrations, edge.kept_name)
@@ -74,8 +69,6 @@ class ExchangedTrunk:
         self.bytes += ByteCount(up=sent)
         arrived = take_parcel(message, lengths, self._edge, feed_all(iter(chunks)))
         values, kept = self._stream.forward(position, arrived())
-        if self._observer:
-            self._observer("h1", position, values)
         trains = isinstance(self._run, TrunkSession)
         if isinstance(self._run, TrunkSession):
             result = self._run.forward(position, values, lengths)
@@ -100,8 +93,6 @@ class ExchangedTrunk:
         self.bytes += ByteCount(up=sum(request.ByteSize() for request in requests))
         arrived = take_encoded(payload, self._edge.dh2, len(gradient), "backward.gradient", feed_all(iter(chunks)))
         upper = self._stream.backward(position, arrived())
-        if self._observer:
-            self._observer("dh2", position, upper)
         lower = self._run.backward(position, upper, apply)
         down = None
         if lower is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from elsa.model.segment import Segment
-from elsa.privacy.adversary import Adversary
+from elsa.privacy.adversary import adversary_of
 from elsa.privacy.keys import Key
 from elsa.privacy.noise import Noise
 from elsa.privacy.ssop import public_basis
@@ -45,10 +45,7 @@ class Protection:
         if privacy.noise is not None:
             generator = torch.Generator().manual_seed(secrets.randbits(63))
             self.blur = Noise(privacy.noise, probes, generator)
-        self.opponent: Adversary | None = None
-        if privacy.adversary is not None:
-            embeddings = segment.model.get_input_embeddings().weight
-            self.opponent = Adversary(privacy.adversary, segment.width, embeddings, spec.seed, special)
+        self.opponent = adversary_of(spec, segment, special)
 
     @property
     def keyed(self) -> bool:

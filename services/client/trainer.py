@@ -18,6 +18,7 @@ from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
+from elsa.train.ends import client_end
 from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
 from elsa.train.probing import probe_activations
@@ -27,7 +28,6 @@ from elsa.v1.split_pb2_grpc import SplitServiceStub
 from elsa.v1.tensor_pb2 import CodecSet
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.codec.registry import codec_set_to_proto
-from services.client.ends import client_end
 from services.client.predict_trunk import PredictTrunk
 from services.client.protection import Protection
 from services.client.site import SiteData
@@ -84,7 +84,7 @@ class RoundTrainer:
         self._segment = Segment.client(checkpoint, self._split, task=task, num_labels=labels, seed=spec.seed)
         adapters.attach(self._segment, adapters.adapter_config(checkpoint, spec.lora, task, labels))
         probes = probe_activations(self._segment, checkpoint, self._split, public_probes(), spec.model.max_tokens)
-        self._end = client_end(spec, self._segment, self._split, probes)
+        self._end = client_end(spec, self._segment.width, self._split, probes)
         self._protection = Protection(spec, self._segment, probes, shared, checkpoint.tokenizer().all_special_ids)
         self._bottom = b""
 

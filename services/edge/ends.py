@@ -7,9 +7,8 @@ from collections.abc import Collection
 
 from elsa.spec import RunSpec
 from elsa.train.edge_end import EdgeEnd
-from elsa.train.fitting import codecs_for
-from elsa.train.reuse import EdgeRows
-from elsa.wire.kept import KeptRows, Shelf
+from elsa.train.ends import edge_end
+from elsa.wire.kept import Shelf
 
 
 class ClientEnds:
@@ -19,17 +18,12 @@ class ClientEnds:
         self._spec = spec
         self._width = width
         self._shelf = shelf
-        self._codecs = codecs_for(spec, width)
         self._ends: dict[str, EdgeEnd] = {}
 
     def of(self, client: str) -> EdgeEnd:
         """A client's end."""
         if client not in self._ends:
-            rows = None
-            if self._spec.reuse.enabled:
-                kept = KeptRows(self._shelf)
-                rows = EdgeRows(kept, self._width, frozen=not self._spec.lora.bottom_adapters)
-            self._ends[client] = EdgeEnd(self._codecs, self._width, rows=rows)
+            self._ends[client] = edge_end(self._spec, self._width, self._shelf)
         return self._ends[client]
 
     def keep(self, clients: Collection[str]) -> None:

@@ -19,9 +19,10 @@ from elsa.privacy.audit.gradients import LabelRecovery, label_recoveries, public
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery, strongest
 from elsa.privacy.audit.public import PublicBottom
 from elsa.privacy.audit.settings import Setting
-from elsa.privacy.audit.utility import CLIENT_KEY, Sides, Trained, train
+from elsa.privacy.audit.utility import CLIENT_KEY, Trained, train
 from elsa.privacy.noise import epsilon
 from elsa.spec import RunSpec
+from elsa.train.rehearsal import Sides
 
 SUCCEEDS = 0.85
 """Top-1 that the attacks must reach behind one block where nothing is protected."""

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import torch
 
-from elsa.model.segment import Segment
-from elsa.privacy.adversary import Adversary
 from elsa.privacy.keys import Key
 from elsa.privacy.noise import Noise
-from elsa.privacy.ssop import Turn, public_basis, turn
+from elsa.privacy.ssop import Turn, public_basis
+from elsa.privacy.turns import Turns
 from elsa.spec import RunSpec
 from elsa.wire.codec.moments import Moments
 from elsa.wire.codec.registry import codec_of
@@ -53,13 +52,14 @@ class Cut:
         ssop = self.spec.privacy.ssop
         return None if ssop is None else public_basis(self.public, ssop.rank)
 
-    def turn(self, key: int, epoch: int = 0) -> Turn | None:
-        """The turn of key number `key`, where a number stands for 32 bytes that follow from it."""
-        basis = self.basis()
-        if basis is None:
+    def turns(self, key: int) -> Turns | None:
+        """The turns of key number `key`, a number standing for 32 bytes that follow from it; None without SS-OP."""
+        ssop = self.spec.privacy.ssop
+        if ssop is None:
             return None
         secret = hashlib.sha256(f"audit/{self.spec.seed}/{key}".encode()).digest()
-        return turn(Key(secret), basis, self.spec.split.bottom, epoch)
+        basis, each_step = public_basis(self.public, ssop.rank), ssop.renew == "step"
+        return Turns(Key(secret), basis, self.spec.split.bottom, renew_each_step=each_step)
 
     def noise(self, seed: int) -> Noise | None:
         """The run's noise; None without it."""
@@ -68,20 +68,13 @@ class Cut:
             return None
         return Noise(wanted, self.public, torch.Generator().manual_seed(seed))
 
-    def adversary(self, segment: Segment) -> Adversary | None:
-        """The run's adversary for the bottom of `segment`; None without it."""
-        wanted = self.spec.privacy.adversary
-        if wanted is None:
-            return None
-        embeddings = segment.model.get_input_embeddings().weight
-        return Adversary(wanted, segment.width, embeddings, self.spec.seed, self.special)
-
     def protect(self, states: torch.Tensor, key: int, seed: int = 0) -> torch.Tensor:
         """What the edge has of states (tokens, width) under key number `key`, turned back where it is told the key.
 
         Calibrated codecs take the public probes' calibration. Where there is noise it is the mean of `releases`.
         """
-        turned = self.turn(key)
+        turns = self.turns(key)
+        turned = turns(0) if turns else None
         values = self._sent(states, turned, seed)
         return turned.reveal(values) if turned and not self.blind else values
 

@@ -19,10 +19,11 @@ from elsa.model.segment import Segment
 from elsa.privacy.audit.matching import recovery_of
 from elsa.privacy.audit.observed import Recovery
 from elsa.privacy.audit.public import Frame
-from elsa.privacy.audit.utility import Exchange, Sides
+from elsa.privacy.audit.utility import Exchange
 from elsa.spec import Split
 from elsa.train.loss import loss_sum
 from elsa.train.packing import mask_of, pack, unpack
+from elsa.train.rehearsal import Sides
 
 KNOWN_A_LABEL = 3
 """Labels that the second attacker knows, of each label: one row in a hundred or so of a client's."""

@@ -18,10 +18,11 @@ from elsa.privacy.audit.gradients import (
     told_labels,
 )
 from elsa.privacy.audit.public import Frame
-from elsa.privacy.audit.utility import Exchange, Sides
+from elsa.privacy.audit.utility import Exchange
 from elsa.spec import DataSpec, LoraSpec, ModelSpec, RunSpec
 from elsa.train.loss import loss_sum
 from elsa.train.packing import mask_of, pack, unpack
+from elsa.train.rehearsal import Sides
 
 LENGTHS = [3, 6, 4, 5, 5, 2, 7, 4]
 
