@@ -13,8 +13,9 @@ from elsa.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from elsa.data.source import Row
-    from elsa.privacy.audit.audit import Audit, Material, Result, Told
+    from elsa.privacy.audit.audit import Audit, Material, Told
     from elsa.privacy.audit.report import Report
+    from elsa.privacy.audit.settings import Setting
     from elsa.spec import RunSpec
 
 ROWS, STEPS, QUICK_ROWS, QUICK_STEPS = 150, 250, 60, 60
@@ -69,22 +70,26 @@ def audit(
     Example: elsa audit run.yaml --data rows.jsonl --settings settings.yaml
     """
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # read when torch is loaded
-    from elsa.privacy.audit.report import Report
     from services.cli.predictor import quiet
 
     with quiet(), _progress() as told:
         work = _prepared(spec, data or ["builtin"], test, rows or (QUICK_ROWS if quick else ROWS))
         job = _job(*work, steps=steps or (QUICK_STEPS if quick else STEPS), seeds=seeds, told=told, quick=quick)
-        wanted = _settings(job, settings, quick=quick)
-        for setting in wanted:
-            setting.spec(job.base).split.of(job.blocks)  # all are read before the first is run
-        told("the attacks, where nothing is protected", 0.0)
-        checked = job.check()
-        results: list[Result] = []
-        for setting in wanted:
-            results.append(job.run(setting))
-            Report(about=_about(job, checked.top1), results=tuple(results)).write(output)  # what is done is kept
-    _print(Report(about=_about(job, checked.top1), results=tuple(results)), output)
+        report = _run(job, _settings(job, settings, quick=quick), output)
+    _print(report, output)
+
+
+def _run(job: "Audit", settings: "Sequence[Setting]", output: Path) -> "Report":
+    """See that the attacks succeed, then run the settings; what is done is kept in the folder `output`."""
+    from elsa.privacy.audit.report import Report
+
+    job.told("the attacks, where nothing is protected", 0.0)
+    about = _about(job, job.check().top1)
+    report = Report(about=about, results=())
+    for setting in settings:
+        report = Report(about=about, results=(*report.results, job.run(setting)))
+        report.write(output)
+    return report
 
 
 def _prepared(path: Path | None, sources: Sequence[str], test: str | None, rows: int) -> "tuple[RunSpec, Material]":
@@ -160,15 +165,18 @@ def _job(spec: "RunSpec", material: "Material", *, steps: int, seeds: int, told:
     )
 
 
-def _settings(job: "Audit", path: Path | None, *, quick: bool):  # type: ignore[no-untyped-def]
-    """The user's settings after the unprotected one, or the audit's own."""
+def _settings(job: "Audit", path: Path | None, *, quick: bool) -> "Sequence[Setting]":
+    """The user's settings after the unprotected one, or the audit's own. Raises InputError where one does not fit."""
     from elsa.privacy.audit.settings import Setting, default_settings, read_settings
 
-    if path is not None:
-        found = read_settings(path)
-        plain = Setting(name="unprotected")
-        return found if found[0].spec(job.base) == plain.spec(job.base) else (plain, *found)
-    return default_settings(job.base, job.blocks, quick=quick)
+    if path is None:
+        return default_settings(job.base, job.blocks, quick=quick)
+    found, plain = read_settings(path), Setting(name="unprotected")
+    if found[0].spec(job.base) != plain.spec(job.base):
+        found = (plain, *found)
+    for setting in found:
+        setting.spec(job.base).split.of(job.blocks)  # all are read before the first is run
+    return found
 
 
 def _about(job: "Audit", checked: float) -> dict[str, object]:
