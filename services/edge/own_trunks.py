@@ -1,15 +1,20 @@
 """Trunk tensors that stay with their client: what turned states of different keys have trained is never averaged.
 
 With `privacy.ssop` blind and a key a client, each client's trunk lives in coordinates of its own. This edge keeps it
-from round to round, in memory: after a restart a client's trunk begins again from the run's first one.
+from round to round, in memory: after a restart a client's trunk begins again from the run's first one, which is logged.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from elsa.aggregate.fedavg import fedavg
 
+log = logging.getLogger(__name__)
+
+FIRST = (0, 0)
+"""The version and edge round in which no client can have trained."""
 Adapter = Mapping[str, np.ndarray]
 NamesOf = Callable[[Iterable[str]], frozenset[str]]
 
@@ -29,15 +34,32 @@ class OwnTrunks:
     def __init__(self, own: NamesOf = none_of) -> None:
         self._own = own
         self._kept: dict[str, Adapter] = {}
+        self._told: set[str] = set()
 
     def of(self, client: str) -> Adapter | None:
         """A client's own tensors, once it has delivered some."""
         return self._kept.get(client)
 
-    def start(self, client: str, adapter: Adapter) -> Adapter:
-        """What a session of the client starts from: the edge's adapter, with its own tensors in place."""
+    def start(self, client: str, adapter: Adapter, place: tuple[int, int] = FIRST) -> Adapter:
+        """What a session of the client starts from: the edge's adapter, with its own tensors in place.
+
+        Logs once a client if there are none though the run is past its first round.
+
+        Args:
+            place: version and edge round of the session.
+        """
         own = self.of(client)
-        return adapter if own is None else {**adapter, **own}
+        if own is not None:
+            return {**adapter, **own}
+        if place > FIRST and client not in self._told and self._own(adapter):
+            self._told.add(client)
+            log.warning(
+                "version %d, edge round %d: no trunk of %s's own is here, so it starts from the run's adapter again; "
+                "whatever it had trained before this edge was restarted, or at another edge, is lost",
+                *place,
+                client,
+            )
+        return adapter
 
     def aggregate(self, updates: Mapping[str, tuple[float, Adapter]], before: Adapter) -> dict[str, np.ndarray]:
         """The weighted mean of whole adapters; their own tensors are kept, and `before`'s stand in their place."""

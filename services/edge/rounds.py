@@ -103,7 +103,7 @@ class EdgeRounds:
         """
         with self._changed:
             self._check_open(client, version, edge_round)
-            return self._own.start(client, self._adapter)
+            return self._own.start(client, self._adapter, (version, edge_round))
 
     def own_of(self, client: str) -> Adapter | None:
         """The tensors that are this client's alone, if it has any."""

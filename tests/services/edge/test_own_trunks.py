@@ -144,6 +144,36 @@ def logits_of(spec, adapter, data):
     return torch.cat(shown)
 
 
+def begun_at(spec, version, caplog):
+    """What an edge that has been started says when ann begins two sessions in `version`."""
+    caplog.clear()
+    start = first_adapter(spec)
+    with edge_server() as edge:
+        run = edge.open_run(spec, start, list(CLIENTS), version=version)
+        for _ in range(2):
+            Trainee(spec, start, rows(8, 0)).connect(edge, version=version)
+        assert run.rounds.own_of("ann") is None
+    return [record.getMessage() for record in caplog.records if record.name == "services.edge.own_trunks"]
+
+
+def test_a_restarted_edge_says_once_whose_trunk_is_lost(tiny_bert, caplog):
+    own, shared = (spec_of(tiny_bert, privacy=privacy) for privacy in (OWN_KEYS, SHARED_KEY))
+    (line,) = begun_at(own, 1, caplog)
+    assert "version 1, edge round 0: no trunk of ann's own is here" in line and "is lost" in line
+    assert begun_at(own, 0, caplog) == [], "in the first round there is none to lose"
+    assert begun_at(shared, 1, caplog) == [], "the run's adapter has the trunk"
+
+
+def test_a_trunk_that_is_there_is_no_loss(caplog):
+    trunks = OwnTrunks(lambda names: frozenset(names) & {"own"})
+    adapter = {"a": np.zeros(1, np.float32), "own": np.zeros(1, np.float32)}
+    trunks.aggregate({"ann": (1.0, adapter)}, adapter)
+    trunks.start("ann", adapter, (0, 1))
+    assert not caplog.records
+    trunks.start("bob", adapter, (0, 1))
+    assert ["bob" in record.getMessage() for record in caplog.records] == [True]
+
+
 SIZES = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3)
 
 
