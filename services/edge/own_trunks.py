@@ -1,7 +1,7 @@
 """Trunk tensors that stay with their client: what turned states of different keys have trained is never averaged.
 
 With `privacy.ssop` blind and a key a client, each client's trunk lives in coordinates of its own. This edge keeps it
-from round to round, in memory: after a restart a client's trunk begins again from the run's first one, which is logged.
+from round to round, in memory: after a restart it begins again from the run's first one, which is logged.
 """
 
 import logging
