@@ -2,8 +2,9 @@
 
     python -m benchmarks.wire [--data ../shared/data] [--jobs 2] [--seeds 3] [--results elsa-bench/wire.jsonl]
 
-MiniLM cut 1/4/1, 680 steps of 16 rows of TREC-6 and 340 of AG News, each run a process. Results are kept line by
-line: a run that was broken off goes on where it was, and one whose specification has changed is taken anew.
+MiniLM cut 1/4/1 (5/1/0 for `private`), 680 steps of 16 rows of TREC-6 and 340 of AG News, each run a process. Results
+are kept line by line: a run that was broken off goes on where it was, and one whose specification has changed is taken
+anew.
 """
 
 import argparse
@@ -163,7 +164,8 @@ def main() -> None:
     results = read(args.results)
     for data in DATA:
         steps = math.ceil(args.share * STEPS[data])
-        print(f"{data}, MiniLM 1/4/1, {steps} steps of {BATCH}; bytes and ms a step, calibration included\n")
+        print(f"{data}, MiniLM 1/4/1 (private: 5/1/0), {steps} steps of {BATCH}")
+        print("bytes and ms a step, calibration included\n")
         print(table(rows_of(cases, results, args.data, data)) + "\n")
     print(f"reuse, TREC-6, {few[0].steps} steps of {BATCH}; against float32 without reuse\n")
     print(table(reuse_rows(few, results, args.data)) + "\n")

@@ -44,7 +44,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "sketch, ratio 4": _all("sketch(rows=3, ratio=4, decode=median)"),
     "default": {"preset": "default"},
     "thrifty": {"preset": "thrifty"},
-    "private": {"preset": "private"},
+    "private": {"preset": "private", "split": {}},  # its own
     "paper": {"preset": "paper"},
 }
 REUSING: Mapping[str, Mapping[str, Any]] = {

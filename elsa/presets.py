@@ -26,12 +26,12 @@ PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
         "reuse": {"enabled": True},
     },
     "private": {
-        "split": {"bottom": 4},
+        "split": {"bottom": 5, "top": 0},
         "codecs": {
             **_codecs("subspace(ratio=1.5) | int4", "subspace(ratio=8) | int4"),
-            "h1": "subspace(ratio=16) | int4",
+            "h1": "subspace(ratio=24) | int4",
         },
-        "privacy": {"noise": {"clip": 1.0, "multiplier": 0.05}, "public_calibration": True},
+        "privacy": {"noise": {"clip": 1.0, "multiplier": 0.1}, "public_calibration": True},
     },
     "paper": {
         "codecs": _codecs(_SKETCH, _SKETCH),

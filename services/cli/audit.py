@@ -150,6 +150,7 @@ def _job(spec: "RunSpec", material: "Material", *, steps: int, seeds: int, told:
     from elsa.privacy.audit.audit import Audit
     from elsa.privacy.audit.inverter import Effort
     from elsa.privacy.audit.ladder import ladder
+    from elsa.privacy.audit.reader import guess
 
     checkpoint = Checkpoint.open(spec.model.source)
     spec.split.of(checkpoint.config(spec.model.task, len(spec.data.labels)).num_hidden_layers)
@@ -159,6 +160,7 @@ def _job(spec: "RunSpec", material: "Material", *, steps: int, seeds: int, told:
         checkpoint=checkpoint,
         material=material,
         attack=partial(ladder, effort=effort, progress=lambda attack: told(attack, 1.0)),
+        blind=partial(guess, effort=effort),
         steps=steps,
         seeds=seeds,
         told=told,
@@ -227,7 +229,7 @@ def _print(report: "Report", output: Path) -> None:
     typer.echo(
         "the first table has the strongest attack on tokens and on labels (majority in brackets); the second all"
     )
-    for line in noted(report.results):
+    for line in noted(report):
         typer.echo(line)
     best = report.best(POINTS)
     if best is not None:

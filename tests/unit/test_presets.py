@@ -97,4 +97,4 @@ def test_a_preset_fills_parts_that_were_given_as_models_too():
     spec = RunSpec(preset="thrifty", data=DataSpec(labels=("a", "b")), lora=LoraSpec(rank=4))
     assert spec.lora == LoraSpec(rank=4, bottom_adapters=False)
     assert spec == RunSpec.model_validate({"preset": "thrifty", "data": {"labels": ["a", "b"]}, "lora": {"rank": 4}})
-    assert RunSpec(preset="private", data=DataSpec(labels=("a", "b")), split=SplitSpec(top=0)).split.bottom == 4
+    assert RunSpec(preset="private", data=DataSpec(labels=("a", "b")), split=SplitSpec(top=1)).split.bottom == 5

@@ -7,6 +7,7 @@ their adapter tensors to be averaged.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
@@ -30,6 +31,7 @@ WATCHED_ROWS = 256
 TAUGHT_ROWS = 512
 CLIENT_SEED, ATTACKER_SEED = 1, 2
 Attack = Callable[[Observed, Knowledge], Sequence[Recovery]]
+Floor = Callable[[Observed, Knowledge], Recovery]
 Told = Callable[[str, float], None]
 """Called with what is being done, and the share of the setting that is done."""
 
@@ -83,6 +85,7 @@ class Audit:
     Args:
         base: the run's specification; each setting says what differs.
         attack: the ladder of attacks on h1.
+        blind: what is recovered of tokens without looking at h1; the same for all settings.
         steps: of training under each setting.
         seeds: how often each setting is trained; the first is attacked.
         told: hears how far it is.
@@ -92,6 +95,7 @@ class Audit:
     checkpoint: Checkpoint
     material: Material
     attack: Attack
+    blind: Floor
     steps: int = 250
     seeds: int = 1
     told: Told = field(default=lambda doing, done: None)
@@ -128,13 +132,24 @@ class Audit:
         return Result(
             setting=setting.name,
             split=split,
-            tokens=(*self.attack(*self._observed(cut, self._public(first.sides))), *self._by_gradient(cut, first)),
+            tokens=(
+                *self.attack(*self._observed(cut, self._public(first.sides))),
+                *self._by_gradient(cut, first),
+                self.floor,
+            ),
             labels=tuple(self._labels(cut, first)),
             accuracies=tuple(run.accuracy for run in trained),
             up_bytes=first.up_bytes,
             down_bytes=first.down_bytes,
             epsilon=None if noise is None else epsilon(noise, cut.releases),
         )
+
+    @cached_property
+    def floor(self) -> Recovery:
+        """What lengths alone give away of the rows attacked."""
+        spec = Setting(name="floor").spec(self.base)
+        cut = self._cut(spec)
+        return self.blind(*self._observed(cut, self._public(Sides.of(spec, self.checkpoint))))
 
     @property
     def releases(self) -> int:
@@ -185,7 +200,7 @@ class Audit:
             public=bottom,
             codec=lambda states: cut.coded(states, ATTACKER_SEED),
             basis=cut.basis() if cut.blind else None,
-            protect=(lambda states, key: cut.protect(states, key + 1, ATTACKER_SEED + key)) if cut.blind else None,
+            protect=lambda states, key: cut.protect(states, key + 1, ATTACKER_SEED + key),
         )
 
     def _labels(self, cut: Cut, trained: Trained) -> list[LabelRecovery]:

@@ -10,6 +10,7 @@ from elsa.privacy.audit.known import known_texts
 from elsa.privacy.audit.matching import Prototypes
 from elsa.privacy.audit.nearest import nearest
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery
+from elsa.privacy.audit.reader import read
 
 KNOWN = (1, 4, 16, 64)
 UNDER_ONE_KEY = (16, 64, 256, 800)
@@ -68,3 +69,4 @@ def _attacks(
         for count in sorted({min(count, texts) for count in under_one_key}):
             yield f"A3 ciphertext only, {count}", partial(ciphertext_only, observed, knowledge, prototypes, count)
     yield "A4 learned inverter", partial(learned, some, knowledge, prototypes, effort)
+    yield "A4 learned reader", partial(read, some, knowledge, prototypes, effort)

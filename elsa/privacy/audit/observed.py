@@ -78,7 +78,8 @@ class Knowledge:
         public: the base checkpoint's embeddings and bottom blocks, with text to run through them.
         codec: noise and codec, as anyone can apply them.
         basis: V of SS-OP, (rank, width) with orthonormal rows; None where states are not turned.
-        protect: all of the protection under a key of the attacker's own, by number; None where nothing is turned.
+        protect: all of the protection, with noise and under a key of the attacker's own, by number; None where
+            nothing is turned and the noise need not be fresh.
     """
 
     public: PublicBottom

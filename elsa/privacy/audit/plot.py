@@ -18,6 +18,10 @@ def draw(report: "Report", path: Path) -> None:
     _points(utility, [result.accuracy for result in results], leaks, "accuracy")
     _points(traffic, [(r.up_bytes + r.down_bytes) / 1000 for r in results], leaks, "kilobytes a step, both ways")
     traffic.set_xscale("log")
+    floor = report.floor
+    if floor is not None:
+        for axes in (utility, traffic):
+            axes.axhline(floor.top1, linestyle="dashed", linewidth=1, color="gray")
     key.axis("off")
     names = "\n".join(f"{number}  {result.setting}" for number, result in enumerate(results, start=1))
     key.text(0, 1, names, va="top", fontsize=8, transform=key.transAxes)

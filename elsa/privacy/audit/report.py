@@ -1,7 +1,7 @@
 """What an audit found, one line a setting, and as JSON."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,12 @@ class Report:
         """The setting whose strongest attack recovers least, of those that lose at most `points`; None for none."""
         held = [result for result in self.results if not result.failure and self.points_lost(result) <= points]
         return min(held, key=lambda result: result.strongest.top1, default=None)
+
+    @property
+    def floor(self) -> Recovery | None:
+        """What is recovered without looking at states; None where it was not asked for."""
+        rows = (row for result in self.results for row in result.tokens if kind_of(row) == "floor")
+        return next(rows, None)
 
     def lines(self) -> list[tuple[str, ...]]:
         """A cell for each of `HEADINGS`, a line for each setting."""
@@ -92,14 +98,18 @@ class Report:
 
 
 def kind_of(row: Recovery) -> str:
-    """A0 to A5: the first word of an attack's name."""
+    """A0 to A5, or floor: the first word of an attack's name."""
     return row.attack.split()[0]
 
 
-def noted(results: Sequence[Result]) -> list[str]:
-    """What else there is to say of settings, a line each: the ε of those with noise."""
-    return [
+def noted(report: Report) -> list[str]:
+    """What else there is to say, a line each: the floor, and the ε of settings with noise."""
+    floor = report.floor
+    said = (
+        [] if floor is None else [f"{floor.top1:.3f} of the tokens are guessed without looking at any state (floor)"]
+    )
+    return said + [
         f"{result.setting}: one token's state of one row is protected by epsilon {result.epsilon:.3g}"
-        for result in results
+        for result in report.results
         if result.epsilon is not None
     ]

@@ -9,29 +9,36 @@ from pydantic import Field, StringConstraints
 
 from elsa.errors import SpecError
 from elsa.parsing import Part, parse
-from elsa.presets import PresetName
+from elsa.presets import PRESETS, PresetName
 from elsa.spec import RunSpec
 
 MOST = 100
 GRADIENTS = "subspace(ratio=8) | int4"
 CODED = {"h1": "subspace(ratio=1.5) | int4", "h2": "subspace(ratio=1.5) | int4", "dh2": GRADIENTS, "dh1": GRADIENTS}
-NOISES = (0.1, 0.2, 0.4)
+DEEP, NARROW, BLUR = 5, 16, 0.1
+"""Blocks before the cut, directions and noise of the combinations."""
 
 
 class Setting(Part):
-    """What differs from the run's specification; what is left out comes from the preset, by default none at all."""
+    """What differs from the run's specification.
+
+    Codecs and privacy that are left out come from the preset, by default none at all; a split and what is trained, from
+    the preset where it says so, else from the run.
+    """
 
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]
     preset: PresetName = Field("none", description="where codecs and privacy come from if not given")
     codecs: Mapping[str, str] = Field({}, description="as in a run's specification")
     privacy: Mapping[str, Any] = Field({}, description="as in a run's specification")
-    bottom: int | None = Field(None, ge=1, le=10_000, description="blocks before the cut; as in the run if left out")
-    top: int | None = Field(None, ge=0, le=10_000, description="blocks after the trunk; as in the run if left out")
-    bottom_adapters: bool | None = Field(None, description="train them; as in the run if left out")
+    bottom: int | None = Field(None, ge=1, le=10_000, description="blocks before the cut")
+    top: int | None = Field(None, ge=0, le=10_000, description="blocks after the trunk")
+    bottom_adapters: bool | None = Field(None, description="train those before the cut")
 
     def spec(self, base: RunSpec) -> RunSpec:
         """`base` under this setting, with one split for all. Raises SpecError naming the setting and the field."""
         raw = base.model_dump(mode="json", exclude={"codecs", "privacy", "reuse", "preset", "splits"})
+        for part in ("split", "lora"):
+            raw[part] |= PRESETS[self.preset].get(part, {})
         raw |= {"preset": self.preset} | ({"codecs": dict(self.codecs)} if self.codecs else {})
         raw |= {"privacy": dict(self.privacy)} if self.privacy else {}
         ends = {"bottom": self.bottom, "top": self.top}
@@ -72,55 +79,47 @@ def default_settings(base: RunSpec, blocks: int, *, quick: bool = False) -> tupl
         blocks: of the whole model.
         quick: only a handful.
     """
-    here, deepest = base.split.bottom, blocks - base.split.top - 1
-    plain = Setting(name="unprotected")
-    noises = [_noisy(f"noise {level}", level) for level in NOISES]
-    blind = [_turned(rank) for rank in (4, 16, 64)]
+    plain, deep = Setting(name="unprotected"), min(blocks - 1, DEEP)
     if quick:
-        return (plain, Setting(name="preset default", preset="default"), blind[1], noises[1])
-    deeper = [Setting(name=f"bottom {depth}", bottom=depth) for depth in range(here + 1, min(deepest, 4) + 1)]
+        return (plain, Setting(name="preset default", preset="default"), _turned(16), _noisy("noise 0.2", 0.2))
     return (
         plain,
         *(Setting(name=f"preset {name}", preset=name) for name in _PRESETS),
-        *blind,
-        Setting(name="SS-OP keyed, rank 16", privacy={"ssop": {"rank": 16, "edge": "keyed"}}),
+        Setting(name="preset private", preset="private", bottom=deep),
+        _turned(16),
+        _turned(64),
         Setting(name="int4", codecs=dict.fromkeys(CODED, "int4")),
-        *(_narrow(k) for k in (32, 8)),
-        *noises,
+        _narrow(NARROW),
+        _noisy("noise 0.2", 0.2),
         Setting(name="adversary", privacy={"adversary": {"weight": 0.1}}),
-        *deeper,
-        *_combinations(min(deepest, 4)),
+        *_deeper(deep),
     )
 
 
-_PRESETS: Sequence[PresetName] = ("default", "thrifty", "private", "paper")
+_PRESETS: Sequence[PresetName] = ("default", "thrifty", "paper")
 
 
 def _turned(rank: int) -> Setting:
     return Setting(name=f"SS-OP blind, rank {rank}", privacy={"ssop": {"rank": rank, "edge": "blind"}})
 
 
-def _narrow(k: int, **more: Any) -> Setting:
-    codecs, privacy = {**CODED, "h1": f"subspace(k={k}) | int4"}, {"public_calibration": True}
+def _narrow(k: int, *, privacy: Mapping[str, Any] | None = None, **more: Any) -> Setting:
+    codecs, privacy = {**CODED, "h1": f"subspace(k={k}) | int4"}, {"public_calibration": True} | dict(privacy or {})
     return Setting(name=f"subspace {k}", codecs=codecs, privacy=privacy).model_copy(update=more)
 
 
-def _noisy(name: str, level: float, bottom: int | None = None) -> Setting:
-    return Setting(name=name, bottom=bottom, privacy={"noise": {"multiplier": level}})
+def _noisy(name: str, level: float, **more: Any) -> Setting:
+    return Setting(name=name, privacy={"noise": {"multiplier": level}}, **more)
 
 
-def _combinations(deep: int) -> Sequence[Setting]:
-    adversary = {"adversary": {"weight": 0.1}, "public_calibration": True}
-    blurred = []
-    for k, level in ((24, 0.05), (16, 0.1)):
-        privacy = {"noise": {"multiplier": level}, "public_calibration": True}
-        blurred.append(_narrow(k, name=f"bottom {deep}, subspace {k}, noise {level}", bottom=deep, privacy=privacy))
+def _deeper(bottom: int) -> Sequence[Setting]:
+    """The cut as deep as `bottom`, nothing after the trunk but the head, alone and with what else helps."""
+    there: dict[str, Any] = {"bottom": bottom, "top": 0}
+    name, few = f"bottom {bottom}, top 0", f"subspace {NARROW}"
     return (
-        _narrow(16, name=f"bottom {deep}, subspace 16", bottom=deep),
-        _narrow(8, name=f"bottom {deep}, subspace 8", bottom=deep),
-        _narrow(16, name=f"bottom {deep} frozen, subspace 16", bottom=deep, bottom_adapters=False),
-        *blurred,
-        _narrow(16, name=f"bottom {deep}, subspace 16, adversary", bottom=deep, privacy=adversary),
-        _noisy(f"bottom {deep}, noise 0.2", 0.2, deep),
-        Setting(name=f"bottom {deep}, adversary", bottom=deep, privacy={"adversary": {"weight": 0.1}}),
+        Setting(name=name, **there),
+        _noisy(f"{name}, noise {BLUR}", BLUR, **there),
+        _narrow(NARROW, name=f"{name}, {few}", **there),
+        _narrow(NARROW, name=f"{name}, {few}, bottom frozen", bottom_adapters=False, **there),
+        _narrow(NARROW, name=f"{name}, {few}, adversary", privacy={"adversary": {"weight": 0.1}}, **there),
     )

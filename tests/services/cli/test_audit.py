@@ -61,8 +61,8 @@ def test_every_setting_is_trained_and_attacked_and_written(elsa, tmp_path, spec,
     assert list(found) == ["unprotected", "turned", "keyed", "blurred"]
     plain, turned, keyed, blurred = found.values()
     assert plain["strongest"]["top1"] > 0.85
-    assert {row["attack"].split()[0] for row in turned["tokens"]} == {"A0", "A1", "A2", "A3", "A4", "A5"}
-    assert {row["attack"].split()[0] for row in keyed["tokens"]} == {"A0", "A4", "A5"}
+    assert {row["attack"].split()[0] for row in turned["tokens"]} == {"A0", "A1", "A2", "A3", "A4", "A5", "floor"}
+    assert {row["attack"].split()[0] for row in keyed["tokens"]} == {"A0", "A4", "A5", "floor"}
     assert keyed["strongest"]["top1"] == pytest.approx(plain["strongest"]["top1"], abs=0.05)
     assert blurred["strongest"]["top1"] < 0.5
     assert keyed["accuracy"] == pytest.approx(plain["accuracy"])  # keyed training is exact

@@ -106,7 +106,9 @@ def test_no_attack_reads_the_truth(plain: World) -> None:
 def test_ladder_runs_what_applies(plain: World) -> None:
     told: list[str] = []
     rows = ladder(plain.observed, plain.knowledge, effort=QUICK, progress=told.append)
-    assert [row.attack for row in rows] == told == ["A0 nearest neighbour", "A4 learned inverter"]
+    assert (
+        [row.attack for row in rows] == told == ["A0 nearest neighbour", "A4 learned inverter", "A4 learned reader"]
+    )
     hidden = under_turn(plain, 4)
     rows = ladder(hidden.observed, hidden.knowledge, known=(1, 64), under_one_key=(16, 800), effort=QUICK)
     assert [row.attack for row in rows] == [
@@ -117,6 +119,7 @@ def test_ladder_runs_what_applies(plain: World) -> None:
         "A3 ciphertext only, 16",
         "A3 ciphertext only, 40",
         "A4 learned inverter",
+        "A4 learned reader",
     ]
 
 

@@ -1,6 +1,7 @@
 """Settings say what they mean, the strongest attack is what a report shows, and its files hold all of it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -77,8 +78,15 @@ def test_files_hold_every_figure_and_a_picture(tmp_path):
     assert (tmp_path / "new" / "folder" / "audit.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_floor_is_told_once():
+    floor = Recovery(attack="floor lengths alone", top1=0.25, rank=3, tokens=10)
+    results = [replace(result, tokens=(*result.tokens, floor)) for result in REPORT.results if not result.failure]
+    said = noted(replace(REPORT, results=tuple(results)))
+    assert [line for line in said if "0.250" in line] == said[:1]
+
+
 def test_epsilon_is_told_with_its_unit():
-    assert noted(REPORT.results) == ["mild: one token's state of one row is protected by epsilon 12.3"]
+    assert noted(REPORT) == ["mild: one token's state of one row is protected by epsilon 12.3"]
 
 
 def test_a_setting_is_the_run_but_for_what_it_says():
@@ -88,6 +96,10 @@ def test_a_setting_is_the_run_but_for_what_it_says():
     deeper = Setting(name="x", preset="default", bottom=3, bottom_adapters=False).spec(BASE)
     assert (deeper.split.bottom, deeper.split.top, deeper.lora.bottom_adapters) == (3, 1, False)
     assert deeper.codecs == BASE.codecs
+    thrifty = Setting(name="x", preset="thrifty").spec(BASE)
+    assert (thrifty.lora.bottom_adapters, thrifty.reuse.enabled) == (False, True)
+    private = Setting(name="x", preset="private", bottom=2).spec(BASE)
+    assert (private.split.bottom, private.split.top) == (2, 0)
     later = Setting(name="x", top=0).spec(BASE)
     assert (later.split.bottom, later.split.top) == (1, 0)
     turned = Setting(name="x", privacy={"ssop": {"rank": 4}}).spec(BASE)
