@@ -3,7 +3,7 @@
     python -m benchmarks.wire [--data ../shared/data] [--jobs 2] [--seeds 3] [--results elsa-bench/wire.jsonl]
 
 MiniLM cut 1/4/1 (5/1/0 for `private`), 680 steps of 16 rows of TREC-6 and 340 of AG News, each run a process. Results
-are kept line by line: a run that was broken off goes on where it was, and one whose specification has changed is taken
+are kept line by line: a run broken off goes on where it was, and one whose specification has changed is taken
 anew.
 """
 
