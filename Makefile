@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check protos format bench bench-wire clean
+.PHONY: help demo test check protos format bench bench-wire bench-audit clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -42,6 +42,10 @@ bench: $(READY) ## Measure what benchmarks/README.md states
 
 bench-wire: $(READY) ## Measure codecs: accuracy, bytes and time on TREC-6 and AG News
 	$(BIN)/python -m benchmarks.wire $(ARGS)
+
+bench-audit: $(READY) ## Measure what docs/privacy.md states: what a curious edge recovers under each protection
+	$(BIN)/elsa audit --data ../shared/data/trec6/train.jsonl.gz --test ../shared/data/trec6/test.jsonl.gz \
+	  --rows 150 --steps 680 --settings benchmarks/audit.yaml --output elsa-bench/audit $(ARGS)
 
 clean: ## Remove what `make demo`, `make bench-wire` and the tests left
 	rm -rf elsa-demo elsa-bench elsa-state .pytest_cache .mypy_cache .ruff_cache .hypothesis
