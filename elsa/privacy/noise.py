@@ -10,6 +10,7 @@ import torch
 from dp_accounting import get_epsilon_gaussian
 
 from elsa.errors import MalformedError, SpecError
+from elsa.privacy.gaussians import Gaussians
 from elsa.protection import NoiseSpec
 
 
@@ -19,14 +20,14 @@ class Noise:
     Args:
         spec: clip, in median norms of centred public states, and noise in units of it.
         public: (tokens, width) states of public text at the cut.
-        generator: where the noise comes from. Who can guess its seed can take the noise off again.
+        gaussians: where the noise comes from. Who has its key can take the noise off again.
     """
 
-    def __init__(self, spec: NoiseSpec, public: torch.Tensor, generator: torch.Generator) -> None:
+    def __init__(self, spec: NoiseSpec, public: torch.Tensor, gaussians: Gaussians) -> None:
         self._mean = public.detach().float().mean(0)
         self._clip = spec.clip * float((public.detach() - self._mean).norm(dim=1).median())
         self._deviation = spec.multiplier * self._clip
-        self._generator = generator
+        self._gaussians = gaussians
 
     def clipped(self, states: torch.Tensor) -> torch.Tensor:
         """`states` (tokens, width), each drawn to within `clip` of the mean if it is farther; differentiable.
@@ -48,8 +49,8 @@ class Noise:
     def __call__(self, states: torch.Tensor) -> torch.Tensor:
         """`states` (tokens, width) clipped, plus N(0, (multiplier·clip)²) in every value; gradient as `clipped`."""
         clipped = self.clipped(states)
-        draw = torch.empty(clipped.shape, dtype=clipped.dtype).normal_(generator=self._generator)
-        return clipped + draw * self._deviation
+        draw = torch.from_numpy(self._gaussians.draw(clipped.numel())).to(clipped.dtype)
+        return clipped + draw.view(clipped.shape) * self._deviation
 
 
 def epsilon(spec: NoiseSpec, releases: int, tokens: int = 1) -> float:

@@ -6,20 +6,17 @@ The paper (arXiv 2601.13824) gives the idea; the definitions here are ours. docs
 with figures, and what it does not.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from cryptography.hazmat.primitives.ciphers import Cipher
-from cryptography.hazmat.primitives.ciphers.algorithms import AES256
-from cryptography.hazmat.primitives.ciphers.modes import CTR
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from numpy.typing import NDArray
 from scipy.linalg import eigh
 
 from elsa.errors import MalformedError, SpecError
+from elsa.privacy.gaussians import KEY_BYTES, Gaussians
 from elsa.privacy.keys import Key
 from elsa.v1.split_pb2 import SsopKey
 
@@ -103,8 +100,8 @@ def haar(secret: bytes, cut: int, epoch: int, rank: int) -> Array:
     if not (0 <= cut < 2**32 and 0 <= epoch < 2**64 and 1 <= rank < 2**16):
         raise MalformedError(f"cut {cut}, epoch {epoch}, rank {rank}: no turn follows from these")
     info = b"elsa/ssop/v1" + cut.to_bytes(4, "big") + epoch.to_bytes(8, "big") + rank.to_bytes(4, "big")
-    key = HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(secret)
-    orthogonal, upper = np.linalg.qr(_gaussians(key, rank * rank).reshape(rank, rank))
+    key = HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=info).derive(secret)
+    orthogonal, upper = np.linalg.qr(Gaussians(key).draw(rank * rank).reshape(rank, rank))
     return np.asarray(orthogonal * np.where(np.diag(upper) < 0, -1.0, 1.0))
 
 
@@ -119,15 +116,6 @@ def key_from_proto(message: SsopKey) -> tuple[Key, bool]:
         return Key(message.secret), message.renew_each_step
     except MalformedError as error:
         raise MalformedError(f"ssop.{error}") from None
-
-
-def _gaussians(key: bytes, count: int) -> Array:
-    """Standard normal numbers by Box and Muller, two of each 16 bytes of the stream, little-endian."""
-    pairs = (count + 1) // 2
-    stream = Cipher(AES256(key), CTR(bytes(16))).encryptor().update(bytes(16 * pairs))
-    uniform = ((np.frombuffer(stream, "<u8") >> np.uint64(11)) + 1).astype(np.float64) * 2.0**-53  # (0, 1]
-    radius, angle = np.sqrt(-2 * np.log(uniform[0::2])), 2 * math.pi * uniform[1::2]
-    return np.column_stack([radius * np.cos(angle), radius * np.sin(angle)]).ravel()[:count]
 
 
 def _checked(basis: torch.Tensor) -> Array:

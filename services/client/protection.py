@@ -7,6 +7,7 @@ import torch
 
 from elsa.model.segment import Segment
 from elsa.privacy.adversary import adversary_of
+from elsa.privacy.gaussians import KEY_BYTES, Gaussians
 from elsa.privacy.keys import Key
 from elsa.privacy.noise import Noise
 from elsa.privacy.ssop import public_basis
@@ -43,8 +44,7 @@ class Protection:
             self._made = (Key(secrets.token_bytes(SECRET_BYTES)), public_basis(probes, self._ssop.rank))
         self.blur: Noise | None = None
         if privacy.noise is not None:
-            generator = torch.Generator().manual_seed(secrets.randbits(63))
-            self.blur = Noise(privacy.noise, probes, generator)
+            self.blur = Noise(privacy.noise, probes, Gaussians(secrets.token_bytes(KEY_BYTES)))
         self.opponent = adversary_of(spec, segment, special)
 
     @property

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from elsa.privacy.gaussians import Gaussians
 from elsa.privacy.keys import Key
 from elsa.privacy.noise import Noise
 from elsa.privacy.ssop import Turn, public_basis
@@ -66,7 +67,7 @@ class Cut:
         wanted = self.spec.privacy.noise
         if wanted is None:
             return None
-        return Noise(wanted, self.public, torch.Generator().manual_seed(seed))
+        return Noise(wanted, self.public, Gaussians(hashlib.sha256(f"audit/noise/{seed}".encode()).digest()))
 
     def protect(self, states: torch.Tensor, key: int, seed: int = 0) -> torch.Tensor:
         """What the edge has of states (tokens, width) under key number `key`, turned back where it is told the key.
