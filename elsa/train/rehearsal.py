@@ -97,6 +97,7 @@ class Rehearsal:
             split=self._sides.split,
             optimizer=self._spec.training.optimizer,
             window=self._spec.training.window,
+            dropout=self._spec.training.dropout,
             wants_gradient=self._spec.lora.bottom_adapters,
         )
 
