@@ -55,20 +55,20 @@ class Trained:
 
 
 class CuriousSession(TrunkSession):
-    """A trunk that keeps what passes, of at least `rows` rows, and otherwise behaves."""
+    """A trunk that keeps what passes in its first `steps` steps, and otherwise behaves."""
 
-    rows = 0
+    steps = 0
 
-    def watch(self, rows: int) -> None:
+    def watch(self, steps: int) -> None:
         """Keep what comes from now on."""
-        self.rows = rows
+        self.steps = steps
         self.seen: list[Exchange] = []
         self._waiting: dict[Position, tuple[Sequence[int], torch.Tensor]] = {}
 
     def forward(self, position: Position, activations: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         """See `TrunkSession`."""
         result = super().forward(position, activations, lengths)
-        if sum(len(exchange.lengths) for exchange in self.seen) < self.rows:
+        if position.step < self.steps:
             self._waiting[position] = (lengths, result)
         return result
 
@@ -93,7 +93,8 @@ def train(
 ) -> Trained:
     """Train `steps` steps under `cut` and evaluate on `heldout`; keep what the edge saw of the first `watched` rows.
 
-    Raises what loading, training and messages raise: NotFiniteError, for one, for training that diverged.
+    It is kept in whole steps. Raises what loading, training and messages raise: NotFiniteError, for one, for training
+    that diverged.
     """
     spec = cut.spec
     sides = Sides.of(spec, checkpoint)
@@ -107,12 +108,12 @@ def train(
         opponent=adversary_of(spec, sides.client, cut.special),
     )
     session = rehearsal.session(CuriousSession)
-    session.watch(watched)
+    session.watch(-(-watched // min(spec.training.batch, len(rows))))
     trunk = rehearsal.trunk(session, ExchangedTrunk)
     kept: list[Batch] = []
     for done, batch in enumerate(rehearsal.train(trunk, rows, steps), start=1):
         told(done, steps)
-        if sum(map(len, kept)) < watched:
+        if done <= session.steps:
             kept.append(batch)
     score = rehearsal.evaluate(heldout, cut.noise(CLIENT_KEY + 1))
     return Trained(
