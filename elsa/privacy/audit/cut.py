@@ -16,6 +16,7 @@ from elsa.privacy.noise import Noise
 from elsa.privacy.ssop import Turn, public_basis
 from elsa.privacy.turns import Turns
 from elsa.spec import RunSpec
+from elsa.wire.codec.base import Codec
 from elsa.wire.codec.moments import Moments
 from elsa.wire.codec.registry import codec_of
 
@@ -35,13 +36,6 @@ class Cut:
     public: torch.Tensor
     releases: int = 1
     special: Sequence[int] = ()
-
-    @property
-    def moments(self) -> Moments:
-        """Moments of the public states, anew each time."""
-        moments = Moments(self.public.shape[1])
-        moments.add(self.public)
-        return moments
 
     @property
     def blind(self) -> bool:
@@ -72,7 +66,8 @@ class Cut:
     def protect(self, states: torch.Tensor, key: int, seed: int = 0) -> torch.Tensor:
         """What the edge has of states (tokens, width) under key number `key`, turned back where it is told the key.
 
-        Calibrated codecs take the public probes' calibration. Where there is noise it is the mean of `releases`.
+        Calibrated codecs are calibrated on public states, turned alike: a run's are on what passes, which is turned.
+        Where there is noise it is the mean of `releases`.
         """
         turns = self.turns(key)
         turned = turns(0) if turns else None
@@ -84,8 +79,7 @@ class Cut:
         return self._sent(states, None, seed)
 
     def _sent(self, states: torch.Tensor, turned: Turn | None, seed: int) -> torch.Tensor:
-        noise, codec = self.noise(seed), codec_of(self.spec.codecs.h1, states.shape[1])
-        codec = codec.calibrated(codec.fit(self.moments))
+        noise, codec = self.noise(seed), self._codec(turned)
         times = self.releases if noise else 1
         total = torch.zeros_like(states)
         for _ in range(times):
@@ -93,3 +87,10 @@ class Cut:
             values = turned.hide(values) if turned else values
             total += codec.decode(codec.encode(values.contiguous()))
         return total / times
+
+    def _codec(self, turned: Turn | None) -> Codec:
+        """That of h1, calibrated."""
+        moments = Moments(self.public.shape[1])
+        moments.add(turned.hide(self.public) if turned else self.public)
+        codec = codec_of(self.spec.codecs.h1, moments.width)
+        return codec.calibrated(codec.fit(moments))
