@@ -18,7 +18,7 @@ from elsa.model.weights import Checkpoint
 from elsa.privacy.audit.cut import Cut
 from elsa.privacy.audit.gradients import LabelRecovery, label_recoveries, public_gradients, token_recovery
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery, strongest
-from elsa.privacy.audit.public import PublicBottom
+from elsa.privacy.audit.public import Frame, PublicBottom
 from elsa.privacy.audit.settings import Setting
 from elsa.privacy.audit.utility import CLIENT_KEY, Trained, train
 from elsa.privacy.noise import epsilon
@@ -123,11 +123,11 @@ class Audit:
         cut = self._cut(spec)
         split = str(spec.split.of(self.blocks))
         try:
-            trained = [self._trained(setting.name, cut, seed) for seed in range(self.seeds)]
+            first = self._trained(setting.name, cut, 0)
+            others = [self._trained(setting.name, cut, seed).accuracy for seed in range(1, self.seeds)]
         except NotFiniteError as error:
             return Result(setting=setting.name, split=split, failure=f"training diverged: {error}")
         self.told(f"{setting.name}: attacking", 1.0)
-        first = trained[0]
         noise = spec.privacy.noise
         return Result(
             setting=setting.name,
@@ -138,7 +138,7 @@ class Audit:
                 self.floor,
             ),
             labels=tuple(self._labels(cut, first)),
-            accuracies=tuple(run.accuracy for run in trained),
+            accuracies=(first.accuracy, *others),
             up_bytes=first.up_bytes,
             down_bytes=first.down_bytes,
             epsilon=None if noise is None else epsilon(noise, cut.releases),
@@ -186,7 +186,7 @@ class Audit:
         )
 
     def _public(self, sides: Sides) -> PublicBottom:
-        frame = PublicBottom.open(self.checkpoint, sides.split, ["a"], task=self.base.model.task).frame
+        frame = Frame.of(self.checkpoint.tokenizer())
         return PublicBottom(sides.client, sides.split, frame=frame, text=self.material.public)
 
     def _observed(self, cut: Cut, bottom: PublicBottom) -> tuple[Observed, Knowledge]:
