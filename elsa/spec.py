@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from elsa.codecs import CodecsSpec
+from elsa.codecs import CALIBRATED, CodecsSpec, TopK
 from elsa.errors import SpecError, SplitError
 from elsa.parsing import Name, Part, parse
 from elsa.presets import PRESETS, PresetName, beneath
@@ -209,6 +209,19 @@ class RunSpec(Part):
         ssop = self.privacy.ssop
         if ssop is not None and ssop.renew != "run":
             raise ValueError("reuse.enabled: kept rows need a key that lasts; set privacy.ssop.renew: run")
+        return self
+
+    @model_validator(mode="after")
+    def _errors_fed_back_keep_their_coordinates(self) -> Self:
+        ssop = self.privacy.ssop
+        if ssop is None or ssop.renew == "run":
+            return self
+        for name, stages in (("dh2", self.codecs.dh2), ("dh1", self.codecs.dh1)):
+            if any(isinstance(stage, TopK) for stage in stages) and not isinstance(stages[0], CALIBRATED):
+                raise ValueError(
+                    f"codecs.{name}: what topk leaves out is added to a row's next gradient, which a new key turns "
+                    "otherwise; set privacy.ssop.renew: run, or another codec"
+                )
         return self
 
     @model_validator(mode="after")
