@@ -1,8 +1,8 @@
 """The audit: each setting is trained and attacked, on the user's own model, split and rows.
 
 The attacker is an honest-but-curious edge that knows everything but keys, rows and labels: the base model, the
-protection, public text, text of the same kind as the client's, and the client's trained bottom, since clients push
-their adapter tensors to be averaged.
+protection, public text, text of the same kind as the client's, and the client's bottom, since clients push their
+adapter tensors to be averaged. States are attacked as they are when training begins and when it ends.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,6 +30,7 @@ SUCCEEDS = 0.85
 WATCHED_ROWS = 256
 TAUGHT_ROWS = 512
 CLIENT_SEED, ATTACKER_SEED = 1, 2
+AT_FIRST = "as training begins"
 Attack = Callable[[Observed, Knowledge], Sequence[Recovery]]
 Floor = Callable[[Observed, Knowledge], Recovery]
 Told = Callable[[str, float], None]
@@ -132,11 +133,7 @@ class Audit:
         return Result(
             setting=setting.name,
             split=split,
-            tokens=(
-                *self.attack(*self._observed(cut, self._public(first.sides))),
-                *self._by_gradient(cut, first),
-                self.floor,
-            ),
+            tokens=(*self._by_state(cut, first), *self._by_gradient(cut, first), self.floor),
             labels=tuple(self._labels(cut, first)),
             accuracies=(first.accuracy, *others),
             up_bytes=first.up_bytes,
@@ -202,6 +199,14 @@ class Audit:
             basis=cut.basis() if cut.blind else None,
             protect=lambda states, key: cut.protect(states, key + 1, ATTACKER_SEED + key),
         )
+
+    def _by_state(self, cut: Cut, trained: Trained) -> list[Recovery]:
+        """The ladder on h1 of the trained bottom, and of the first one: a run sends rows from its first step on."""
+        found = list(self.attack(*self._observed(cut, self._public(trained.sides))))
+        if not cut.spec.lora.bottom_adapters:
+            return found
+        first = self.attack(*self._observed(cut, self._public(Sides.of(cut.spec, self.checkpoint))))
+        return found + [replace(row, attack=f"{row.attack}, {AT_FIRST}") for row in first]
 
     def _labels(self, cut: Cut, trained: Trained) -> list[LabelRecovery]:
         if cut.spec.model.task != "classification":

@@ -1,17 +1,20 @@
-"""An audit over several seeds says what each reached, and holds one trained model at a time."""
+"""An audit over several seeds holds one trained model at a time, and attacks what is sent first and last."""
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
+import torch
 
 from elsa.data.encoding import EncodedData, EncodedRow
 from elsa.model.weights import Checkpoint
 from elsa.privacy.audit import audit
 from elsa.privacy.audit.audit import Audit, Material
 from elsa.privacy.audit.observed import Recovery
+from elsa.privacy.audit.public import PublicBottom
 from elsa.privacy.audit.settings import Setting
-from elsa.spec import RunSpec
+from elsa.spec import RunSpec, SplitSpec
 
 FOUND = Recovery(attack="A0 nearest neighbour", top1=0.5, rank=2, tokens=4)
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -35,7 +38,7 @@ def job(tiny_bert):
         checkpoint=Checkpoint.open(str(tiny_bert)),
         material=Material(train=data, heldout=data, attacked=rows[:4], public=rows[4:]),
         attack=lambda observed, knowledge: [FOUND],
-        blind=lambda observed, knowledge: FOUND,
+        blind=lambda observed, knowledge: replace(FOUND, attack="floor"),
         steps=2,
         seeds=3,
     )
@@ -56,3 +59,21 @@ def test_models_of_all_seeds_are_never_held_at_once(job, monkeypatch):
     assert held == [0, 1, 1]  # the first is kept, to be attacked
     assert len(found.accuracies) == 3
     assert all(0 <= accuracy <= 1 for accuracy in found.accuracies)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_states_of_a_bottom_that_is_trained_are_attacked_as_training_begins_too(job, trains):
+    """A bottom that learns to hide has hidden nothing of the rows that it sent before."""
+    attacked = []
+
+    def attack(observed, knowledge):
+        attacked.append(observed.states)
+        return [FOUND]
+
+    found = replace(job, attack=attack, seeds=1).run(Setting(name="plain", bottom_adapters=trains))
+    named = [row.attack for row in found.tokens if row.attack.startswith("A0")]
+    assert named == ["A0 nearest neighbour", "A0 nearest neighbour, as training begins"][: 1 + trains]
+    first = PublicBottom.open(job.checkpoint, SplitSpec().of(job.blocks), ["w1"], task="classification")
+    assert torch.equal(attacked[-1], first.states(job.material.attacked))
+    if trains:
+        assert not torch.equal(attacked[0], attacked[1])
