@@ -201,11 +201,12 @@ class Audit:
         )
 
     def _by_state(self, cut: Cut, trained: Trained) -> list[Recovery]:
-        """The ladder on h1 of the trained bottom, and of the first one: a run sends rows from its first step on."""
+        """The ladder on h1 as it is at the end, and as it was first: a run sends rows from its first step on."""
         found = list(self.attack(*self._observed(cut, self._public(trained.sides))))
-        if not cut.spec.lora.bottom_adapters:
+        if not (cut.spec.lora.bottom_adapters or cut.begins_plain):
             return found
-        first = self.attack(*self._observed(cut, self._public(Sides.of(cut.spec, self.checkpoint))))
+        before = Sides.of(cut.spec, self.checkpoint)
+        first = self.attack(*self._observed(replace(cut, begins=True, releases=1), self._public(before)))
         return found + [replace(row, attack=f"{row.attack}, {AT_FIRST}") for row in first]
 
     def _labels(self, cut: Cut, trained: Trained) -> list[LabelRecovery]:

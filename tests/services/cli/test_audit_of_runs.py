@@ -77,3 +77,11 @@ def test_states_of_a_bottom_that_is_trained_are_attacked_as_training_begins_too(
     assert torch.equal(attacked[-1], first.states(job.material.attacked))
     if trains:
         assert not torch.equal(attacked[0], attacked[1])
+
+
+def test_rows_that_travel_before_there_is_a_calibration_are_attacked_too(job):
+    narrow = {"h1": "subspace(k=2)"}
+    for public, times in ((False, 2), (True, 1)):
+        setting = Setting(name="narrow", codecs=narrow, privacy={"public_calibration": public}, bottom_adapters=False)
+        found = replace(job, seeds=1).run(setting)
+        assert len([row for row in found.tokens if row.attack.startswith("A0")]) == times
