@@ -5,7 +5,6 @@ min Σ alpha·distance + beta·latency/bound + gamma·(1 − trust)·harm, is in
 large ones to `greedy.py`; who finds no room is told by `room.py`.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -91,13 +90,14 @@ def _stood(problem: Problem) -> NDArray[np.int_]:
 def _with_moves(costs: NDArray[np.float64], stood: NDArray[np.int_], move_cost: float) -> NDArray[np.float64]:
     """The costs with the cost of leaving the edge where a client stood.
 
-    For an infinite one, a price that no saving reaches: two assignments differ by cycles and chains of at most E + 1
-    clients, of which each saves at most the spread of the costs.
+    Each client's lowest is taken off its costs, which changes no choice and keeps those of a client that is far from
+    all edges within the others' range. A price of more than E + 1 spreads is as good as an infinite one: two
+    assignments differ by cycles and chains of at most E + 1 clients, of which each saves at most the spread.
     """
-    finite = costs[np.isfinite(costs)]
-    price = (costs.shape[1] + 1) * float(np.ptp(finite)) + 1.0 if math.isinf(move_cost) else move_cost
+    weighed: NDArray[np.float64] = costs - costs.min(axis=1, keepdims=True)
+    spread = float(weighed.max(where=np.isfinite(weighed), initial=0.0))
+    price = min(move_cost, (costs.shape[1] + 2) * spread or 1.0)
     rows = np.flatnonzero(stood >= 0)
-    weighed = costs.copy()
     weighed[rows] += price
     weighed[rows, stood[rows]] -= price
     return weighed

@@ -16,6 +16,9 @@ from elsa.errors import SpecError
 
 Floats = NDArray[np.float64]
 
+FARTHEST = 100.0
+"""Distances beyond so many medians count as this: no fingerprint, however strange, outweighs the rest of a fleet."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Problem:
@@ -35,7 +38,7 @@ class Problem:
     latency_bound_ms: float | Floats = math.inf
     """One for all or one a client, (N,): an edge beyond it is out of reach."""
     distance: Floats | None = None
-    """(N, E), from client to the medoid of the edge's cluster, as a share of the median; None without clusters."""
+    """(N, E), from client to the medoid of the edge's cluster, in medians; None without clusters."""
     trust: Floats | None = None
     """(N,) in [0, 1]; None: all are trusted."""
     alpha: float = 1.0
@@ -78,8 +81,8 @@ class Problem:
                 raise ValueError(f"{name} has shape {array.shape}; {count} clients and {width} edges need {shape}")
         if np.shape(self.latency_bound_ms) not in ((), (count,)):
             raise ValueError(f"latency_bound_ms has shape {np.shape(self.latency_bound_ms)}; give one, or {count}")
-        if self.distance is not None and not np.isfinite(self.distance).all():
-            raise ValueError("distance holds values that are not finite")
+        if self.distance is not None and not ((self.distance >= 0) & np.isfinite(self.distance)).all():
+            raise ValueError("distance holds values that are negative or not finite")
         if self.trust is not None and not ((self.trust >= 0) & (self.trust <= 1)).all():
             raise ValueError("trust holds values outside [0, 1]")
 
@@ -106,9 +109,9 @@ class Problem:
     def costs(self) -> Floats:
         """What each client costs at each edge, moves left out: (N, E), infinite out of reach.
 
-        alpha·distance + beta·latency/bound + gamma·(1 − trust)·harm. Latencies without a bound are divided by the
-        largest of them within reach, so that each term is of the order of one. The harm of an edge is in [0, 1],
-        see `harm`.
+        alpha·distance + beta·latency/bound + gamma·(1 − trust)·harm, distances at most FARTHEST. Latencies without a
+        bound are divided by the largest of them within reach, so that each term is of the order of one. The harm of
+        an edge is in [0, 1], see `harm`.
         """
         own = self._own()
         if self.trust is None or not self.gamma:
@@ -140,5 +143,5 @@ class Problem:
         scale = np.where(np.isfinite(bounds), bounds, longest)
         own = self.beta * np.where(reach, latencies, 0.0) / scale
         if self.distance is not None:
-            own = own + self.alpha * self.distance
+            own = own + self.alpha * np.minimum(self.distance, FARTHEST)
         return np.where(reach, own, math.inf)

@@ -156,7 +156,23 @@ def test_greedy_costs_as_little_as_exact_on_middle_sized_fleets(seed):
     assert found.note == least.note == "the least cost"
 
 
-@pytest.mark.parametrize("move_cost", [0.01, math.inf])
+@pytest.mark.parametrize("weight", [1e-12, 1e12])
+def test_only_the_ratio_of_the_weights_counts(weight):
+    problem = fleet(5, slack=1.0)
+    scaled = replace(problem, alpha=weight, beta=weight, gamma=weight)
+    for method in METHODS:
+        assert assign(scaled, method).edges == assign(problem, method).edges
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_clients_that_are_absurdly_far_leave_the_others_choice_exact(seed):
+    problem = fleet(seed, slack=1.0)
+    problem.distance[7], problem.distance[20] = 1e15, problem.distance[20] * 1e12
+    found, least = assign(problem, "greedy"), assign(problem, "exact")
+    assert found.cost == pytest.approx(least.cost, rel=1e-9)
+
+
+@pytest.mark.parametrize("move_cost", [0.01, 1e30, math.inf])
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_facts_again_move_nobody(method, move_cost):
     first = assign(fleet(1), method)

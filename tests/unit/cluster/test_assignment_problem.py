@@ -35,6 +35,11 @@ def test_each_term_has_its_weight():
     assert weighed.costs()[:, 0].tolist() == [2 * 3 + 4 * 0.25 + 10 * 0.5, 2 * 3 + 4 * 0.5]
 
 
+def test_beyond_a_hundred_medians_all_edges_are_equally_far():
+    strange = replace(PLAIN, distance=np.array([[1e30, 100.0, 0.0], [99.0, 0.0, 0.0]]), beta=0.0)
+    assert strange.costs()[:, :2].tolist() == [[100.0, 100.0], [99.0, math.inf]]
+
+
 def test_harm_is_the_trust_that_wants_an_edge_for_its_room():
     problem = Problem(
         ids=("a", "b", "c", "d"),
@@ -74,6 +79,7 @@ def test_what_an_operator_cannot_mean_is_named(field, value):
         ("latencies_ms", np.zeros((3, 2))),
         ("latency_bound_ms", np.ones(3)),
         ("distance", np.full((2, 3), np.nan)),
+        ("distance", np.full((2, 3), -1.0)),
         ("trust", np.array([0.5, 1.5])),
     ],
 )
