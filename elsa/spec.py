@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from elsa.clustering import AssignmentSpec, ClusteringSpec, TrustSpec
 from elsa.codecs import CodecsSpec
 from elsa.errors import SpecError, SplitError
 from elsa.parsing import Name, Part, parse
@@ -188,6 +189,9 @@ class RunSpec(Part):
     reuse: ReuseSpec = ReuseSpec()
     fleet: FleetSpec = FleetSpec()
     rounds: RoundsSpec = RoundsSpec()
+    clustering: ClusteringSpec = ClusteringSpec()
+    trust: TrustSpec = TrustSpec()
+    assignment: AssignmentSpec = AssignmentSpec()
 
     @model_validator(mode="before")
     @classmethod
@@ -223,6 +227,16 @@ class RunSpec(Part):
         return self
 
     @model_validator(mode="after")
+    def _probes_never_travel_under_a_key(self) -> Self:
+        ssop, method = self.privacy.ssop, self.clustering.method
+        if ssop is not None and ssop.edge == "blind" and method not in ("auto", "none"):
+            raise ValueError(
+                f"clustering.method: {method} sends probes, which are known text, through turned activations "
+                "(privacy.ssop.edge: blind) and would give the key away; set clustering.method: none"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adversary_has_a_bottom(self) -> Self:
         if self.privacy.adversary is not None and not self.lora.bottom_adapters:
             raise ValueError("privacy.adversary: trains the bottom; set lora.bottom_adapters: true")
@@ -239,6 +253,13 @@ class RunSpec(Part):
     def split_of(self, client: str, blocks: int) -> Split:
         """The split of one client in a model of `blocks` blocks. Raises SplitError."""
         return self.splits.get(client, self.split).of(blocks)
+
+    def groups_clients(self, edges: int) -> bool:
+        """Whether clients are fingerprinted and clustered in a run over `edges` edges."""
+        ssop, method = self.privacy.ssop, self.clustering.method
+        if method != "auto":
+            return method != "none"
+        return edges > 1 and not (ssop is not None and ssop.edge == "blind")
 
     @classmethod
     def from_yaml(cls, text: str, origin: str = "spec") -> "RunSpec":
