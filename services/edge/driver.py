@@ -55,9 +55,10 @@ class RunDriver:
         self._worker = worker
         self._memory_bytes = memory_bytes
         self._shelf = shelf
-        self._training: fleet_pb2.Assignment | None = None
+        self._assigned: fleet_pb2.Assignment | None = None
         self._begun = False
         self._rejoins = False
+        self._may_begin = threading.Event()
         self._may_train = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
@@ -67,10 +68,12 @@ class RunDriver:
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """The cloud's newest word on this run."""
-        if assignment.state == fleet_pb2.RUN_STATE_TRAINING:
+        if assignment.state in (fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_TRAINING):
             with self._lock:
-                self._training = assignment
+                self._assigned = assignment
                 self._admit()
+            self._may_begin.set()
+        if assignment.state == fleet_pb2.RUN_STATE_TRAINING:
             self._may_train.set()
         if not self._begun:
             self._begun = True
@@ -80,6 +83,7 @@ class RunDriver:
     def stop(self) -> None:
         """The run has ended, or the edge is to stop."""
         self._stop.set()
+        self._may_begin.set()
         self._may_train.set()
         ended = RoundGivenUpError(f"run {self._run_id} has ended")
         self._runs.remove(self._run_id, DrainingError(STOPPED) if self._link.stop.is_set() else ended)
@@ -93,9 +97,12 @@ class RunDriver:
     def _live(self) -> None:
         try:
             run = self._enroll()
+            self._may_begin.wait()
+            if run is not None and not self._stop.is_set():
+                self._warm_up(run)
             self._may_train.wait()
-            if run is not None and self._training is not None and not self._stop.is_set():
-                self._serve(run, self._training.version)
+            if run is not None and self._assigned is not None and not self._stop.is_set():
+                self._serve(run, self._assigned.version)
         except RoundGivenUpError as error:
             log.info("run %s: %s", self._run_id, error)
         except ElsaError as error:
@@ -114,10 +121,12 @@ class RunDriver:
 
     def _admit(self) -> None:
         """Take the clients of the newest assignment as the members; with the lock held."""
-        if self._run is not None and self._training is not None and not self._stop.is_set():
-            self._runs.rooms.settle(self._run_id, len(self._training.client_ids))
-            self._run.rounds.admit(self._training.client_ids)
-            self._forget(self._training.client_ids)
+        if self._run is None or self._assigned is None or self._stop.is_set():
+            return
+        if self._assigned.state == fleet_pb2.RUN_STATE_TRAINING:  # before that, more may yet come
+            self._runs.rooms.settle(self._run_id, len(self._assigned.client_ids))
+        self._run.rounds.admit(self._assigned.client_ids)
+        self._forget(self._assigned.client_ids)
 
     def _forget(self, but: Collection[str]) -> None:
         """Keep nothing of clients that are not ours any more."""
@@ -170,10 +179,16 @@ class RunDriver:
             self._link.patiently(lambda: push(self._link.adapters, header, first))
         return EdgeRun(self._run_id, spec, trunk, self._runs.sessions, self._shelf)
 
-    def _serve(self, run: EdgeRun, version: int) -> None:
+    def _warm_up(self, run: EdgeRun) -> None:
+        """Serve the first adapter to the clients of the time being until the run trains; nothing is aggregated."""
         with self._lock:
             self._run = run
             self._admit()
+        if not self._may_train.is_set():
+            pulled = self._pull(0)
+            self._worker.run(lambda: self._open_round(run, pulled, decode_adapter(pulled.data)))
+
+    def _serve(self, run: EdgeRun, version: int) -> None:
         while not self._stop.is_set():
             pulled = self._pull(version)
             adapter = decode_adapter(pulled.data)
