@@ -15,7 +15,7 @@ import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from elsa.clustering import AssignmentSpec, ClusteringSpec, TrustSpec
-from elsa.codecs import CodecsSpec
+from elsa.codecs import CALIBRATED, CodecsSpec, TopK
 from elsa.errors import SpecError, SplitError
 from elsa.parsing import Name, Part, parse
 from elsa.presets import PRESETS, PresetName, beneath
@@ -216,6 +216,19 @@ class RunSpec(Part):
         return self
 
     @model_validator(mode="after")
+    def _errors_fed_back_keep_their_coordinates(self) -> Self:
+        ssop = self.privacy.ssop
+        if ssop is None or ssop.renew == "run":
+            return self
+        for name, stages in (("dh2", self.codecs.dh2), ("dh1", self.codecs.dh1)):
+            if any(isinstance(stage, TopK) for stage in stages) and not isinstance(stages[0], CALIBRATED):
+                raise ValueError(
+                    f"codecs.{name}: what topk leaves out is added to a row's next gradient, which a new key turns "
+                    "otherwise; set privacy.ssop.renew: run, or another codec"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _blind_edges_see_one_cut(self) -> Self:
         ssop = self.privacy.ssop
         odd = next((name for name, split in self.splits.items() if split != self.split), None)
@@ -228,11 +241,11 @@ class RunSpec(Part):
 
     @model_validator(mode="after")
     def _probes_never_travel_under_a_key(self) -> Self:
-        ssop, method = self.privacy.ssop, self.clustering.method
-        if ssop is not None and ssop.edge == "blind" and method not in ("auto", "none"):
+        method = self.clustering.method
+        if self.privacy.ssop is not None and method not in ("auto", "none"):
             raise ValueError(
-                f"clustering.method: {method} sends probes, which are known text, through turned activations "
-                "(privacy.ssop.edge: blind) and would give the key away; set clustering.method: none"
+                f"clustering.method: {method} sends probes, which are known text, through activations that are turned "
+                "(privacy.ssop) and would give the key away; set clustering.method: none"
             )
         return self
 
@@ -256,10 +269,10 @@ class RunSpec(Part):
 
     def groups_clients(self, edges: int) -> bool:
         """Whether clients are fingerprinted and clustered in a run over `edges` edges."""
-        ssop, method = self.privacy.ssop, self.clustering.method
+        method = self.clustering.method
         if method != "auto":
             return method != "none"
-        return edges > 1 and not (ssop is not None and ssop.edge == "blind")
+        return edges > 1 and self.privacy.ssop is None
 
     @classmethod
     def from_yaml(cls, text: str, origin: str = "spec") -> "RunSpec":

@@ -1,86 +1,112 @@
-"""Which edge each client trains at: the lowest sum of latencies that keeps within every edge's room.
+"""Which edge each client trains at: the cheapest choice that keeps within every edge's room and client's bound.
 
-The cloud asks `check_room` while a run gathers its members and `assign` once it has them. Every edge stands as many
-times as it has room, and the rectangular assignment problem over those slots is solved exactly (Crouse 2016, as in
-SciPy); whether there is a solution at all is a maximum flow over clients and edges.
+The cloud asks once it has a run's members, and again when an edge is gone or the clusters are made anew. The cost,
+min Σ alpha·distance + beta·latency/bound + gamma·(1 − trust)·harm, is in `problem.py`; small fleets go to `exact.py`,
+large ones to `greedy.py`; who finds no room is told by `room.py`.
 """
 
-import math
-from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import maximum_flow
 
-from elsa.errors import CapacityError
+from elsa.cluster.exact import cheapest
+from elsa.cluster.greedy import by_regret
+from elsa.cluster.problem import Problem
+from elsa.cluster.room import check_reach
 
-Latencies = Mapping[str, Mapping[str, float]]
+Method = Literal["exact", "greedy"]
+
+EXACT_PAIRS = 20_000
+"""Up to this many pairs of client and edge HiGHS is asked: 400 clients and 50 edges."""
+MOST_SEARCHES = 20_000
+"""How long greedy looks for exchanges."""
 
 
-def assign(latencies_ms: Latencies, capacities: Mapping[str, int]) -> dict[str, str]:
-    """The edge of each client, such that the sum of latencies is the least possible.
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """The edge of each client, by id."""
 
-    `latencies_ms` holds for each client the edges that it can reach; edges without a capacity, and latencies that
-    are not finite, count as out of reach. Order of the mappings does not matter. An assignment is found whenever
-    there is one.
+    edges: dict[str, str]
+    cost: float
+    """The objective, without the costs of moves."""
+    method: Method
+    moved: tuple[str, ...]
+    """Who had another edge before."""
+    note: str
+    """What an operator should know of how it was found."""
+
+
+def assign(problem: Problem, method: Method | None = None) -> Assignment:
+    """The cheapest edge for each client; the order of clients and edges does not matter.
+
+    Without a `method` the size of the problem decides. "exact" is the least cost. "greedy" finds an assignment
+    whenever there is one, and its note says whether it is proved to be the least. A client that had an edge leaves
+    it only if that saves more than `problem.move_cost`.
 
     Raises:
-        CapacityError: if there is none, naming a client that must be left over and the edges that it can reach.
+        CapacityError: if not every client finds an edge, naming one that must be left over, and the bound.
     """
-    check_room(latencies_ms, capacities)
-    clients, edges = sorted(latencies_ms), sorted(capacities)
-    if not clients:
-        return {}
-    room = [min(capacities[edge], len(clients)) for edge in edges]
-    slots = np.repeat(np.arange(len(edges)), room)
-    rows, columns = linear_sum_assignment(_costs(latencies_ms, clients, edges)[:, slots])
-    return {clients[row]: edges[slots[column]] for row, column in zip(rows, columns, strict=True)}
+    problem = _sorted(problem)
+    check_reach(problem.ids, problem.edges, problem.capacities, problem.latencies_ms, problem.bounds_ms)
+    chosen: Method = method or ("exact" if len(problem.ids) * len(problem.edges) <= EXACT_PAIRS else "greedy")
+    if not problem.ids:
+        return Assignment(edges={}, cost=0.0, method=chosen, moved=(), note="no clients")
+    costs, stood = problem.costs(), _stood(problem)
+    weighed = _with_moves(costs, stood, problem.move_cost)
+    if chosen == "exact":
+        placed, least = cheapest(weighed, problem.room), True
+    else:
+        placed, least = by_regret(weighed, problem.room, stood, MOST_SEARCHES)
+    edges = {client: problem.edges[column] for client, column in zip(problem.ids, placed, strict=True)}
+    moved = tuple(client for client, edge in edges.items() if problem.previous.get(client, edge) != edge)
+    cost = float(costs[np.arange(len(placed)), placed].sum())
+    return Assignment(edges=edges, cost=cost, method=chosen, moved=moved, note=_note(problem, least))
 
 
-def check_room(latencies_ms: Latencies, capacities: Mapping[str, int]) -> None:
-    """Raise CapacityError as `assign` does if not every client finds an edge."""
-    clients, edges = sorted(latencies_ms), sorted(edge for edge, room in capacities.items() if room > 0)
-    if not clients:
-        return
-    if not edges:
-        raise CapacityError(f"{clients[0]}: no edge has room; add an edge or raise a capacity")
-    reach = np.isfinite(_costs(latencies_ms, clients, edges))
-    room = np.array([min(capacities[edge], len(clients)) for edge in edges])
-    placed, taken = _most_placed(reach, room)
-    if placed.all():
-        return
-    row = int(np.flatnonzero(~placed)[0])
-    reached = np.flatnonzero(reach[row])
-    if not reached.size:
-        raise CapacityError(f"{clients[row]}: reaches no edge with room; add an edge or mend its links")
-    fill = ", ".join(f"{edges[column]} {taken[column]}/{capacities[edges[column]]}" for column in reached)
-    raise CapacityError(f"{clients[row]}: no room at any edge it can reach ({fill}); add an edge or raise a capacity")
+def _sorted(problem: Problem) -> Problem:
+    """The same problem with clients and edges in the order of their names."""
+    rows, columns = np.argsort(problem.ids), np.argsort(problem.edges)
+    bound, distance, trust = problem.latency_bound_ms, problem.distance, problem.trust
+    return replace(
+        problem,
+        ids=tuple(problem.ids[row] for row in rows),
+        edges=tuple(problem.edges[column] for column in columns),
+        capacities=problem.capacities[columns],
+        latencies_ms=problem.latencies_ms[np.ix_(rows, columns)],
+        latency_bound_ms=bound[rows] if isinstance(bound, np.ndarray) and bound.ndim else bound,
+        distance=None if distance is None else distance[np.ix_(rows, columns)],
+        trust=None if trust is None else trust[rows],
+    )
 
 
-def _costs(latencies_ms: Latencies, clients: list[str], edges: list[str]) -> NDArray[np.float64]:
-    column_of = {edge: column for column, edge in enumerate(edges)}
-    costs = np.full((len(clients), len(edges)), math.inf)  # inf: out of reach
-    for row, client in enumerate(clients):
-        for edge, latency in latencies_ms[client].items():
-            if edge in column_of and math.isfinite(latency):
-                costs[row, column_of[edge]] = latency
-    return costs
+def _stood(problem: Problem) -> NDArray[np.int_]:
+    """The column of each client's previous edge, (N,): -1 if it had none or the edge is gone."""
+    column_of = {edge: column for column, edge in enumerate(problem.edges)}
+    return np.array([column_of.get(problem.previous.get(client, ""), -1) for client in problem.ids], int)
 
 
-def _most_placed(reach: NDArray[np.bool_], room: NDArray[np.int_]) -> tuple[NDArray[np.bool_], NDArray[np.int_]]:
-    """For the most clients that can be placed at once: who is placed, and how many each edge takes.
+def _with_moves(costs: NDArray[np.float64], stood: NDArray[np.int_], move_cost: float) -> NDArray[np.float64]:
+    """The costs with the cost of leaving the edge where a client stood.
 
-    A maximum flow from a source (node 0) over clients and edges to a sink (the last node).
+    Each client's lowest is taken off its costs, which changes no choice and keeps those of a client that is far from
+    all edges within the others' range. A price of more than E + 1 spreads is as good as an infinite one: two
+    assignments differ by cycles and chains of at most E + 1 clients, of which each saves at most the spread.
     """
-    count, width = reach.shape
-    sink = count + width + 1
-    clients, edges = np.nonzero(reach)
-    tails = np.concatenate([np.zeros(count, int), 1 + clients, 1 + count + np.arange(width)])
-    heads = np.concatenate([1 + np.arange(count), 1 + count + edges, np.full(width, sink)])
-    limits = np.concatenate([np.ones(count + len(clients), int), room]).astype(np.int32)
-    graph = csr_array(coo_array((limits, (tails, heads)), shape=(sink + 1, sink + 1)))
-    flow = maximum_flow(graph, 0, sink).flow
-    leaving, arriving = flow[[0], :].toarray().ravel(), flow[:, [sink]].toarray().ravel()
-    return leaving[1 : 1 + count] > 0, arriving[1 + count : sink]
+    weighed: NDArray[np.float64] = costs - costs.min(axis=1, keepdims=True)
+    spread = float(weighed.max(where=np.isfinite(weighed), initial=0.0))
+    price = min(move_cost, (costs.shape[1] + 2) * spread or 1.0)
+    rows = np.flatnonzero(stood >= 0)
+    weighed[rows] += price
+    weighed[rows, stood[rows]] -= price
+    return weighed
+
+
+def _note(problem: Problem, least: bool) -> str:
+    notes = [
+        "the least cost" if least else f"not proved to be the least cost: stopped after {MOST_SEARCHES} searches"
+    ]
+    if problem.trust is not None and problem.gamma and not problem.trust.any():
+        notes.append("no client is trusted, so trust decides nothing")
+    return "; ".join(notes)

@@ -19,13 +19,16 @@ from elsa.cluster.fingerprint import BLOCK, Gaussians
 
 Array = NDArray[np.float64]
 
+SAMPLE = 500
+"""From this many clients, drawn at random, the median over all pairs is guessed before it is found."""
+
 
 def divergences(gaussians: Gaussians) -> Array:
     """R of every pair of clients: (clients, clients), symmetric, zero on the diagonal, at least 0.
 
-    Rounding leaves an absolute error of about 1e-16 times the largest condition number of the two covariances as the
-    average client sees them: below 1e-11 with the usual shrinkage of 0.01, up to about 1e-6 between
-    clients at the floor of `gaussians`.
+    Where there are more probes than dimensions rounding leaves a relative error of about 1e-12. The worst that was
+    seen, in covariances of rank 7 in 32 dimensions, is an absolute error of 1e-10 in small R with a shrinkage of
+    0.01 and of 1e-8 with none, and a relative one of 1e-7 in large R.
     """
     frame, count = _Frame.of(gaussians), len(gaussians)
     result = np.empty((count, count))
@@ -66,15 +69,39 @@ def scale(matrix: Array) -> float:
     Where that is 0 (more than half of the pairs alike) it is the mean, and where that is 0 too (all alike, or one
     client) it is 1.
     """
-    pairs = np.concatenate([row[:place] for place, row in enumerate(matrix)]) if len(matrix) else np.empty(0)
-    if not pairs.any():
+    if not matrix.any():
         return 1.0
-    return float(np.median(pairs, overwrite_input=True)) or float(pairs.mean())
+    return _median(matrix) or float(matrix.sum() / (len(matrix) * (len(matrix) - 1)))
 
 
 def scaled(matrix: Array) -> Array:
     """R over its `scale`."""
     return matrix / scale(matrix)
+
+
+def _median(matrix: Array) -> float:
+    """The exact median of what is below the diagonal, of which no copy is made: only what lies near it is sorted.
+
+    "Near" is between two quantiles of what some clients drawn at random have among themselves.
+    """
+    some = np.sort(np.random.default_rng(0).permutation(len(matrix))[:SAMPLE])
+    sample = _below_diagonal(matrix[np.ix_(some, some)], -np.inf, np.inf)[0]
+    if len(some) == len(matrix):
+        return float(np.median(sample))
+    values, smaller = _below_diagonal(matrix, *np.quantile(sample, [0.45, 0.55]))
+    middle = len(matrix) * (len(matrix) - 1) // 2 - 1
+    first, second = middle // 2 - smaller, (middle + 1) // 2 - smaller
+    if first < 0 or second >= len(values):  # the draw was unlucky
+        values, first, second = _below_diagonal(matrix, -np.inf, np.inf)[0], middle // 2, (middle + 1) // 2
+    values.partition([first, second])
+    return float(values[first] + values[second]) / 2
+
+
+def _below_diagonal(matrix: Array, low: float, high: float) -> tuple[Array, int]:
+    """The entries below the diagonal from `low` to `high`, and how many there are below `low`."""
+    rows = [row[:place] for place, row in enumerate(matrix)]
+    smaller = sum(int(np.count_nonzero(row < low)) for row in rows)
+    return np.concatenate([row[(row >= low) & (row <= high)] for row in rows]), smaller
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -98,11 +125,11 @@ class _Frame:
 def _factors(gaussians: Gaussians, frame: _Frame) -> Array:
     """Vectors (clients, 2·(½d(d + 1) + d + 1)) such that R(a, b) is the inner product of a's and b's `_swapped`.
 
-    With P = Σ⁻¹, S = Σ − I and T = P − I, both zero for the average client,
+    With P = Σ⁻¹ and T = P − I, which is zero for the average client,
 
-        4R = g(a, b) + g(b, a),  g(a, b) = <Tb, Sa + μaμaᵀ> − 2·<Pbμb, μa> + μbᵀPbμb + μbᵀμb − <Tb, Sb>
+        4R = g(a, b) + g(b, a),  g(a, b) = <Tb, Σa + μaμaᵀ> − 2·<Pbμb, μa> + μbᵀPbμb + μbᵀμb − <Tb, Σb>
 
-    (since <Ta − Tb, Sa − Sb> has the traces of R, and <P, Σ> is d). Half of each vector is what stands by a
+    (the traces of R are −<Ta − Tb, Σa − Σb>, since <P, Σ> is d). Half of each vector is what stands by a
     in g(a, b), half what stands by b. Of symmetric matrices only one triangle is kept.
     """
     dimensions = gaussians.means.shape[1]
@@ -120,11 +147,10 @@ def _halves(gaussians: Gaussians, frame: _Frame) -> tuple[Array, Array]:
     covariances = frame.turn @ gaussians.covariances @ frame.turn.T
     precisions = np.linalg.inv(covariances)
     pulled = np.einsum("nij,nj->ni", precisions, means)
-    identity = np.eye(means.shape[1])
-    excess, lack = _triangle(covariances - identity), _triangle(precisions - identity)
-    constant = ((pulled + means) * means).sum(axis=1) - (excess * lack).sum(axis=1)
+    spread, lack = _triangle(covariances), _triangle(precisions - np.eye(means.shape[1]))
+    constant = ((pulled + means) * means).sum(axis=1) - (spread * lack).sum(axis=1)
     squares = _triangle(means[:, :, None] * means[:, None])
-    plain = np.column_stack([excess + squares, -2 * means, np.ones(len(means))])
+    plain = np.column_stack([spread + squares, -2 * means, np.ones(len(means))])
     return plain, np.column_stack([lack, pulled, constant])
 
 

@@ -169,7 +169,7 @@ def _ledoit_wolf(centred: Array, covariances: Array, level: Array) -> Array:
     error = (fourth / probes - size) / probes
     distance = size - centred.shape[2] * np.square(level)
     part = np.divide(error, distance, out=np.ones_like(error), where=(distance > 0))
-    return np.clip(part, 0.0, 1.0)
+    return np.asarray(np.clip(part, 0.0, 1.0))
 
 
 def _raise_to_floor(covariances: Array, sure: Array) -> None:

@@ -8,7 +8,9 @@ import asyncio
 from dataclasses import replace
 
 from elsa.aggregate.fedavg import fedavg
-from elsa.cluster.assignment import assign, check_room
+from elsa.cluster.assignment import assign
+from elsa.cluster.problem import Problem
+from elsa.cluster.room import check_room
 from elsa.errors import CapacityError
 from elsa.spec import RunSpec
 from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
@@ -109,7 +111,7 @@ class Steps:
         return bool(new)
 
     async def _cluster(self, run: Run, members: list[Member], now: float) -> bool:
-        edges = await asyncio.to_thread(assign, *_latencies_and_rooms(members))
+        edges = (await asyncio.to_thread(assign, Problem.by_latency(*_latencies_and_rooms(members)))).edges
         clients = {member.node_id: member for member in members}
         spec = RunSpec.from_yaml(run.spec)
         with self._store.transaction() as transaction:

@@ -1,5 +1,6 @@
 """Presets: what a specification leaves open comes from its preset, and what it says stands."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -98,3 +99,17 @@ def test_a_preset_fills_parts_that_were_given_as_models_too():
     assert spec.lora == LoraSpec(rank=4, bottom_adapters=False)
     assert spec == RunSpec.model_validate({"preset": "thrifty", "data": {"labels": ["a", "b"]}, "lora": {"rank": 4}})
     assert RunSpec(preset="private", data=DataSpec(labels=("a", "b")), split=SplitSpec(top=1)).split.bottom == 5
+
+
+@presets
+def test_the_documentation_says_what_the_preset_says(name):
+    text = (Path(__file__).parents[2] / "docs" / "codecs.md").read_text(encoding="utf-8")
+    _, table = text.split("## Presets")
+    (line,) = (row for row in table.splitlines() if row.startswith(f"| `{name}` | "))
+    preset = PRESETS[name]
+    said = preset.get("codecs", {}).get("h1", "none")
+    assert f"`{said}`" in line.replace("\\|", "|")
+    for end, blocks in preset.get("split", {}).items():
+        assert f"{end} {blocks}" in line
+    if noise := preset.get("privacy", {}).get("noise"):
+        assert f"noise {noise['multiplier']}" in line

@@ -1,8 +1,8 @@
 """The audit: each setting is trained and attacked, on the user's own model, split and rows.
 
 The attacker is an honest-but-curious edge that knows everything but keys, rows and labels: the base model, the
-protection, public text, text of the same kind as the client's, and the client's trained bottom, since clients push
-their adapter tensors to be averaged.
+protection, public text, text of the same kind as the client's, and the client's bottom, since clients push their
+adapter tensors to be averaged. States are attacked as they are when training begins and when it ends.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from elsa.model.weights import Checkpoint
 from elsa.privacy.audit.cut import Cut
 from elsa.privacy.audit.gradients import LabelRecovery, label_recoveries, public_gradients, token_recovery
 from elsa.privacy.audit.observed import Knowledge, Observed, Recovery, strongest
-from elsa.privacy.audit.public import PublicBottom
+from elsa.privacy.audit.public import Frame, PublicBottom
 from elsa.privacy.audit.settings import Setting
 from elsa.privacy.audit.utility import CLIENT_KEY, Trained, train
 from elsa.privacy.noise import epsilon
@@ -30,6 +30,7 @@ SUCCEEDS = 0.85
 WATCHED_ROWS = 256
 TAUGHT_ROWS = 512
 CLIENT_SEED, ATTACKER_SEED = 1, 2
+AT_FIRST = "as training begins"
 Attack = Callable[[Observed, Knowledge], Sequence[Recovery]]
 Floor = Callable[[Observed, Knowledge], Recovery]
 Told = Callable[[str, float], None]
@@ -123,22 +124,18 @@ class Audit:
         cut = self._cut(spec)
         split = str(spec.split.of(self.blocks))
         try:
-            trained = [self._trained(setting.name, cut, seed) for seed in range(self.seeds)]
+            first = self._trained(setting.name, cut, 0)
+            others = [self._trained(setting.name, cut, seed).accuracy for seed in range(1, self.seeds)]
         except NotFiniteError as error:
             return Result(setting=setting.name, split=split, failure=f"training diverged: {error}")
         self.told(f"{setting.name}: attacking", 1.0)
-        first = trained[0]
         noise = spec.privacy.noise
         return Result(
             setting=setting.name,
             split=split,
-            tokens=(
-                *self.attack(*self._observed(cut, self._public(first.sides))),
-                *self._by_gradient(cut, first),
-                self.floor,
-            ),
+            tokens=(*self._by_state(cut, first), *self._by_gradient(cut, first), self.floor),
             labels=tuple(self._labels(cut, first)),
-            accuracies=tuple(run.accuracy for run in trained),
+            accuracies=(first.accuracy, *others),
             up_bytes=first.up_bytes,
             down_bytes=first.down_bytes,
             epsilon=None if noise is None else epsilon(noise, cut.releases),
@@ -186,7 +183,7 @@ class Audit:
         )
 
     def _public(self, sides: Sides) -> PublicBottom:
-        frame = PublicBottom.open(self.checkpoint, sides.split, ["a"], task=self.base.model.task).frame
+        frame = Frame.of(self.checkpoint.tokenizer())
         return PublicBottom(sides.client, sides.split, frame=frame, text=self.material.public)
 
     def _observed(self, cut: Cut, bottom: PublicBottom) -> tuple[Observed, Knowledge]:
@@ -202,6 +199,15 @@ class Audit:
             basis=cut.basis() if cut.blind else None,
             protect=lambda states, key: cut.protect(states, key + 1, ATTACKER_SEED + key),
         )
+
+    def _by_state(self, cut: Cut, trained: Trained) -> list[Recovery]:
+        """The ladder on h1 as it is at the end, and as it was first: a run sends rows from its first step on."""
+        found = list(self.attack(*self._observed(cut, self._public(trained.sides))))
+        if not (cut.spec.lora.bottom_adapters or cut.begins_plain):
+            return found
+        before = Sides.of(cut.spec, self.checkpoint)
+        first = self.attack(*self._observed(replace(cut, begins=True, releases=1), self._public(before)))
+        return found + [replace(row, attack=f"{row.attack}, {AT_FIRST}") for row in first]
 
     def _labels(self, cut: Cut, trained: Trained) -> list[LabelRecovery]:
         if cut.spec.model.task != "classification":

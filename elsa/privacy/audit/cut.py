@@ -30,17 +30,25 @@ class Cut:
         public: (tokens, width) states of the public probes at the cut, from the pretrained bottom.
         releases: how often a row is sent: an edge that keeps what it got averages the noise of so many.
         special: numbers of special tokens.
+        begins: as it is before anything has passed: codecs that are calibrated on what passes have their plain form.
     """
 
     spec: RunSpec
     public: torch.Tensor
     releases: int = 1
     special: Sequence[int] = ()
+    begins: bool = False
 
     @property
     def blind(self) -> bool:
         """Whether the edge decodes turned states that it has no key to."""
         return self.spec.privacy.ssop is not None and self.spec.privacy.ssop.edge == "blind"
+
+    @property
+    def begins_plain(self) -> bool:
+        """Whether the first rows travel in the plain form of h1's codec, which hides less."""
+        codec = codec_of(self.spec.codecs.h1, self.public.shape[1])
+        return bool(codec.calibration_layout()) and not self.spec.privacy.public_calibration
 
     def basis(self) -> torch.Tensor | None:
         """V of SS-OP, (rank, width); None without it."""
@@ -89,8 +97,10 @@ class Cut:
         return total / times
 
     def _codec(self, turned: Turn | None) -> Codec:
-        """That of h1, calibrated."""
+        """That of h1, calibrated if it is by then."""
         moments = Moments(self.public.shape[1])
         moments.add(turned.hide(self.public) if turned else self.public)
         codec = codec_of(self.spec.codecs.h1, moments.width)
+        if self.begins and self.begins_plain:
+            return codec.plain()
         return codec.calibrated(codec.fit(moments))

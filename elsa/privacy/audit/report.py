@@ -1,6 +1,7 @@
 """What an audit found, one line a setting, and as JSON."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,7 +33,9 @@ class Report:
     results: tuple[Result, ...]
 
     def points_lost(self, result: Result) -> float:
-        """Accuracy lost against the first setting, in points of a hundred."""
+        """Accuracy lost against the first setting, in points of a hundred; NaN if that could not be trained."""
+        if self.results[0].failure:
+            return math.nan
         return 100 * (self.results[0].accuracy - result.accuracy)
 
     def best(self, points: float) -> Result | None:
@@ -85,7 +88,7 @@ class Report:
             f"{row.rank:.0f}",
             "-" if labels is None else f"{labels.accuracy:.3f} ({labels.majority:.3f})",
             f"{result.accuracy:.3f}",
-            f"{self.points_lost(result):.1f}",
+            "-" if math.isnan(self.points_lost(result)) else f"{self.points_lost(result):.1f}",
             f"{(result.up_bytes + result.down_bytes) / 1000:.0f}",
         )
 
@@ -93,7 +96,8 @@ class Report:
         raw = asdict(result)
         if not result.failure:
             raw |= {"strongest": asdict(result.strongest), "accuracy": result.accuracy}
-            raw |= {"points_lost": self.points_lost(result)}
+            lost = self.points_lost(result)
+            raw |= {"points_lost": None if math.isnan(lost) else lost}
         return raw
 
 

@@ -22,8 +22,8 @@ DEEP, NARROW, BLUR = 5, 16, 0.1
 class Setting(Part):
     """What differs from the run's specification.
 
-    Codecs and privacy that are left out come from the preset, by default none at all; a split and what is trained, from
-    the preset where it says so, else from the run.
+    Codecs and privacy that are left out come from the preset, by default none at all; a split and what is trained,
+    from the preset where it says so, else from the run.
     """
 
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=60)]

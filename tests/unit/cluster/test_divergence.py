@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import cho_factor, cho_solve
 
+from elsa.cluster import divergence
 from elsa.cluster.divergence import between, divergences, scale, scaled, to_landmarks
 from elsa.cluster.fingerprint import Gaussians, gaussians
 
@@ -73,10 +74,10 @@ def test_equal_clients_do_not_diverge_and_no_client_does_from_itself():
 def test_small_divergences_keep_their_digits():
     random = np.random.default_rng(2)
     alike = some_answers(2, clients=1, probes=64, dimensions=32)
-    made = gaussians(alike + 1e-3 * random.normal(size=(6, 64, 32)), shrinkage=0.01)
+    made = gaussians(alike + 1e-4 * random.normal(size=(6, 64, 32)), shrinkage=0.01)
     exact, matrix = without_cancellation(made), divergences(made)
     apart = ~np.eye(6, dtype=bool)
-    assert matrix[apart].max() < 1e-4
+    assert matrix[apart].max() < 1e-6
     assert np.allclose(matrix[apart], exact[apart], rtol=1e-8, atol=0)
 
 
@@ -165,6 +166,22 @@ def test_scaled_divergences_have_median_one_between_different_clients():
 )
 def test_scale_of_no_structure_is_one(matrix, expected):
     assert scale(matrix) == expected
+
+
+@given(SEEDS, st.integers(501, 520), st.sampled_from([1, 3, 1000]))
+@settings(max_examples=15)
+def test_scale_is_the_exact_median_of_fleets_of_any_size(seed, clients, kinds):
+    random = np.random.default_rng(seed)
+    lower = np.tril(random.integers(kinds, size=(clients, clients)) + random.choice([0.5, random.random()]), -1)
+    matrix = lower + lower.T
+    assert scale(matrix) == np.median(matrix[np.tril_indices(clients, -1)])
+
+
+@pytest.mark.parametrize("clients", [40, 41, 42])
+def test_scale_is_exact_where_the_clients_drawn_mislead(monkeypatch, clients):
+    monkeypatch.setattr(divergence, "SAMPLE", 3)
+    matrix = divergences(gaussians(some_answers(9, clients)))
+    assert scale(matrix) == np.median(matrix[np.tril_indices(clients, -1)])
 
 
 def test_scale_of_mostly_equal_clients_is_the_mean():

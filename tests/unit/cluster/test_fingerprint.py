@@ -51,6 +51,7 @@ def test_repeats_are_of_any_probe_at_any_distance():
     orders = [asking_order(8, 1, [seed]) for seed in range(2000)]
     places = [np.flatnonzero(order == np.bincount(order).argmax()) for order in orders]
     assert set(np.diff(places).ravel()) == set(range(2, 9))
+    assert 0.2 < np.mean([first == 0 for first, _ in places]) < 0.3  # 1/4 expected: 1/8 was there, 1/8 comes there
     repeated = np.bincount([np.bincount(order).argmax() for order in orders])
     assert repeated.min() > 180  # 250 expected of each
 

@@ -67,6 +67,13 @@ def test_the_best_setting_leaks_least_among_those_that_cost_little():
     assert REPORT.best(-1.0) is None
 
 
+def test_nothing_is_held_against_an_unprotected_run_that_failed():
+    report = replace(REPORT, results=(REPORT.results[-1], *REPORT.results[1:3]))
+    assert report.best(1.0) is None
+    assert report.lines()[1][HEADINGS.index("lost")] == "-"
+    assert json.loads(report.to_json())["settings"][1]["points_lost"] is None
+
+
 def test_files_hold_every_figure_and_a_picture(tmp_path):
     REPORT.write(tmp_path / "new" / "folder")
     raw = json.loads((tmp_path / "new" / "folder" / "audit.json").read_text())

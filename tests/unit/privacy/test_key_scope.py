@@ -39,3 +39,15 @@ def test_a_blind_run_refuses_a_client_with_another_split(key):
 
 def test_other_runs_take_any_split():
     assert spec_of(OTHER_CUT).splits and spec_of(OTHER_CUT, edge="keyed").splits
+
+
+@pytest.mark.parametrize("tensor", ["dh2", "dh1"])
+@pytest.mark.parametrize("renew", ["round", "step"])
+def test_errors_are_not_fed_back_over_keys_that_are_renewed(tensor, renew):
+    """What was left out under one key would be added under another, in other coordinates."""
+    codec = f"codecs: {{{tensor}: 'topk(fraction=0.1) | int4'}}\n"
+    with pytest.raises(SpecError, match=rf"codecs\.{tensor}: .*renew: run"):
+        spec_of(codec, edge="keyed", renew=renew)
+    assert spec_of(codec, edge="keyed", renew="run").codecs
+    assert spec_of(codec.replace(tensor, "h1"), edge="keyed", renew=renew).codecs
+    assert spec_of(codec.replace("topk", "subspace(ratio=2) | topk"), edge="keyed", renew=renew).codecs
