@@ -244,7 +244,7 @@ class RunSpec(Part):
         method = self.clustering.method
         if self.privacy.ssop is not None and method not in ("auto", "none"):
             raise ValueError(
-                f"clustering.method: {method} sends probes, which are known text, through activations that are turned "
+                f"clustering.method: {method} sends probes, which are known text, through turned activations "
                 "(privacy.ssop) and would give the key away; set clustering.method: none"
             )
         return self

@@ -18,8 +18,8 @@ from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
-from elsa.train.ends import client_end
 from elsa.train.answering import Answers, answers
+from elsa.train.ends import client_end
 from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
 from elsa.train.probing import probe_activations, probe_batches
@@ -114,7 +114,7 @@ class RoundTrainer:
             trunk.close()
 
     def warm_up(self, pulled: Pulled, probes: Sequence[str]) -> Answers:
-        """What the model answers to `probes` after the warm-up's steps from a pulled adapter; the session is not kept.
+        """What the model answers to `probes` after the warm-up's steps from a pulled adapter; nothing of it is kept.
 
         Raises StaleRoundError if the edge is past its round.
         """

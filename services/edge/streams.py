@@ -284,7 +284,7 @@ class PredictStream:
         return encoded_to_proto(self._exchange.forward_result(position, result, final=True))
 
     def _check(self) -> Session | None:
-        """The session whose trunk is asked for; None for that of the version. Raises where it is not there any more."""
+        """The session whose trunk is asked for; None for that of the version. Raises where it is there no more."""
         self._run.rounds.check_version(self._client, self._version)
         if not self._session_id:
             return None
