@@ -45,7 +45,7 @@ bench-wire: $(READY) ## Measure codecs: accuracy, bytes and time on TREC-6 and A
 
 bench-audit: $(READY) ## Measure what docs/privacy.md states: what a curious edge recovers under each protection
 	$(BIN)/elsa audit --data ../shared/data/trec6/train.jsonl.gz --test ../shared/data/trec6/test.jsonl.gz \
-	  --rows 150 --steps 680 --settings benchmarks/audit.yaml --output elsa-bench/audit $(ARGS)
+	  --steps 680 --settings benchmarks/audit.yaml --output elsa-bench/audit $(ARGS)
 
 clean: ## Remove what `make demo`, `make bench-wire` and the tests left
 	rm -rf elsa-demo elsa-bench elsa-state .pytest_cache .mypy_cache .ruff_cache .hypothesis
