@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Collection
 
-from elsa.errors import DrainingError, ElsaError, PeerError, RoundGivenUpError, StaleRoundError
+from elsa.errors import DrainingError, ElsaError, MalformedError, PeerError, RoundGivenUpError, StaleRoundError
 from elsa.model.adapter import adapter_config, initial_adapter
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
@@ -125,7 +125,7 @@ class RunDriver:
             return
         if self._assigned.state == fleet_pb2.RUN_STATE_TRAINING:  # before that, more may yet come
             self._runs.rooms.settle(self._run_id, len(self._assigned.client_ids))
-        self._run.rounds.admit(self._assigned.client_ids)
+        self._run.rounds.admit(self._assigned.client_ids, trust_of(self._assigned))
         self._forget(self._assigned.client_ids)
 
     def _forget(self, but: Collection[str]) -> None:
@@ -241,6 +241,21 @@ class RunDriver:
         return pull_when_there(
             self._link.adapters, request, self._link.peer, stop=self._stop, patience_s=self._link.patience_s
         )
+
+
+def trust_of(assignment: fleet_pb2.Assignment) -> dict[str, float]:
+    """How much the update of each client counts; empty where the cloud says nothing of it.
+
+    Raises MalformedError for standings that are not one a client, or not within 0 to 1.
+    """
+    clients, standings = assignment.client_ids, assignment.standings
+    if standings and len(standings) != len(clients):
+        raise MalformedError(
+            f"assignment.standings: {len(standings)} for {len(clients)} clients; it needs one for each"
+        )
+    if odd := [standing.trust for standing in standings if not 0 <= standing.trust <= 1]:
+        raise MalformedError(f"assignment.standings.trust: {odd[0]}; it must be within 0 to 1")
+    return {client: standing.trust for client, standing in zip(clients, standings, strict=False)}
 
 
 def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:

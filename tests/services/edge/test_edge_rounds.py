@@ -51,6 +51,34 @@ def waiting(rounds, target, *args):
     return thread, results
 
 
+def test_trust_multiplies_rows_and_none_at_all_counts_for_nothing():
+    given = {client: update(client, rows=10) for client in CLIENTS}
+    for trust, weights in (
+        ({"bob": 0.5}, (10, 5, 10)),
+        ({"ann": 0.0}, (0, 10, 10)),
+        ({"ann": 0.0, "bob": 0.0}, (0, 0, 10)),
+    ):
+        rounds = rounds_of()
+        rounds.admit(CLIENTS, trust)
+        for client in CLIENTS:
+            rounds.add(0, 0, client, given[client])
+        closed = rounds.close(5)
+        assert closed.rows == sum(weights)
+        assert len(closed.reports) == len(CLIENTS)
+        for name in START:
+            stacked = np.stack([given[client].tensors[name] for client in CLIENTS]).astype(np.float64)
+            mean = np.average(stacked, axis=0, weights=weights)
+            np.testing.assert_allclose(closed.adapter[name], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_the_adapter_stays_where_nobody_is_trusted():
+    rounds = rounds_of(["ann"])
+    rounds.admit(["ann"], {"ann": 0.0})
+    rounds.add(0, 0, "d", update("ann"))
+    closed = rounds.close(5)
+    assert (closed.adapter is rounds._adapter, closed.rows, closed.missing) == (True, 1, ())
+
+
 def test_one_client_is_identity():
     rounds = rounds_of(["ann"])
     given = update("ann", rows=7)
