@@ -544,6 +544,7 @@ class ClientPlace(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """The client."""
     cluster: _builtins.int
@@ -556,6 +557,8 @@ class ClientPlace(_message.Message):
     """Milliseconds to its edge."""
     detail: _builtins.str
     """Why it stands here, on one line."""
+    set_aside: _builtins.bool
+    """True if its updates do not count."""
     @_builtins.property
     def parts(self) -> Global___TrustParts:
         """The parts of its trust; not set for a client without a fingerprint."""
@@ -570,10 +573,11 @@ class ClientPlace(_message.Message):
         latency_ms: _builtins.float = ...,
         parts: Global___TrustParts | None = ...,
         detail: _builtins.str = ...,
+        set_aside: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "cluster", b"cluster", "detail", b"detail", "edge_id", b"edge_id", "latency_ms", b"latency_ms", "parts", b"parts", "trust", b"trust"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "cluster", b"cluster", "detail", b"detail", "edge_id", b"edge_id", "latency_ms", b"latency_ms", "parts", b"parts", "set_aside", b"set_aside", "trust", b"trust"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -823,8 +827,8 @@ class GetClustersResponse(_message.Message):
 
     @_builtins.property
     def divergence(self) -> _tensor_pb2.Tensor:
-        """Divergences over their median, float32, (clients, clients), in order of the places; not set for more than 400
-        clients, of which the message would not hold them.
+        """Divergences over their median, float32, (clients, clients), in order of the places, NaN where one of the two has no
+        fingerprint; not set for more than 400 clients, of which the message would not hold them.
         """
 
     def __init__(
