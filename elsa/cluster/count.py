@@ -17,8 +17,8 @@ def gap(eigenvalues: NDArray[np.float64], clients: int) -> tuple[int, float]:
 
     The gap is relative, for with many groups the first eigenvalue, always 1, stands far above all others. The root is
     ours: gaps that arise by chance shrink with k. Without any groups there is one gap after as many eigenvalues as
-    Gaussians of d dimensions vary in, d (d + 3) / 2: ask for fewer. `eigenvalues` descend; k is from 2 to one less than there are, and
-    leaves two clients a cluster. (1, 0.0) where there is nothing to choose from.
+    Gaussians of d dimensions vary in, d (d + 3) / 2: ask for fewer. `eigenvalues` descend; k is from 2 to one less
+    than there are, and leaves two clients a cluster. (1, 0.0) where there is nothing to choose from.
     """
     last = min(len(eigenvalues) - 1, clients // 2)
     here, below = eigenvalues[1:last], np.maximum(eigenvalues[2 : last + 1], 0)

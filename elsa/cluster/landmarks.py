@@ -18,7 +18,6 @@ from elsa.errors import SpecError
 
 Columns = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 _NOISE = 1e-5  # of the largest eigenvalue; below it the single precision of C is all there is
-_ROWS = 5_000
 
 
 def find_by_landmarks(
@@ -81,24 +80,24 @@ def _leading(
     near: NDArray[np.floating], drawn: NDArray[np.int64], count: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the leading eigenpairs of the normalised, evened affinity that C (clients, m) stands for."""
-    halves = _halves(near, drawn)  # (clients, q): halves @ halves.T is close to A
-    degree = halves @ halves.sum(axis=0)
+    halves = _halves(near, drawn)  # (clients, q + 1): halves @ halves.T is close to A
+    degree = halves @ halves.sum(axis=0, dtype=np.float64)
     degree = np.maximum(degree, np.median(degree) * 1e-3)  # an approximation may fall below zero
     even = degree.mean()
-    halves = np.hstack([halves, np.full((len(halves), 1), np.sqrt(even / len(halves)))])
-    halves /= np.sqrt(degree + even)[:, None]
-    values, turn = np.linalg.eigh(halves.T @ halves)
+    halves[:, -1] = np.sqrt(even / len(halves))
+    halves /= np.sqrt(degree + even).astype(halves.dtype)[:, None]
+    values, turn = np.linalg.eigh((halves.T @ halves).astype(np.float64))
     values, turn = values[::-1][:count], turn[:, ::-1][:, :count]
-    return values, spectral.signed(halves @ turn)
+    return values, spectral.signed((halves @ turn.astype(halves.dtype)).astype(np.float64))
 
 
-def _halves(near: NDArray[np.floating], drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return C W^-1/2 on the directions in which W (m, m) stands clear of noise, (clients, q)."""
+def _halves(near: NDArray[np.floating], drawn: NDArray[np.int64]) -> NDArray[np.floating]:
+    """Return C W^-1/2 on the q directions in which W (m, m) stands clear of noise, and a column of zeros."""
     inner = near[drawn].astype(np.float64)
     values, turn = np.linalg.eigh((inner + inner.T) / 2)
     clear = values > _NOISE * values[-1]
-    root = turn[:, clear] / np.sqrt(values[clear])
-    return np.vstack([near[at : at + _ROWS] @ root for at in range(0, len(near), _ROWS)])
+    root = (turn[:, clear] / np.sqrt(values[clear])).astype(near.dtype)
+    return np.asarray(near @ np.hstack([root, np.zeros((len(root), 1), near.dtype)]))
 
 
 def _central(points: NDArray[np.float64], labels: NDArray[np.int64], cluster: int) -> int:

@@ -44,7 +44,7 @@ def test_the_order_of_clients_is_irrelevant():
 
 
 def test_every_cluster_has_a_medoid_among_its_members_even_without_a_landmark():
-    means, covariances, group = fleet(400, 4, 0)
+    means, covariances, _ = fleet(400, 4, 0)
     clusters = find_by_landmarks(names(400), columns_of(means, covariances), landmarks=3, count=3)
     assert set(clusters.medoids) == set(clusters.labels.values())
     assert all(clusters.labels[medoid] == cluster for cluster, medoid in clusters.medoids.items())

@@ -1,0 +1,141 @@
+"""Laws of the whole score, on simulated fleets of 20 in which 4 are bad in one way: told apart, the rare kept."""
+
+import numpy as np
+import pytest
+import simulated_clients as simulated
+from sklearn.metrics import roc_auc_score
+
+from elsa.cluster.trust import Parts, of_fingerprints, set_aside, smoothed, with_updates
+from elsa.errors import SpecError
+
+EVEN = (0,) * 7 + (1,) * 7 + (2,) * 6
+RARE_PAIR = (0,) * 9 + (1,) * 9 + (2,) * 2
+LONE = (0,) * 10 + (1,) * 9 + (2,)
+SEEDS = range(4)
+
+
+def scores(fleet: simulated.Fleet, order: np.ndarray | None = None) -> np.ndarray:
+    """The score of each client by its row in `fleet`, measured with the rows in another order if one is given."""
+    order = np.arange(len(fleet.first)) if order is None else order
+    ids = [f"client-{row:02d}" for row in order]
+    parts = of_fingerprints(
+        ids,
+        first=fleet.first[order],
+        again=fleet.again[order],
+        repeated=fleet.repeated[order],
+        divergence=simulated.pairwise_divergence(fleet.first[order]),
+        probabilities=fleet.probabilities[order],
+        arrival=fleet.bad[order].astype(float),  # a copy comes after its original
+    )
+    updates = dict(zip(ids, fleet.updates[order], strict=True))
+    told = with_updates(parts, updates, dict(zip(ids, fleet.groups[order].tolist(), strict=True)))
+    return np.array([told[name].score for name in sorted(told)])
+
+
+def made(way: str, seed: int, groups: tuple[int, ...], steps: int = 15) -> simulated.Fleet:
+    if way == "shuffled":
+        return simulated.fleet(seed, groups=groups, bad=4, how="shuffled", steps=steps)
+    honest = simulated.fleet(seed, groups=groups, steps=steps)
+    return {
+        "random": lambda: simulated.with_random_embeddings(honest, seed, 4),
+        "copied": lambda: simulated.with_copies(honest, seed, 4, blur=0.01),
+        "amplified": lambda: simulated.with_amplified_updates(honest, seed, 4, factor=10),
+        "unsteady": lambda: simulated.with_unsteady_repeats(honest, seed, 4, share=1),
+    }[way]()
+
+
+WAYS = ("shuffled", "random", "copied", "amplified", "unsteady")
+
+
+@pytest.mark.parametrize("groups", [EVEN, RARE_PAIR, LONE], ids=["even", "rare pair", "lone"])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_kind_of_bad_client_is_told_from_honest_ones(way: str, groups: tuple[int, ...]) -> None:
+    areas = []
+    for seed in SEEDS:
+        fleet = made(way, seed, groups)
+        areas.append(roc_auc_score(~fleet.bad, scores(fleet)))
+    assert np.mean(areas) >= 0.95, areas
+
+
+@pytest.mark.parametrize("groups", [RARE_PAIR, LONE], ids=["pair", "lone"])
+@pytest.mark.parametrize("way", WAYS)
+def test_honest_clients_of_a_rare_kind_keep_half_the_trust_or_more(way: str, groups: tuple[int, ...]) -> None:
+    for seed in SEEDS:
+        fleet = made(way, seed, groups)
+        rare = (fleet.groups == 2) & ~fleet.bad
+        assert (scores(fleet)[rare] >= 0.5).all()
+
+
+@pytest.mark.parametrize("steps", [5, 60])
+def test_shuffled_labels_show_after_little_and_after_much_training(steps: int) -> None:
+    fleets = [made("shuffled", seed, EVEN, steps) for seed in SEEDS]
+    assert np.mean([roc_auc_score(~fleet.bad, scores(fleet)) for fleet in fleets]) >= 0.95
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_scores_are_shares_and_do_not_depend_on_the_order_of_clients(way: str) -> None:
+    fleet = made(way, 1, RARE_PAIR)
+    expected = scores(fleet)
+    assert ((expected >= 0) & (expected <= 1)).all()
+    order = np.random.default_rng(5).permutation(len(expected))
+    np.testing.assert_allclose(scores(fleet, order), expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_or_two_clients_get_the_neutral_consistency(count: int) -> None:
+    fleet = simulated.fleet(0, groups=(0,) * count)
+    parts = of_fingerprints(
+        [f"c{i}" for i in range(count)],
+        first=fleet.first,
+        again=fleet.again,
+        repeated=fleet.repeated,
+        divergence=fleet.divergence,
+        probabilities=fleet.probabilities,
+    )
+    assert {part.consistency for part in parts.values()} == {0.75}
+    assert {part.originality for part in parts.values()} == {1.0}
+
+
+def test_a_client_without_an_update_keeps_its_parts() -> None:
+    part = Parts(consistency=0.9, repeatability=1, originality=1, direction=0.5)
+    assert with_updates({"a": part}, {}, {}) == {"a": part}
+
+
+def test_smoothing_keeps_four_fifths_of_the_old_score() -> None:
+    assert smoothed({"a": 1.0, "b": 0.5}, {"a": 0.0, "c": 0.3}) == pytest.approx({"a": 0.8, "b": 0.5, "c": 0.3})
+
+
+HONEST = {f"client-{i}": 0.9 + 0.01 * i for i in range(6)}
+
+
+def test_a_client_far_below_the_others_is_set_aside_after_two_rounds_with_the_reason() -> None:
+    low = {**HONEST, "low": 0.2}
+    assert set_aside([low]).reasons == {}
+    assert set_aside([HONEST | {"low": 0.9}, low]).reasons == {}
+    assert set_aside([low, HONEST | {"low": 0.9}]).reasons == {}
+    aside = set_aside([HONEST, low, low])
+    assert set(aside.reasons) == {"low"}
+    assert "0.200" in aside.reasons["low"] and "median" in aside.reasons["low"]
+
+
+def test_among_equals_a_small_difference_sets_nobody_aside() -> None:
+    scores = {f"client-{i}": 0.95 for i in range(9)} | {"rare": 0.52}
+    assert set_aside([scores, scores]).reasons == {}
+
+
+def test_a_client_below_the_least_trust_is_set_aside() -> None:
+    scores = {**HONEST, "rare": 0.55}
+    aside = set_aside([scores, scores], min_trust=0.6)
+    assert set(aside.reasons) == {"rare"} and "min_trust 0.6" in aside.reasons["rare"]
+
+
+def test_nobody_is_set_aside_where_everybody_would_be_and_it_is_said() -> None:
+    scores = dict.fromkeys("abc", 0.1)
+    aside = set_aside([scores, scores], min_trust=0.3)
+    assert aside.reasons == {} and "all 3 clients" in aside.note
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_a_least_trust_that_is_no_share_is_refused(value: float) -> None:
+    with pytest.raises(SpecError, match="min_trust"):
+        set_aside([], min_trust=value)
