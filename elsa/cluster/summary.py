@@ -20,7 +20,7 @@ Tensors = Mapping[str, NDArray[np.floating]]
 def summary(update: Tensors, start: Tensors, seed: int) -> NDArray[np.float32]:
     """(SIZE,) sums of what the tensors of `update` differ by from those of the same names in `start`.
 
-    Linear in the difference, the same function for all who use the same `seed`, and independent of the order of names.
+    Linear in the difference, the same function for all who use the same `seed`; the order of names is irrelevant.
     """
     sums = np.zeros(SIZE)
     for name in sorted(update):

@@ -13,6 +13,7 @@ from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
+from services.edge.rounds import Closed, Report
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
@@ -213,7 +214,7 @@ class RunDriver:
         for edge_round in range(count):
             closed = run.rounds.close(deadline_s)
             run.sessions.forget_round(self._run_id)
-            reports += [adapter_pb2.ClientReport.FromString(report.message) for report in closed.reports]
+            reports += [_told(report, closed) for report in closed.reports]
             rows = closed.rows or rows
             if edge_round + 1 < count:
                 run.rounds.open(version, edge_round + 1, closed.adapter)
@@ -241,6 +242,13 @@ class RunDriver:
         return pull_when_there(
             self._link.adapters, request, self._link.peer, stop=self._stop, patience_s=self._link.patience_s
         )
+
+
+def _told(report: Report, closed: Closed) -> adapter_pb2.ClientReport:
+    """A client's report as the cloud is told it."""
+    message = adapter_pb2.ClientReport.FromString(report.message)
+    message.moved[:] = closed.moved.get(report.client, ())
+    return message
 
 
 def trust_of(assignment: fleet_pb2.Assignment) -> dict[str, float]:

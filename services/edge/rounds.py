@@ -7,11 +7,12 @@ be called from any thread.
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from elsa.cluster.summary import summary
 from elsa.errors import DrainingError, ElsaError, MalformedError, PermissionDeniedError, StaleRoundError
 from elsa.wire.adapter import encode_adapter
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
@@ -46,6 +47,8 @@ class Closed:
     """Behind it, each client's times its trust; at least 1 where anybody delivered, so that it is pushed."""
     reports: tuple[Report, ...]
     missing: tuple[str, ...]
+    moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
 
 
 class EdgeRounds:
@@ -53,10 +56,12 @@ class EdgeRounds:
 
     Args:
         own: those of an adapter's names that stay with each client and are never averaged.
+        seed: the run's.
     """
 
-    def __init__(self, quorum: float, own: NamesOf = none_of) -> None:
+    def __init__(self, quorum: float, own: NamesOf = none_of, *, seed: int = 0) -> None:
         self._quorum = quorum
+        self._seed = seed
         self._own = OwnTrunks(own)
         self._changed = threading.Condition()
         self._clients: frozenset[str] | None = None
@@ -209,6 +214,7 @@ class EdgeRounds:
             rows=max(round(sum(weights.values())), 1) if updates else 0,
             reports=tuple(updates[client].report for client in sorted(updates)),
             missing=missing,
+            moved={c: summary(u.tensors, before, self._seed).tolist() for c, u in updates.items() if c in trust},
         )
 
     def _has_answer(self, client: str, place: tuple[int, int], key: object, is_there: Callable[[], bool]) -> bool:
