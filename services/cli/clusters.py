@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 PIPE_WIDTH = 10_000
 LEGEND = (
-    "Trust is made of cons: its answers to probes agree with its neighbours'; rept: with its own when asked twice;\n"
-    "orig: its fingerprint is no other's; updt: its updates agree with its cluster's. –: it gave no fingerprint."
+    "ms: latency to the edge. Trust is made of cons: a client's answers to probes agree with its neighbours'; rept:\n"
+    "with its own when asked twice; orig: its fingerprint is no other's; updt: its updates agree with its\n"
+    "cluster's. –: it gave no fingerprint."
 )
 
 
@@ -38,13 +39,15 @@ def clusters(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, with the divergences.")] = False,
     patience: Patience = PATIENCE_S,
 ) -> None:
-    """Show who learns with whom: each client's cluster, edge, trust, latency to its edge, and why.
+    """Show who learns with whom: each client's cluster, edge, trust, latency and why.
 
-    Trust is from 0 to 1 and made of four parts, shown beside it. Clients below 0.5 are marked "low trust"; updates of
-    those that are "set aside" do not count. The run must have been through CLUSTERING.
+    Trust is from 0 to 1 and made of four parts, which are shown beside it.
+    Clients below 0.5 are marked "low trust"; updates of one that is "set aside"
+    do not count. The run must have been through CLUSTERING.
 
-    The picture has the divergences of all pairs of clients, ordered by cluster (dark: they behave alike), and a map
-    of clients and their edges. Above 400 clients it is the map alone.
+    The picture shows how far apart each two clients behave, ordered by cluster
+    (dark: alike), beside a map of clients and their edges; above 400 clients
+    the map alone.
 
     Example: elsa clusters 7f3a
 
@@ -97,10 +100,10 @@ def _draw(found: "Clusters", path: Path, *, quietly: bool) -> None:
 def _print(run_id: str, found: "Clusters") -> None:
     from rich.console import Console
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=PIPE_WIDTH)  # a client stays on its line
-    console.print(_table(found))
+    table, console = _table(found), Console()
+    whole = console.measure(table, options=console.options.update(width=PIPE_WIDTH))
+    width = max(console.width, whole.minimum) if console.is_terminal else PIPE_WIDTH
+    Console(width=width).print(table)  # nothing is cut off; in a pipe a client stays on its line
     groups = f"{found.count} cluster{'' if found.count == 1 else 's'} of {len(found.clients)} clients"
     typer.echo(f"run {run_id}, from version {found.version} on: {groups}\n{found.how}\n\n{LEGEND}")
 
@@ -109,12 +112,12 @@ def _table(found: "Clusters") -> "Table":
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("client", "cluster", "edge"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("trust", "cons", "rept", "orig", "updt", "latency"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("trust", "cons", "rept", "orig", "updt", "ms"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    table.add_column("why")
     for before, standing in zip((None, *found.clients), found.clients, strict=False):
         if before is not None and before.cluster != standing.cluster:
             table.add_section()
@@ -132,6 +135,6 @@ def _cells(standing: "Standing") -> "list[Text]":
     cells = (
         *(standing.client, str(standing.cluster), standing.edge, f"{standing.trust:.2f}"),
         *("–" if parts is None else f"{parts[name]:.2f}" for name in PARTS),
-        *(f"{standing.latency_ms:.1f} ms", why),
+        *(f"{standing.latency_ms:.1f}", why),
     )
     return [Text(cell) for cell in cells]  # others' words: no markup

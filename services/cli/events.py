@@ -105,10 +105,10 @@ def _clustered(event: pb.RunEvent) -> str:
 
 def _trust_changed(event: pb.RunEvent) -> str:
     change = event.trust_changed
-    now = "is set aside" if change.set_aside else "counts again"
+    now = "is set aside, its trust" if change.set_aside else "counts with trust"
     named = ", ".join(f"{name} {getattr(change.parts, name):.2f}" for name in PARTS)
     parts = f" ({named})" if change.HasField("parts") else ""
-    return f"{change.client_id} {now}, trust {change.trust:.2f}: {change.detail}{parts}"
+    return f"{change.client_id} {now} {change.trust:.2f}: {change.detail}{parts}"
 
 
 def _count(number: int, thing: str) -> str:

@@ -159,9 +159,9 @@ def test_a_line_of_clusters_stays_short_for_a_large_fleet():
 
 def test_a_change_of_trust_is_a_line_with_its_parts():
     parts = "(consistency 0.10, repeatability 1.00, originality 0.90, update 0.50)"
-    assert line(ASIDE).endswith(f"  c1 is set aside, trust 0.15: below 0.2 twice {parts}")
+    assert line(ASIDE).endswith(f"  c1 is set aside, its trust 0.15: below 0.2 twice {parts}")
     back = pb.RunEvent(trust_changed={"client_id": "c1", "trust": 0.5, "detail": "above\nagain"})
-    assert line(back).endswith("  c1 counts again, trust 0.50: above again")
+    assert line(back).endswith("  c1 counts with trust 0.50: above again")
 
 
 def test_sizes_are_in_the_unit_that_suits_them():
