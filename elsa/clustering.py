@@ -8,6 +8,8 @@ from elsa.parsing import Part
 
 MONTH_S = 30 * 24 * 3600.0
 FEWEST_PROBES, MOST_PROBES = 8, 1024
+MOST_UPLOAD_BYTES = 1_000_000
+"""Of a fingerprint, which goes into one message."""
 OWN = 128
 """Probes of the project's own (`elsa.data.probes`)."""
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=900)]
@@ -44,7 +46,7 @@ class ClusteringSpec(Part):
         "auto",
         description="auto: spectral where there is more than one edge and no turned activations; none: nobody is",
     )
-    clusters: int | Literal["edges", "eigengap"] = Field(
+    clusters: Annotated[int, Field(ge=1, le=1000)] | Literal["edges", "eigengap"] = Field(
         "edges", description="how many; or as many as there are edges"
     )
     edges: Literal["similar", "balanced"] = Field(
@@ -59,6 +61,10 @@ class ClusteringSpec(Part):
     quorum: float = Field(1.0, gt=0, le=1, description="share of clients whose fingerprints end the wait")
     deadline_s: float = Field(600.0, gt=0, le=MONTH_S, description="the wait ends then with what has come")
     every: int = Field(0, ge=0, le=10_000, description="cluster again after so many global rounds; 0: never")
+
+    def upload_bytes(self, labels: int) -> int:
+        """What a client's fingerprint takes on the wire, in a task with so many labels."""
+        return 4 * (self.probes.count + self.probes.repeated) * (self.dimensions + labels)
 
 
 class TrustSpec(Part):

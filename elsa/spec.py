@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from elsa.clustering import AssignmentSpec, ClusteringSpec, TrustSpec
+from elsa.clustering import MOST_UPLOAD_BYTES, AssignmentSpec, ClusteringSpec, TrustSpec
 from elsa.codecs import CALIBRATED, CodecsSpec, TopK
 from elsa.errors import SpecError, SplitError
 from elsa.parsing import Name, Part, parse
@@ -250,6 +250,21 @@ class RunSpec(Part):
         return self
 
     @model_validator(mode="after")
+    def _fingerprints_go_into_a_message(self) -> Self:
+        if self.clustering.method not in ("auto", "none") and self._upload_bytes > MOST_UPLOAD_BYTES:
+            raise ValueError(
+                f"clustering: a fingerprint of {self._upload_bytes} bytes is more than {MOST_UPLOAD_BYTES}; lower "
+                "probes.count, probes.repeated or dimensions, or set method: none"
+            )
+        return self
+
+    @property
+    def _upload_bytes(self) -> int:
+        """What a client's fingerprint takes on the wire."""
+        labels = len(self.data.labels) if self.model.task == "classification" else 0
+        return self.clustering.upload_bytes(labels)
+
+    @model_validator(mode="after")
     def _adversary_has_a_bottom(self) -> Self:
         if self.privacy.adversary is not None and not self.lora.bottom_adapters:
             raise ValueError("privacy.adversary: trains the bottom; set lora.bottom_adapters: true")
@@ -272,7 +287,7 @@ class RunSpec(Part):
         method = self.clustering.method
         if method != "auto":
             return method != "none"
-        return edges > 1 and self.privacy.ssop is None
+        return edges > 1 and self.privacy.ssop is None and self._upload_bytes <= MOST_UPLOAD_BYTES
 
     @classmethod
     def from_yaml(cls, text: str, origin: str = "spec") -> "RunSpec":
