@@ -513,7 +513,7 @@ class Clustered(_message.Message):
     """Number of clusters."""
     @_builtins.property
     def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientPlace]:
-        """Every client that takes part, in order of their names."""
+        """Every client that takes part, in order of their names; of more than go into a message, the first."""
 
     def __init__(
         self,
@@ -619,7 +619,7 @@ Global___TrustParts: _TypeAlias = TrustParts  # noqa: Y015
 
 @_typing.final
 class TrustChanged(_message.Message):
-    """A client is set aside, or taken back."""
+    """A client is set aside, or taken back, or its fingerprint came late."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
