@@ -21,7 +21,10 @@ PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
     "none": {},
     "default": {"codecs": _codecs("subspace(ratio=1.5) | int4", "subspace(ratio=8) | int4")},
     "thrifty": {
-        "codecs": _codecs("subspace(ratio=2.5) | int4", "subspace(ratio=12) | int4"),
+        "codecs": {
+            **_codecs("subspace(ratio=2) | int4", "subspace(ratio=16) | int4"),
+            "h2": "subspace(ratio=3.5) | int4",
+        },
         "lora": {"bottom_adapters": False},
         "reuse": {"enabled": True},
     },

@@ -29,7 +29,7 @@ class DemoSettings(BaseModel):
 
     clients: int = Field(4, ge=1, le=64, description="clients, each a process with rows of its own")
     edges: int = Field(2, ge=1, le=16, description="edges, each a process with the middle of the model")
-    rounds: int = Field(5, ge=1, description="global rounds")
+    rounds: int = Field(6, ge=1, description="global rounds")
     edge_rounds: int = Field(2, ge=1, description="edge rounds in a global round")
     steps: int = Field(50, ge=1, description="optimizer steps of a client in an edge round")
     batch: int = Field(8, ge=1, description="rows in a step")
