@@ -60,7 +60,6 @@ class ClusteringSpec(Part):
     )
     quorum: float = Field(1.0, gt=0, le=1, description="share of clients whose fingerprints end the wait")
     deadline_s: float = Field(600.0, gt=0, le=MONTH_S, description="the wait ends then with what has come")
-    every: int = Field(0, ge=0, le=10_000, description="cluster again after so many global rounds; 0: never")
 
     def upload_bytes(self, labels: int) -> int:
         """What a client's fingerprint takes on the wire, in a task with so many labels."""
@@ -71,8 +70,7 @@ class TrustSpec(Part):
     """How far a client's update counts."""
 
     enabled: bool = Field(True, description="weigh updates by trust; off: all count in full")
-    min_trust: float = Field(0.2, ge=0, lt=1, description="a client below it for two rounds is set aside")
-    smoothing: float = Field(0.2, gt=0, le=1, description="weight of the newest round's score")
+    min_trust: float = Field(0.2, ge=0, lt=1, description="a client below it shapes no cluster")
 
 
 class AssignmentSpec(Part):

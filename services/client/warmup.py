@@ -18,7 +18,8 @@ from elsa.spec import RunSpec
 from elsa.train.answering import Answers
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
-from elsa.wire.tensor import tensor_to_proto
+from elsa.v1.tensor_pb2 import DType, Tensor
+from elsa.wire.tensor import raw_bytes
 from services.client.rounds import FIRST_PAUSE_S, LONGEST_PAUSE_S, PASSING
 from services.client.trainer import RoundTrainer
 from services.rpc.adapters import pull_when_there
@@ -105,7 +106,11 @@ def fingerprint_to_proto(spec: RunSpec, made: Answers, sha256: str) -> fleet_pb2
     """A fingerprint as a message: the answers projected as all clients of the run project them."""
     columns = projection(made.embeddings.shape[1], spec.clustering.dimensions, [spec.seed])
     embeddings = made.embeddings @ torch.from_numpy(columns.astype(np.float32))
-    request = fleet_pb2.UploadFingerprintRequest(probes_sha256=sha256, embeddings=tensor_to_proto(embeddings))
+    request = fleet_pb2.UploadFingerprintRequest(probes_sha256=sha256, embeddings=_float32_to_proto(embeddings))
     if made.probabilities is not None:
-        request.probabilities.CopyFrom(tensor_to_proto(made.probabilities))
+        request.probabilities.CopyFrom(_float32_to_proto(made.probabilities))
     return request
+
+
+def _float32_to_proto(values: torch.Tensor) -> Tensor:
+    return Tensor(dtype=DType.DTYPE_FLOAT32, shape=list(values.shape), data=raw_bytes(values.float()))

@@ -13,6 +13,7 @@ from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
+from services.edge.own_trunks import Adapter
 from services.edge.rounds import Closed, Report
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
@@ -200,11 +201,11 @@ class RunDriver:
             version = pulled.version + 1
         self._stop.wait()
 
-    def _open_round(self, run: EdgeRun, pulled: Pulled, adapter: dict[str, object]) -> None:
+    def _open_round(self, run: EdgeRun, pulled: Pulled, adapter: Adapter) -> None:
         """On the compute thread, so that no prediction falls between the two."""
         run.sessions.forget_round(self._run_id)
-        run.trunk.set_global(adapter)  # type: ignore[arg-type]
-        run.rounds.open(pulled.version, 0, adapter, pulled.data)  # type: ignore[arg-type]
+        run.trunk.set_global(adapter)
+        run.rounds.open(pulled.version, 0, adapter, pulled.data)
 
     def _edge_rounds(self, run: EdgeRun, version: int) -> None:
         """All edge rounds of a global round, and the push of what they made."""
