@@ -16,20 +16,20 @@ LONGEST = 64
 """Tokens of a probe that are used; they are short sentences."""
 
 
-def probe_batches(checkpoint: Checkpoint, texts: Sequence[str], max_tokens: int) -> list[Batch]:
-    """Public texts as batches of `ROWS` rows, in their order, without labels.
+def probe_batches(checkpoint: Checkpoint, texts: Sequence[str], max_tokens: int, rows: int = ROWS) -> list[Batch]:
+    """Public texts as batches of at most `rows` rows, in their order, without labels.
 
     Args:
         max_tokens: what the run allows a row; longer texts are cut, and none is longer than `LONGEST`.
     """
     encoded = checkpoint.tokenizer()(list(texts), truncation=True, max_length=min(max_tokens, LONGEST))
     batches = []
-    for begin in range(0, len(texts), ROWS):
-        rows = [torch.tensor(ids) for ids in encoded["input_ids"][begin : begin + ROWS]]
-        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
+    for begin in range(0, len(texts), rows):
+        part = [torch.tensor(ids) for ids in encoded["input_ids"][begin : begin + rows]]
+        ids = torch.nn.utils.rnn.pad_sequence(part, batch_first=True)
+        lengths = torch.tensor([len(row) for row in part])
         mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).long()
-        none = torch.zeros(len(rows), dtype=torch.int64)
+        none = torch.zeros(len(part), dtype=torch.int64)
         batches.append(Batch(input_ids=ids, attention_mask=mask, token_type_ids=None, labels=none))
     return batches
 

@@ -22,7 +22,7 @@ from elsa.train.answering import Answers, answers
 from elsa.train.ends import client_end
 from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
-from elsa.train.probing import probe_activations, probe_batches
+from elsa.train.probing import ROWS, probe_activations, probe_batches
 from elsa.train.step import SplitTrainer, evaluate
 from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
@@ -130,7 +130,9 @@ class RoundTrainer:
                 return answers(
                     self._segment,
                     trunk,
-                    probe_batches(self._checkpoint, probes, self._spec.model.max_tokens),
+                    probe_batches(
+                        self._checkpoint, probes, self._spec.model.max_tokens, min(self._spec.training.batch, ROWS)
+                    ),
                     split=self._split,
                     task=self._spec.model.task,
                     pooling=clustering.probes.pooling,
