@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from elsa.clustering import MOST_UPLOAD_BYTES, AssignmentSpec, ClusteringSpec, TrustSpec
 from elsa.codecs import CALIBRATED, CodecsSpec, TopK
 from elsa.errors import SpecError, SplitError
 from elsa.parsing import Name, Part, parse
@@ -188,6 +189,9 @@ class RunSpec(Part):
     reuse: ReuseSpec = ReuseSpec()
     fleet: FleetSpec = FleetSpec()
     rounds: RoundsSpec = RoundsSpec()
+    clustering: ClusteringSpec = ClusteringSpec()
+    trust: TrustSpec = TrustSpec()
+    assignment: AssignmentSpec = AssignmentSpec()
 
     @model_validator(mode="before")
     @classmethod
@@ -236,6 +240,31 @@ class RunSpec(Part):
         return self
 
     @model_validator(mode="after")
+    def _probes_never_travel_under_a_key(self) -> Self:
+        method = self.clustering.method
+        if self.privacy.ssop is not None and method not in ("auto", "none"):
+            raise ValueError(
+                f"clustering.method: {method} sends probes, which are known text, through turned activations "
+                "(privacy.ssop) and would give the key away; set clustering.method: none"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _fingerprints_go_into_a_message(self) -> Self:
+        if self.clustering.method not in ("auto", "none") and self._upload_bytes > MOST_UPLOAD_BYTES:
+            raise ValueError(
+                f"clustering: a fingerprint of {self._upload_bytes} bytes is more than {MOST_UPLOAD_BYTES}; lower "
+                "probes.count, probes.repeated or dimensions, or set method: none"
+            )
+        return self
+
+    @property
+    def _upload_bytes(self) -> int:
+        """What a client's fingerprint takes on the wire."""
+        labels = len(self.data.labels) if self.model.task == "classification" else 0
+        return self.clustering.upload_bytes(labels)
+
+    @model_validator(mode="after")
     def _adversary_has_a_bottom(self) -> Self:
         if self.privacy.adversary is not None and not self.lora.bottom_adapters:
             raise ValueError("privacy.adversary: trains the bottom; set lora.bottom_adapters: true")
@@ -252,6 +281,13 @@ class RunSpec(Part):
     def split_of(self, client: str, blocks: int) -> Split:
         """The split of one client in a model of `blocks` blocks. Raises SplitError."""
         return self.splits.get(client, self.split).of(blocks)
+
+    def groups_clients(self, edges: int) -> bool:
+        """Whether clients are fingerprinted and clustered in a run over `edges` edges."""
+        method = self.clustering.method
+        if method != "auto":
+            return method != "none"
+        return edges > 1 and self.privacy.ssop is None and self._upload_bytes <= MOST_UPLOAD_BYTES
 
     @classmethod
     def from_yaml(cls, text: str, origin: str = "spec") -> "RunSpec":

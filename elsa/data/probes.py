@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
+from elsa.clustering import ProbesSpec
 from elsa.errors import DataError
 
 VERSION = 1
@@ -25,6 +26,11 @@ def public_probes() -> tuple[str, ...]:
     if f"version {VERSION}:" not in head:
         raise DataError(f"probes.txt begins {head!r}, not with version {VERSION}; install the package again")
     return tuple(lines)
+
+
+def probes_of(spec: ProbesSpec) -> tuple[str, ...]:
+    """The probes of a run: the first `count` of the operator's, or of the project's own."""
+    return (spec.sentences or public_probes())[: spec.count]
 
 
 def read_probes(path: Path) -> tuple[str, ...]:

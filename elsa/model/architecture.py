@@ -51,6 +51,11 @@ class Architecture:
     """Learned: one a place, which bounds a row's length; after padding: so too, numbered from behind the padding
     token's number; rotary: no table, so no bound."""
 
+    @property
+    def is_encoder(self) -> bool:
+        """Whether every token sees the whole text, so that the first one, [CLS], stands for it."""
+        return "causal-lm" not in self.heads
+
     def head_paths(self, task: Task) -> tuple[str, ...]:
         """Paths of everything after the final norm, pooler first.
 

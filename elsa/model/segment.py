@@ -180,6 +180,18 @@ class Segment:
         _check(split, self.blocks_total)
         return self._run_to_logits(hidden, attention_mask, range(split.blocks - split.top, split.blocks))
 
+    def final(self, hidden: torch.Tensor, attention_mask: torch.Tensor, split: Split) -> torch.Tensor:
+        """States (batch, tokens, width) through blocks [M-o, M) and the final norm, without pooler or head.
+
+        Raises SplitError as `bottom`.
+        """
+        _check(split, self.blocks_total)
+        blocks, pooler = range(split.blocks - split.top, split.blocks), self.architecture.pooler
+        self._need(blocks, ends=True)
+        silenced = [] if pooler is None else [(pooler, self._idle)]
+        with swapped(self.model, [*self._fed(hidden), *silenced, *self._outside(blocks)]):
+            return self._backbone(torch.zeros_like(attention_mask), attention_mask)
+
     def logits(
         self,
         input_ids: torch.Tensor,

@@ -105,6 +105,13 @@ class TrunkSession:
             self._apply()
         return result
 
+    @torch.no_grad()
+    def predict(self, activations: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
+        """The trunk's output (tokens, width) as it is trained so far; nothing is kept, and no step is begun."""
+        adapters.select(self._segment, self._adapter)
+        self._segment.train(False)
+        return pack(self._segment.trunk(unpack(activations, lengths), mask_of(lengths), self._split), lengths)
+
     def finish(self, steps: int) -> dict[str, np.ndarray]:
         """The adapter's trunk tensors by PEFT name, after `steps` steps.
 

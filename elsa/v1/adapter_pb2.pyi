@@ -90,6 +90,7 @@ class ClientReport(_message.Message):
     BYTES_FIELD_NUMBER: _builtins.int
     WALL_S_FIELD_NUMBER: _builtins.int
     FLOAT32_BYTES_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """The client."""
     edge_round: _builtins.int
@@ -114,6 +115,12 @@ class ClientReport(_message.Message):
     def bytes(self) -> _split_pb2.ByteCount:
         """Bytes of the Train stream."""
 
+    @_builtins.property
+    def moved(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Edge to cloud: a linear summary of how far the client's adapter moved in its edge round, 256 values that are finite
+        (elsa/cluster/summary.py); empty in runs that do not weigh clients by trust, and from a client.
+        """
+
     def __init__(
         self,
         *,
@@ -126,10 +133,11 @@ class ClientReport(_message.Message):
         bytes: _split_pb2.ByteCount | None = ...,
         wall_s: _builtins.float = ...,
         float32_bytes: _builtins.int = ...,
+        moved: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "seconds", b"seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "client_id", b"client_id", "edge_round", b"edge_round", "float32_bytes", b"float32_bytes", "loss", b"loss", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "client_id", b"client_id", "edge_round", b"edge_round", "float32_bytes", b"float32_bytes", "loss", b"loss", "moved", b"moved", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

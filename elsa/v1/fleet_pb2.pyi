@@ -634,6 +634,7 @@ class Assignment(_message.Message):
     CLIENT_IDS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    STANDINGS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     state: Global___RunState.ValueType
@@ -644,15 +645,21 @@ class Assignment(_message.Message):
     """Version of the newest global adapter."""
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgePeer]:
-        """To a client while the run enrolls: the edges to measure. Later: its own edge alone."""
+        """To a client while the run enrolls: the edges to measure. Later: its own edge alone, for the time being while the
+        run warms up.
+        """
 
     @_builtins.property
     def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """To an edge once the run trains: its clients."""
+        """To an edge once the run warms up or trains: its clients."""
 
     @_builtins.property
     def keys(self) -> Global___KeyExchange:
         """To a client of a run that shares a key, once the run trains."""
+
+    @_builtins.property
+    def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientStanding]:
+        """To an edge once the run trains: how its clients count, one for each of client_ids, in their order."""
 
     def __init__(
         self,
@@ -664,14 +671,41 @@ class Assignment(_message.Message):
         client_ids: _abc.Iterable[_builtins.str] | None = ...,
         version: _builtins.int = ...,
         keys: Global___KeyExchange | None = ...,
+        standings: _abc.Iterable[Global___ClientStanding] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "spec", b"spec", "standings", b"standings", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class ClientStanding(_message.Message):
+    """How a client counts in a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.int
+    """Its cluster, from 0."""
+    trust: _builtins.float
+    """Its trust, 0 to 1: its update counts rows times this. 0: it is set aside."""
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.int = ...,
+        trust: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "trust", b"trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientStanding: _TypeAlias = ClientStanding  # noqa: Y015
 
 @_typing.final
 class WatchAssignmentResponse(_message.Message):
@@ -738,7 +772,7 @@ class GetProbesResponse(_message.Message):
     """SHA-256 of the probe set, lower-case hexadecimal."""
     @_builtins.property
     def probes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The probes in this client's own order, some repeated."""
+        """The probes in this client's own order, some repeated at places that it is not told; at most 2048."""
 
     def __init__(
         self,
@@ -764,6 +798,7 @@ class UploadFingerprintRequest(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     PROBES_SHA256_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
+    PROBABILITIES_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     client_id: _builtins.str
@@ -774,6 +809,10 @@ class UploadFingerprintRequest(_message.Message):
     def embeddings(self) -> _tensor_pb2.Tensor:
         """Projected embeddings, float32, (probes, dimensions), in the client's own order."""
 
+    @_builtins.property
+    def probabilities(self) -> _tensor_pb2.Tensor:
+        """What the head says of each probe, float32, (probes, labels), rows that sum to 1; for classification alone."""
+
     def __init__(
         self,
         *,
@@ -781,10 +820,11 @@ class UploadFingerprintRequest(_message.Message):
         client_id: _builtins.str = ...,
         probes_sha256: _builtins.str = ...,
         embeddings: _tensor_pb2.Tensor | None = ...,
+        probabilities: _tensor_pb2.Tensor | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "probabilities", b"probabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "embeddings", b"embeddings", "probes_sha256", b"probes_sha256", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "embeddings", b"embeddings", "probabilities", b"probabilities", "probes_sha256", b"probes_sha256", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

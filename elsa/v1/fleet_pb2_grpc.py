@@ -134,14 +134,18 @@ class FleetServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetProbes(self, request, context):
-        """Gives a client its probes. UNIMPLEMENTED where a cloud does not cluster.
+        """Gives a client of a run that clusters its probes. Codes: NOT_FOUND for an unknown run or client,
+        PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION before the run warms up and for a run that
+        does not cluster, ABORTED for one that has ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UploadFingerprint(self, request, context):
-        """Takes a client's fingerprint. UNIMPLEMENTED where a cloud does not cluster.
+        """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
+        first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
+        another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,9 +59,15 @@ class FleetServiceStub:
     INVALID_ARGUMENT for what is out of bounds.
     """
     GetProbes: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetProbesRequest, _fleet_pb2.GetProbesResponse]
-    """Gives a client its probes. UNIMPLEMENTED where a cloud does not cluster."""
+    """Gives a client of a run that clusters its probes. Codes: NOT_FOUND for an unknown run or client,
+    PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION before the run warms up and for a run that
+    does not cluster, ABORTED for one that has ended.
+    """
     UploadFingerprint: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UploadFingerprintRequest, _fleet_pb2.UploadFingerprintResponse]
-    """Takes a client's fingerprint. UNIMPLEMENTED where a cloud does not cluster."""
+    """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
+    first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
+    another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+    """
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -94,9 +100,15 @@ class FleetServiceAsyncStub(FleetServiceStub):
     INVALID_ARGUMENT for what is out of bounds.
     """
     GetProbes: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetProbesRequest, _fleet_pb2.GetProbesResponse]  # type: ignore[assignment]
-    """Gives a client its probes. UNIMPLEMENTED where a cloud does not cluster."""
+    """Gives a client of a run that clusters its probes. Codes: NOT_FOUND for an unknown run or client,
+    PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION before the run warms up and for a run that
+    does not cluster, ABORTED for one that has ended.
+    """
     UploadFingerprint: _aio.UnaryUnaryMultiCallable[_fleet_pb2.UploadFingerprintRequest, _fleet_pb2.UploadFingerprintResponse]  # type: ignore[assignment]
-    """Takes a client's fingerprint. UNIMPLEMENTED where a cloud does not cluster."""
+    """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
+    first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
+    another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+    """
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the fleet."""
@@ -168,7 +180,10 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.GetProbesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.GetProbesResponse, _abc.Awaitable[_fleet_pb2.GetProbesResponse]]:
-        """Gives a client its probes. UNIMPLEMENTED where a cloud does not cluster."""
+        """Gives a client of a run that clusters its probes. Codes: NOT_FOUND for an unknown run or client,
+        PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION before the run warms up and for a run that
+        does not cluster, ABORTED for one that has ended.
+        """
 
     @_abc_1.abstractmethod
     def UploadFingerprint(
@@ -176,6 +191,9 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.UploadFingerprintRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.UploadFingerprintResponse, _abc.Awaitable[_fleet_pb2.UploadFingerprintResponse]]:
-        """Takes a client's fingerprint. UNIMPLEMENTED where a cloud does not cluster."""
+        """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
+        first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
+        another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+        """
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

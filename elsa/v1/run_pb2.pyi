@@ -496,6 +496,168 @@ class EvaluationReported(_message.Message):
 Global___EvaluationReported: _TypeAlias = EvaluationReported  # noqa: Y015
 
 @_typing.final
+class Clustered(_message.Message):
+    """The cloud has decided who learns with whom."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    CLUSTERS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version of the global adapter that the decision holds from."""
+    detail: _builtins.str
+    """How it was decided, and what was fallen back to, on one line."""
+    clusters: _builtins.int
+    """Number of clusters."""
+    @_builtins.property
+    def places(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientPlace]:
+        """Every client that takes part, in order of their names; of more than go into a message, the first."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        detail: _builtins.str = ...,
+        clusters: _builtins.int = ...,
+        places: _abc.Iterable[Global___ClientPlace] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "detail", b"detail", "places", b"places", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Clustered: _TypeAlias = Clustered  # noqa: Y015
+
+@_typing.final
+class ClientPlace(_message.Message):
+    """Where one client stands among the others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    EDGE_ID_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    LATENCY_MS_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    cluster: _builtins.int
+    """Its cluster, from 0."""
+    edge_id: _builtins.str
+    """Its edge."""
+    trust: _builtins.float
+    """Its trust, 0 to 1."""
+    latency_ms: _builtins.float
+    """Milliseconds to its edge."""
+    detail: _builtins.str
+    """Why it stands here, on one line."""
+    set_aside: _builtins.bool
+    """True if its updates do not count."""
+    @_builtins.property
+    def parts(self) -> Global___TrustParts:
+        """The parts of its trust; not set for a client without a fingerprint."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        cluster: _builtins.int = ...,
+        edge_id: _builtins.str = ...,
+        trust: _builtins.float = ...,
+        latency_ms: _builtins.float = ...,
+        parts: Global___TrustParts | None = ...,
+        detail: _builtins.str = ...,
+        set_aside: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "cluster", b"cluster", "detail", b"detail", "edge_id", b"edge_id", "latency_ms", b"latency_ms", "parts", b"parts", "set_aside", b"set_aside", "trust", b"trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientPlace: _TypeAlias = ClientPlace  # noqa: Y015
+
+@_typing.final
+class TrustParts(_message.Message):
+    """The parts of a client's trust, each 0 to 1."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONSISTENCY_FIELD_NUMBER: _builtins.int
+    REPEATABILITY_FIELD_NUMBER: _builtins.int
+    ORIGINALITY_FIELD_NUMBER: _builtins.int
+    UPDATE_FIELD_NUMBER: _builtins.int
+    consistency: _builtins.float
+    """Agreement of its answers to probes with those of its neighbours."""
+    repeatability: _builtins.float
+    """Agreement of its answers to a probe that it was asked twice."""
+    originality: _builtins.float
+    """0 if its fingerprint is another client's."""
+    update: _builtins.float
+    """Agreement of its update's direction and size with its cluster's; 1 before the first."""
+    def __init__(
+        self,
+        *,
+        consistency: _builtins.float = ...,
+        repeatability: _builtins.float = ...,
+        originality: _builtins.float = ...,
+        update: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["consistency", b"consistency", "originality", b"originality", "repeatability", b"repeatability", "update", b"update"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrustParts: _TypeAlias = TrustParts  # noqa: Y015
+
+@_typing.final
+class TrustChanged(_message.Message):
+    """A client is set aside, or taken back, or its fingerprint came late."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    TRUST_FIELD_NUMBER: _builtins.int
+    SET_ASIDE_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    trust: _builtins.float
+    """Its trust, 0 to 1."""
+    set_aside: _builtins.bool
+    """True if its updates do not count from now on."""
+    detail: _builtins.str
+    """Why, on one line."""
+    @_builtins.property
+    def parts(self) -> Global___TrustParts:
+        """The parts of its newest score."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        trust: _builtins.float = ...,
+        set_aside: _builtins.bool = ...,
+        detail: _builtins.str = ...,
+        parts: Global___TrustParts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parts", b"parts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "detail", b"detail", "parts", b"parts", "set_aside", b"set_aside", "trust", b"trust"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrustChanged: _TypeAlias = TrustChanged  # noqa: Y015
+
+@_typing.final
 class NodeProgress(_message.Message):
     """Where a node is. Not kept: only those who watch at that moment see it."""
 
@@ -538,6 +700,8 @@ class RunEvent(_message.Message):
     ROUND_CLOSED_FIELD_NUMBER: _builtins.int
     EVALUATION_REPORTED_FIELD_NUMBER: _builtins.int
     NODE_PROGRESS_FIELD_NUMBER: _builtins.int
+    CLUSTERED_FIELD_NUMBER: _builtins.int
+    TRUST_CHANGED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Rises by one within a run, from 1; 0 in events that are not kept."""
     unix_s: _builtins.float
@@ -570,6 +734,14 @@ class RunEvent(_message.Message):
     def node_progress(self) -> Global___NodeProgress:
         """Live progress."""
 
+    @_builtins.property
+    def clustered(self) -> Global___Clustered:
+        """Clusters, trust and edges of all clients."""
+
+    @_builtins.property
+    def trust_changed(self) -> Global___TrustChanged:
+        """Trust of a client."""
+
     def __init__(
         self,
         *,
@@ -582,12 +754,14 @@ class RunEvent(_message.Message):
         round_closed: Global___RoundClosed | None = ...,
         evaluation_reported: Global___EvaluationReported | None = ...,
         node_progress: Global___NodeProgress | None = ...,
+        clustered: Global___Clustered | None = ...,
+        trust_changed: Global___TrustChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "round_closed", b"round_closed", "state_changed", b"state_changed", "update_received", b"update_received"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "round_closed", b"round_closed", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "update_received", b"update_received"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "round_closed", b"round_closed", "sequence", b"sequence", "state_changed", b"state_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "round_closed", b"round_closed", "sequence", b"sequence", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress", "clustered", "trust_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -616,6 +790,60 @@ class WatchRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchRunResponse: _TypeAlias = WatchRunResponse  # noqa: Y015
+
+@_typing.final
+class GetClustersRequest(_message.Message):
+    """Asks for the newest clusters of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClustersRequest: _TypeAlias = GetClustersRequest  # noqa: Y015
+
+@_typing.final
+class GetClustersResponse(_message.Message):
+    """Answers GetClustersRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTERED_FIELD_NUMBER: _builtins.int
+    DIVERGENCE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def clustered(self) -> Global___Clustered:
+        """As in the event."""
+
+    @_builtins.property
+    def divergence(self) -> _tensor_pb2.Tensor:
+        """Divergences over their median, float32, (clients, clients), in order of the places, NaN where one of the two has no
+        fingerprint; not set for more than 400 clients, of which the message would not hold them.
+        """
+
+    def __init__(
+        self,
+        *,
+        clustered: Global___Clustered | None = ...,
+        divergence: _tensor_pb2.Tensor | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clustered", b"clustered", "divergence", b"divergence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clustered", b"clustered", "divergence", b"divergence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetClustersResponse: _TypeAlias = GetClustersResponse  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):

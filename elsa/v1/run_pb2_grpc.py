@@ -65,6 +65,11 @@ class RunServiceStub:
                 request_serializer=elsa_dot_v1_dot_run__pb2.ReportEvaluationRequest.SerializeToString,
                 response_deserializer=elsa_dot_v1_dot_run__pb2.ReportEvaluationResponse.FromString,
                 _registered_method=True)
+        self.GetClusters = channel.unary_unary(
+                '/elsa.v1.RunService/GetClusters',
+                request_serializer=elsa_dot_v1_dot_run__pb2.GetClustersRequest.SerializeToString,
+                response_deserializer=elsa_dot_v1_dot_run__pb2.GetClustersResponse.FromString,
+                _registered_method=True)
         self.ExportAdapter = channel.unary_stream(
                 '/elsa.v1.RunService/ExportAdapter',
                 request_serializer=elsa_dot_v1_dot_run__pb2.ExportAdapterRequest.SerializeToString,
@@ -118,6 +123,13 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetClusters(self, request, context):
+        """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportAdapter(self, request, context):
         """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version.
         """
@@ -157,6 +169,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.ReportEvaluation,
                     request_deserializer=elsa_dot_v1_dot_run__pb2.ReportEvaluationRequest.FromString,
                     response_serializer=elsa_dot_v1_dot_run__pb2.ReportEvaluationResponse.SerializeToString,
+            ),
+            'GetClusters': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetClusters,
+                    request_deserializer=elsa_dot_v1_dot_run__pb2.GetClustersRequest.FromString,
+                    response_serializer=elsa_dot_v1_dot_run__pb2.GetClustersResponse.SerializeToString,
             ),
             'ExportAdapter': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportAdapter,
@@ -327,6 +344,33 @@ class RunService:
             '/elsa.v1.RunService/ReportEvaluation',
             elsa_dot_v1_dot_run__pb2.ReportEvaluationRequest.SerializeToString,
             elsa_dot_v1_dot_run__pb2.ReportEvaluationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetClusters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/elsa.v1.RunService/GetClusters',
+            elsa_dot_v1_dot_run__pb2.GetClustersRequest.SerializeToString,
+            elsa_dot_v1_dot_run__pb2.GetClustersResponse.FromString,
             options,
             channel_credentials,
             insecure,

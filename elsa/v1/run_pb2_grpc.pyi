@@ -45,6 +45,8 @@ class RunServiceStub:
     """Ends a run. FAILED_PRECONDITION if it has ended already."""
     ReportEvaluation: _grpc.UnaryUnaryMultiCallable[_run_pb2.ReportEvaluationRequest, _run_pb2.ReportEvaluationResponse]
     """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
+    GetClusters: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetClustersRequest, _run_pb2.GetClustersResponse]
+    """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
     ExportAdapter: _grpc.UnaryStreamMultiCallable[_run_pb2.ExportAdapterRequest, _run_pb2.ExportAdapterResponse]
     """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version."""
 
@@ -65,6 +67,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """Ends a run. FAILED_PRECONDITION if it has ended already."""
     ReportEvaluation: _aio.UnaryUnaryMultiCallable[_run_pb2.ReportEvaluationRequest, _run_pb2.ReportEvaluationResponse]  # type: ignore[assignment]
     """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
+    GetClusters: _aio.UnaryUnaryMultiCallable[_run_pb2.GetClustersRequest, _run_pb2.GetClustersResponse]  # type: ignore[assignment]
+    """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
     ExportAdapter: _aio.UnaryStreamMultiCallable[_run_pb2.ExportAdapterRequest, _run_pb2.ExportAdapterResponse]  # type: ignore[assignment]
     """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version."""
 
@@ -118,6 +122,14 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.ReportEvaluationResponse, _abc.Awaitable[_run_pb2.ReportEvaluationResponse]]:
         """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
+
+    @_abc_1.abstractmethod
+    def GetClusters(
+        self,
+        request: _run_pb2.GetClustersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.GetClustersResponse, _abc.Awaitable[_run_pb2.GetClustersResponse]]:
+        """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
 
     @_abc_1.abstractmethod
     def ExportAdapter(

@@ -687,6 +687,7 @@ class PredictOpen(_message.Message):
     WINDOW_FIELD_NUMBER: _builtins.int
     CALIBRATIONS_FIELD_NUMBER: _builtins.int
     SSOP_FIELD_NUMBER: _builtins.int
+    SESSION_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     client_id: _builtins.str
@@ -695,6 +696,10 @@ class PredictOpen(_message.Message):
     """Version of the global adapter to predict with. FAILED_PRECONDITION if the edge no longer holds it."""
     window: _builtins.int
     """Micro-batches that the client may have in flight, 1 to 16."""
+    session_id: _builtins.str
+    """A session of this client's that trains: its trunk, as it is now, stands in for that of the version. Empty: the
+    version's. NOT_FOUND for an unknown session, PERMISSION_DENIED for another client's.
+    """
     @_builtins.property
     def split(self) -> Global___Split:
         """The client's split."""
@@ -722,10 +727,11 @@ class PredictOpen(_message.Message):
         window: _builtins.int = ...,
         calibrations: _abc.Iterable[_builtins.bytes] | None = ...,
         ssop: Global___SsopKey | None = ...,
+        session_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "split", b"split", "ssop", b"ssop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "client_id", b"client_id", "codecs", b"codecs", "run_id", b"run_id", "split", b"split", "ssop", b"ssop", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "client_id", b"client_id", "codecs", b"codecs", "run_id", b"run_id", "session_id", b"session_id", "split", b"split", "ssop", b"ssop", "version", b"version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,7 +15,9 @@ from rich.text import Text
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.v1 import run_pb2 as pb
 from services.cli.events import line, size, state_word
+from services.cli.standings import mark_of
 
+BEFORE_ROUNDS = (fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_CLUSTERING)
 PHASES = ("bottom", "network", "wait", "trunk", "top")
 
 
@@ -51,6 +53,20 @@ class Version:
         return {phase: sum(getattr(report.seconds, phase) for report in self.reports) for phase in PHASES}
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What the cloud has found of a client."""
+
+    cluster: int | None
+    trust: float
+    set_aside: bool
+
+    def words(self) -> tuple[str, str]:
+        """The cluster and the trust, with what is to be noticed of it."""
+        mark = mark_of(self.trust, set_aside=self.set_aside)
+        return "" if self.cluster is None else str(self.cluster), f"{self.trust:.2f} {mark}".rstrip()
+
+
 class Board:
     """A run as its events tell it."""
 
@@ -60,6 +76,8 @@ class Board:
         self.reason = ""
         self.edge_of: dict[str, str] = {}
         self.versions: dict[int, Version] = {}
+        self.trusts: dict[str, Trust] = {}
+        """Of each client, once the run has clustered."""
         self._activity: dict[str, str] = {}
 
     def add(self, event: pb.RunEvent) -> None:
@@ -82,7 +100,15 @@ class Board:
                 version = self._version(total.version)
                 version.accuracy, version.loss, version.rows = total.accuracy, total.loss, total.rows
             case "node_progress":
-                self._activity[event.node_progress.node_id] = _activity(event.node_progress.progress)
+                warming = self.state in BEFORE_ROUNDS
+                said = _activity(event.node_progress.progress, in_round=not warming)
+                self._activity[event.node_progress.node_id] = said
+            case "clustered":
+                self._cluster(event.clustered)
+            case "trust_changed":
+                changed = event.trust_changed
+                cluster = self.trusts[changed.client_id].cluster if changed.client_id in self.trusts else None
+                self.trusts[changed.client_id] = Trust(cluster, changed.trust, changed.set_aside)
 
     def ending(self) -> str:
         """How a run that did not complete ended, on one line."""
@@ -95,11 +121,17 @@ class Board:
         return Group(head, rounds_table(self.versions), self._nodes_table())
 
     def _nodes_table(self) -> Table:
-        table = Table("node", "edge", "does", box=box.SIMPLE_HEAD, pad_edge=False)
+        known = ("cluster", "trust") if self.trusts else ()
+        table = Table("node", "edge", *known, "does", box=box.SIMPLE_HEAD, pad_edge=False)
         for node in sorted(self._activity):
-            cells = (node, self.edge_of.get(node, ""), self._activity[node])
+            trust = self.trusts[node].words() if node in self.trusts else ("", "")
+            cells = (node, self.edge_of.get(node, ""), *(trust if known else ()), self._activity[node])
             table.add_row(*(Text(cell) for cell in cells))  # others' words: no markup
         return table
+
+    def _cluster(self, told: pb.Clustered) -> None:
+        self.trusts = {place.client_id: Trust(place.cluster, place.trust, place.set_aside) for place in told.places}
+        self.edge_of.update((place.client_id, place.edge_id) for place in told.places)
 
     def _version(self, number: int) -> Version:
         return self.versions.setdefault(number, Version())
@@ -139,10 +171,11 @@ def _print_line(event: pb.RunEvent) -> None:
         typer.echo(text)
 
 
-def _activity(progress: fleet_pb2.Progress) -> str:
+def _activity(progress: fleet_pb2.Progress, *, in_round: bool) -> str:
     step = f" step {progress.step}/{progress.steps}" if progress.step else ""
     loss = f", loss {progress.loss:.3f}" if progress.loss else ""
-    return f"round {progress.version + 1}.{progress.edge_round + 1}: {progress.activity}{step}{loss}"
+    place = f"round {progress.version + 1}.{progress.edge_round + 1}: " if in_round else ""
+    return f"{place}{progress.activity}{step}{loss}"
 
 
 def _figure(value: float | None) -> str:

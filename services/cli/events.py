@@ -2,9 +2,15 @@
 
 import math
 import time
+from collections import Counter
+from collections.abc import Collection, Sequence
 
 from elsa.v1 import fleet_pb2
 from elsa.v1 import run_pb2 as pb
+from services.cli.standings import PARTS, mark_of
+
+SHOWN = 5
+"""Clients that a line names."""
 
 
 def state_word(state: int) -> str:
@@ -22,6 +28,8 @@ def line(event: pb.RunEvent) -> str | None:
         "update_received": _update_received,
         "round_closed": _round_closed,
         "evaluation_reported": _evaluation_reported,
+        "clustered": _clustered,
+        "trust_changed": _trust_changed,
     }
     kind = event.WhichOneof("event")
     if kind not in texts:
@@ -76,3 +84,46 @@ def _evaluation_reported(event: pb.RunEvent) -> str:
         f"{event.evaluation_reported.client_id} evaluates version {mine.version}: accuracy {mine.accuracy:.3f}; "
         f"all {total.clients} so far: accuracy {total.accuracy:.3f}, loss {total.loss:.3f}"
     )
+
+
+def _clustered(event: pb.RunEvent) -> str:
+    told = event.clustered
+    noticed: dict[str, list[str]] = {}
+    for place in told.places:
+        mark = mark_of(place.trust, set_aside=place.set_aside)
+        noticed.setdefault(mark, []).append(f"{place.client_id} {place.trust:.2f}")
+    said = [f"{mark}: {_some(clients)}" for mark, clients in sorted(noticed.items()) if mark]
+    sizes = Counter(place.cluster for place in told.places).values()
+    return "; ".join(
+        [
+            f"{_count(len(told.places), 'client')} in {_count(told.clusters, 'cluster')}{_range(sizes)}",
+            told.detail,
+            *said,
+        ]
+    )
+
+
+def _trust_changed(event: pb.RunEvent) -> str:
+    change = event.trust_changed
+    now = "is set aside, its trust" if change.set_aside else "counts with trust"
+    named = ", ".join(f"{name} {getattr(change.parts, name):.2f}" for name in PARTS)
+    parts = f" ({named})" if change.HasField("parts") else ""
+    return f"{change.client_id} {now} {change.trust:.2f}: {change.detail}{parts}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _range(sizes: Collection[int]) -> str:
+    """The sizes of clusters, where there is more than one."""
+    if len(sizes) < 2:
+        return ""
+    least, most = min(sizes), max(sizes)
+    return f" of {least}" if least == most else f" of {least} to {most}"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

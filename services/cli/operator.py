@@ -88,6 +88,11 @@ class Operator:
         with translated(self.peer):
             self._runs.CancelRun(pb.CancelRunRequest(run_id=run_id), timeout=CALL_TIMEOUT_S)
 
+    def clusters(self, run_id: str) -> pb.GetClustersResponse:
+        """Who learns with whom, as newly decided. Raises NotFoundError before the run has clustered."""
+        request = pb.GetClustersRequest(run_id=run_id)
+        return self._patiently(lambda: self._runs.GetClusters(request, timeout=CALL_TIMEOUT_S))
+
     def watch(self, run_id: str) -> Iterator[pb.RunEvent]:
         """A run's events from its first one on, until it has ended; goes on where it was after a cloud's restart."""
         after, pause = 0, FIRST_PAUSE_S

@@ -45,7 +45,7 @@ def submit(
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise SpecError(f"{spec}: cannot be read ({reason}); give the path of a run specification in YAML") from error
     parsed = RunSpec.from_yaml(text, str(spec))
-    with _operator(cloud, patience) as operator:
+    with operator_of(cloud, patience) as operator:
         run_id = operator.submit(parsed.to_yaml())
         typer.echo(f"run {run_id}")
         return follow(operator, run_id) if watch else 0
@@ -56,7 +56,7 @@ def watch(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> i
 
     Example: elsa run watch 7f3a
     """
-    with _operator(cloud, patience) as operator:
+    with operator_of(cloud, patience) as operator:
         return follow(operator, operator.resolve(run))
 
 
@@ -72,7 +72,7 @@ def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
 
     from services.cli.events import state_word
 
-    with _operator(cloud, patience) as operator:
+    with operator_of(cloud, patience) as operator:
         runs = operator.list()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("run", "state", "round", "clients", "edges", "accuracy", "submitted"):
@@ -96,7 +96,7 @@ def cancel(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> 
 
     Example: elsa run cancel 7f3a
     """
-    with _operator(cloud, patience) as operator:
+    with operator_of(cloud, patience) as operator:
         run_id = operator.resolve(run)
         operator.cancel(run_id)
         typer.echo(f"run {run_id} is cancelled")
@@ -116,7 +116,7 @@ def export(
     from services.cli.folder import check_place
 
     check_place(to)
-    with _operator(cloud, patience) as operator:
+    with operator_of(cloud, patience) as operator:
         operator.export(operator.resolve(run), to, version)
     typer.echo(f'{to} is written; try it: elsa predict {to} "some text"')
 
@@ -137,7 +137,8 @@ def follow(operator: "Operator", run_id: str) -> int:
     return 1
 
 
-def _operator(cloud: str, patience_s: float) -> "Operator":
+def operator_of(cloud: str, patience_s: float) -> "Operator":
+    """A link to the cloud at `cloud`; what it has to say while it waits goes to standard error."""
     import logging
 
     from services.cli.operator import Operator

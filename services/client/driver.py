@@ -29,6 +29,7 @@ from services.client.rounds import RoundLoop
 from services.client.settings import ClientSettings
 from services.client.site import SiteData, load
 from services.client.trainer import RoundTrainer
+from services.client.warmup import WarmUp
 from services.rpc.channel import connect
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
@@ -56,7 +57,9 @@ class RunDriver:
         self._settings = settings
         self._link = link
         self._offered: fleet_pb2.Assignment | None = None
+        self._warming: fleet_pb2.Assignment | None = None
         self._training: fleet_pb2.Assignment | None = None
+        self._may_begin = threading.Event()
         self._may_train = threading.Event()
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -73,14 +76,19 @@ class RunDriver:
         if self._offered is None:
             self._offered = assignment
             self._thread.start()
+        if assignment.state == fleet_pb2.RUN_STATE_WARMUP and not self._may_begin.is_set():
+            self._warming = assignment
+            self._may_begin.set()
         if assignment.state == fleet_pb2.RUN_STATE_TRAINING and not self._may_train.is_set():
             self._training = assignment
             self._may_train.set()
+            self._may_begin.set()
 
     def stop(self) -> None:
         """See `services.rpc.node.RunDriver`."""
         self._stop.set()
         self._may_train.set()
+        self._may_begin.set()
         self._keys.close()
         self._disconnect()
 
@@ -92,6 +100,9 @@ class RunDriver:
     def _live(self) -> None:
         try:
             joined = self._join()
+            self._may_begin.wait()
+            if joined is not None and self._warming is not None and not self._may_train.is_set():
+                self._warm_up(*joined, self._warming.edges[0])
             self._may_train.wait()
             if joined is not None and self._training is not None and not self._stop.is_set():
                 self._work(*joined, self._training.edges[0], self._training.version)
@@ -190,29 +201,34 @@ class RunDriver:
             if self._channel is not None:
                 self._channel.close()  # ends every call to the edge
 
+    def _warm_up(self, checkpoint: Checkpoint, data: SiteData, edge: fleet_pb2.EdgePeer) -> None:
+        peer = f"edge {edge.edge_id} at {edge.address}"
+        split, adapters = self._connect(edge.address)
+        try:
+            WarmUp(
+                self._run_id,
+                self._spec,
+                self._trainer(checkpoint, data, split, peer, None),
+                link=self._link,
+                edge=adapters,
+                peer=peer,
+                stop=self._stop,
+                over=self._may_train.is_set,
+                patience_s=self._settings.patience_s,
+            ).run()
+        finally:
+            self._disconnect()
+
     def _work(self, checkpoint: Checkpoint, data: SiteData, edge: fleet_pb2.EdgePeer, version: int) -> None:
         peer = f"edge {edge.edge_id} at {edge.address}"
         log.info("run %s: trains with %s", self._run_id, peer)
         shared = self._shared_key(checkpoint)
         split, adapters = self._connect(edge.address)
         try:
-            trainer = RoundTrainer(
-                self._settings.name,
-                self._run_id,
-                self._spec,
-                checkpoint,
-                data,
-                shared=shared,
-                stub=split,
-                peer=peer,
-                stop=self._stop,
-                patience_s=self._settings.patience_s,
-                report=self._link.report,
-            )
             RoundLoop(
                 self._run_id,
                 self._spec,
-                trainer,
+                self._trainer(checkpoint, data, split, peer, shared),
                 link=self._link,
                 edge=adapters,
                 peer=peer,
@@ -221,3 +237,25 @@ class RunDriver:
             ).run(version)
         finally:
             self._disconnect()
+
+    def _trainer(
+        self,
+        checkpoint: Checkpoint,
+        data: SiteData,
+        stub: SplitServiceStub,
+        peer: str,
+        shared: tuple[Key, torch.Tensor] | None,
+    ) -> RoundTrainer:
+        return RoundTrainer(
+            self._settings.name,
+            self._run_id,
+            self._spec,
+            checkpoint,
+            data,
+            shared=shared,
+            stub=stub,
+            peer=peer,
+            stop=self._stop,
+            patience_s=self._settings.patience_s,
+            report=self._link.report,
+        )

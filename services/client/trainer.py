@@ -4,7 +4,7 @@ import hashlib
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,11 @@ from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
+from elsa.train.answering import Answers, answers
 from elsa.train.ends import client_end
 from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
-from elsa.train.probing import probe_activations
+from elsa.train.probing import ROWS, probe_activations, probe_batches
 from elsa.train.step import SplitTrainer, evaluate
 from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
@@ -80,6 +81,7 @@ class RoundTrainer:
         self._patience_s = patience_s
         self._report = report
         task = spec.model.task
+        self._checkpoint = checkpoint
         self._split = spec.split_of(name, checkpoint.config(task, labels).num_hidden_layers)
         self._segment = Segment.client(checkpoint, self._split, task=task, num_labels=labels, seed=spec.seed)
         adapters.attach(self._segment, adapters.adapter_config(checkpoint, spec.lora, task, labels))
@@ -96,26 +98,8 @@ class RoundTrainer:
     def evaluate(self, pulled: Pulled) -> Score:
         """Loss and hits of a global adapter on the rows kept back. Raises StaleRoundError if the edge is past it."""
         adapters.write(self._segment, decode_adapter(pulled.data))
-        opening = split_pb2.PredictOpen(
-            run_id=self._run_id,
-            client_id=self._name,
-            version=pulled.version,
-            split=self._split_message(),
-            codecs=self._codecs,
-            window=self._spec.training.window,
-        )
         self._tell(pulled, "evaluating")
-        timeout_s = self._spec.rounds.deadline_s
-        protection = self._protection
-        trunk = PredictTrunk(
-            self._stub,
-            opening,
-            self._peer,
-            end=self._end,
-            turns=protection.turns(),
-            keyed=protection.keyed,
-            timeout_s=timeout_s,
-        )
+        trunk = self._predicting(pulled)
         try:
             return evaluate(
                 self._segment,
@@ -124,30 +108,48 @@ class RoundTrainer:
                 split=self._split,
                 task=self._spec.model.task,
                 window=self._spec.training.window,
-                blur=protection.blur,
+                blur=self._protection.blur,
             )
         finally:
             trunk.close()
+
+    def warm_up(self, pulled: Pulled, probes: Sequence[str]) -> Answers:
+        """What the model answers to `probes` after the warm-up's steps from a pulled adapter; nothing of it is kept.
+
+        Raises StaleRoundError if the edge is past its round.
+        """
+        self._write(decode_adapter(pulled.data))
+        watch, clustering = Stopwatch(), self._spec.clustering
+        session = self._training(pulled, watch)
+        try:
+            session.open()
+            self._steps(session, pulled, watch, clustering.warmup_steps, "warming up")
+            self._tell(pulled, "answering probes")
+            trunk = self._predicting(pulled, session.opened.session_id)
+            try:
+                return answers(
+                    self._segment,
+                    trunk,
+                    probe_batches(
+                        self._checkpoint, probes, self._spec.model.max_tokens, min(self._spec.training.batch, ROWS)
+                    ),
+                    split=self._split,
+                    task=self._spec.model.task,
+                    pooling=clustering.probes.pooling,
+                )
+            finally:
+                trunk.close()
+        finally:
+            session.abandon()
 
     def train(self, pulled: Pulled) -> Trained:
         """Train `local_steps` steps from a pulled adapter. Raises StaleRoundError if the edge is past its round."""
         self._write(decode_adapter(pulled.data))
         watch, begin = Stopwatch(), time.monotonic()
-        trunk = TrainTrunk(
-            self._stub,
-            self._opening(pulled),
-            self._peer,
-            end=self._end,
-            turns=self._protection.new_turns(),
-            keyed=self._protection.keyed,
-            watch=watch,
-            stop=self._stop,
-            patience_s=self._patience_s,
-            timeout_s=self._spec.rounds.deadline_s,
-        )
+        trunk = self._training(pulled, watch)
         try:
             trunk.open()
-            losses, tokens = self._steps(trunk, pulled, watch)
+            losses, tokens = self._steps(trunk, pulled, watch, self._spec.training.local_steps, "training")
             finished = trunk.finish(len(losses))
         finally:
             trunk.abandon()
@@ -170,8 +172,45 @@ class RoundTrainer:
         """Of a column of a token in h1, h2 and dL/dh2, and in dL/dh1 where the bottom has something to train."""
         return 4 * (4 if self._spec.lora.bottom_adapters else 3)
 
-    def _steps(self, trunk: TrainTrunk, pulled: Pulled, watch: Stopwatch) -> tuple[list[float], int]:
-        """The loss of every step, and the real tokens of all."""
+    def _training(self, pulled: Pulled, watch: Stopwatch) -> TrainTrunk:
+        """A session to train from a pulled adapter, not opened yet."""
+        return TrainTrunk(
+            self._stub,
+            self._opening(pulled),
+            self._peer,
+            end=self._end,
+            turns=self._protection.new_turns(),
+            keyed=self._protection.keyed,
+            watch=watch,
+            stop=self._stop,
+            patience_s=self._patience_s,
+            timeout_s=self._spec.rounds.deadline_s,
+        )
+
+    def _predicting(self, pulled: Pulled, session_id: str = "") -> PredictTrunk:
+        """The edge's trunk of a version, or of a session of ours that trains, forward only."""
+        return PredictTrunk(
+            self._stub,
+            split_pb2.PredictOpen(
+                run_id=self._run_id,
+                client_id=self._name,
+                version=pulled.version,
+                split=self._split_message(),
+                codecs=self._codecs,
+                window=self._spec.training.window,
+                session_id=session_id,
+            ),
+            self._peer,
+            end=self._end,
+            turns=self._protection.turns(),
+            keyed=self._protection.keyed,
+            timeout_s=self._spec.rounds.deadline_s,
+        )
+
+    def _steps(
+        self, trunk: TrainTrunk, pulled: Pulled, watch: Stopwatch, steps: int, activity: str
+    ) -> tuple[list[float], int]:
+        """The loss of each of `steps` steps, and the real tokens of all."""
         training = self._spec.training
         trainer = SplitTrainer(
             self._segment,
@@ -187,10 +226,10 @@ class RoundTrainer:
         seed = [self._spec.seed, zlib.crc32(self._name.encode()), pulled.version, pulled.edge_round]
         losses: list[float] = []
         tokens = 0
-        for batch in batches(self._data.train, training.batch, training.local_steps, seed):
+        for batch in batches(self._data.train, training.batch, steps, seed):
             losses.append(trainer.train_step(batch))
             tokens += sum(batch.lengths)
-            self._tell(pulled, "training", step=len(losses), loss=losses[-1])
+            self._tell(pulled, activity, len(losses), steps, losses[-1])
         return losses, tokens
 
     def _write(self, adapter: Mapping[str, np.ndarray]) -> None:
@@ -206,7 +245,7 @@ class RoundTrainer:
     def _codecs(self) -> CodecSet:
         return codec_set_to_proto(self._spec.codecs, self._segment.width)
 
-    def _tell(self, pulled: Pulled, activity: str, step: int = 0, loss: float = 0.0) -> None:
+    def _tell(self, pulled: Pulled, activity: str, step: int = 0, steps: int = 0, loss: float = 0.0) -> None:
         self._report(
             fleet_pb2.Progress(
                 run_id=self._run_id,
@@ -214,7 +253,7 @@ class RoundTrainer:
                 edge_round=pulled.edge_round,
                 activity=activity,
                 step=step,
-                steps=self._spec.training.local_steps,
+                steps=steps,
                 loss=loss,
             )
         )

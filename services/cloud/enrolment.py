@@ -1,8 +1,10 @@
-"""When a run begins to enroll, begins to train, or cannot: decisions from facts, without side effects."""
+"""When a run begins to enroll, to warm up, to cluster, or cannot: decisions from facts, without side effects."""
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from elsa.clustering import ClusteringSpec
 from elsa.spec import FleetSpec
 from services.cloud.records import Answer, Member, Node, Role
 
@@ -60,6 +62,23 @@ def with_room(fleet: FleetSpec, fault: str, *, waited_s: float) -> Verdict:
     if not fault:
         return GO
     return Verdict(failure=fault) if waited_s >= fleet.enroll_timeout_s else WAIT
+
+
+def after_warmup(
+    clustering: ClusteringSpec,
+    clients: Collection[str],
+    sent: Collection[str],
+    gone: Collection[str],
+    waited_s: float,
+) -> Verdict:
+    """Whether the wait for fingerprints ends: at the quorum of the clients that are not gone, or at the deadline.
+
+    Where all are gone it is the deadline, as they may come back.
+    """
+    there = set(clients) - set(gone)
+    quorum = math.ceil(clustering.quorum * len(there) - 1e-9)
+    enough = bool(there) and len(there & set(sent)) >= quorum
+    return GO if enough or waited_s >= clustering.deadline_s else WAIT
 
 
 def _takes_part(member: Member, alive: Collection[str]) -> bool:

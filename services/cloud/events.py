@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from elsa.cluster.trust import Parts
 from services.cloud.lifecycle import RunState
 from services.cloud.records import ClientReport
 
@@ -84,6 +85,44 @@ class EvaluationReported:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where one client stands among the others."""
+
+    client_id: str
+    cluster: int
+    edge_id: str
+    trust: float
+    latency_ms: float
+    parts: Parts | None = None
+    set_aside: bool = False
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustered:
+    """The cloud has decided who learns with whom."""
+
+    kind: Literal["clustered"] = "clustered"
+    version: int
+    detail: str
+    clusters: int
+    places: tuple[Place, ...]
+    """In order of the clients' names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrustChanged:
+    """A client is trusted otherwise than before."""
+
+    kind: Literal["trust_changed"] = "trust_changed"
+    client_id: str
+    trust: float
+    set_aside: bool
+    detail: str
+    parts: Parts | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeProgress:
     """Where a node is; not kept."""
 
@@ -98,7 +137,14 @@ class NodeProgress:
 
 
 KeptEvent = Annotated[
-    StateChanged | NodeJoined | ClientAssigned | UpdateReceived | RoundClosed | EvaluationReported,
+    StateChanged
+    | NodeJoined
+    | ClientAssigned
+    | UpdateReceived
+    | RoundClosed
+    | EvaluationReported
+    | Clustered
+    | TrustChanged,
     Field(discriminator="kind"),
 ]
 

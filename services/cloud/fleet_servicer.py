@@ -6,15 +6,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-import grpc
 import grpc.aio
 
 from elsa.errors import MalformedError
 from elsa.v1 import fleet_pb2, fleet_pb2_grpc
 from services.cloud.changes import Changes
+from services.cloud.cluster_messages import standings_to_proto, upload_from_proto
 from services.cloud.convert import fitting, state_to_proto
 from services.cloud.engine import Engine
 from services.cloud.events import NodeProgress
+from services.cloud.fingerprints import Fingerprints
 from services.cloud.fleet import Fleet, check_number
 from services.cloud.key_messages import exchange_to_proto, shared_from_proto
 from services.cloud.keyring import Keyring
@@ -28,7 +29,6 @@ from services.cloud.watch import Assignment, RunWatch, watch_assignments
 log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 MOST_PROGRESS = 64
-_NO_CLUSTERS = "this cloud does not cluster clients; go on without a fingerprint"
 
 
 class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
@@ -41,11 +41,12 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         engine: Engine,
         watch: RunWatch,
         keyring: Keyring,
+        fingerprints: Fingerprints,
         store: Store,
         changes: Changes,
     ) -> None:
         self._fleet, self._runs, self._engine, self._watch, self._keyring = fleet, runs, engine, watch, keyring
-        self._store, self._changes = store, changes
+        self._fingerprints, self._store, self._changes = fingerprints, store, changes
 
     async def RegisterEdge(
         self, request: fleet_pb2.RegisterEdgeRequest, context: Context
@@ -91,14 +92,16 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         return fleet_pb2.ShareKeysResponse()
 
     async def GetProbes(self, request: fleet_pb2.GetProbesRequest, context: Context) -> fleet_pb2.GetProbesResponse:
-        """See fleet.proto; this cloud assigns by latency alone."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_CLUSTERS)
+        """See fleet.proto."""
+        asked = self._fingerprints.probes(request.run_id, request.client_id)
+        return fleet_pb2.GetProbesResponse(probes=asked.probes, sha256=asked.sha256)
 
     async def UploadFingerprint(
         self, request: fleet_pb2.UploadFingerprintRequest, context: Context
     ) -> fleet_pb2.UploadFingerprintResponse:
-        """See fleet.proto; this cloud assigns by latency alone."""
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, _NO_CLUSTERS)
+        """See fleet.proto."""
+        await self._fingerprints.take(upload_from_proto(request))
+        return fleet_pb2.UploadFingerprintResponse()
 
 
 def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:
@@ -161,6 +164,7 @@ def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
         client_ids=assignment.client_ids,
         version=run.version or 0,
         keys=exchange_to_proto(assignment.keys),
+        standings=standings_to_proto(assignment.standings),
     )
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from elsa.cluster.trust import Parts
 from elsa.model.adapter_config import AdapterConfig
 from elsa.train.phases import PhaseSeconds
 from services.cloud.lifecycle import RunState
@@ -120,6 +121,55 @@ class WrappedKey:
     public_key: bytes
     nonce: bytes
     ciphertext: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What a client answered to the probes, checked."""
+
+    run_id: str
+    client_id: str
+    arrived_unix_s: float
+    asked: tuple[int, ...]
+    """The probe at each place of the client's own order, repeats included."""
+    dimensions: int
+    embeddings: bytes = field(repr=False)
+    """float32, little-endian, (places, dimensions)."""
+    labels: int = 0
+    probabilities: bytes | None = field(default=None, repr=False)
+    """float32, little-endian, (places, labels); None where the task is not classification."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clustering:
+    """Who learns with whom: begun with a run's warm-up, decided at its end; a run that does not cluster has none."""
+
+    run_id: str
+    began_unix_s: float
+    version: int | None = None
+    """The version that the decision holds from; None until it is made."""
+    clusters: int = 0
+    medoids: tuple[str, ...] = ()
+    """The client in the middle of each cluster; none where there were too few fingerprints."""
+    detail: str = ""
+    """How it was decided, and what was fallen back to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a client counts, once its run has clustered."""
+
+    run_id: str
+    client_id: str
+    cluster: int
+    trust: float
+    parts: Parts | None = None
+    """Of its newest score; None without a fingerprint."""
+    low_rounds: int = 0
+    """In how many rounds up to now it was too low."""
+    set_aside: bool = False
+    detail: str = ""
+    """Why it stands here, on one line."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,8 @@ import grpc.aio
 from elsa.v1 import fleet_pb2, run_pb2, run_pb2_grpc
 from elsa.wire.chunks import split_chunks
 from services.cloud import events
+from services.cloud.cluster_messages import clustered_to_proto, clusters_to_proto, trust_changed_to_proto
+from services.cloud.cluster_view import ClusterView
 from services.cloud.convert import fitting, reports_to_proto, state_to_proto
 from services.cloud.export import Exports
 from services.cloud.records import Evaluation
@@ -22,8 +24,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RunServicer(run_pb2_grpc.RunServiceServicer):
     """Decodes, calls, encodes."""
 
-    def __init__(self, runs: Runs, watch: RunWatch, exports: Exports) -> None:
-        self._runs, self._watch, self._exports = runs, watch, exports
+    def __init__(self, runs: Runs, watch: RunWatch, clusters: ClusterView, exports: Exports) -> None:
+        self._runs, self._watch, self._clusters, self._exports = runs, watch, clusters, exports
 
     async def SubmitRun(self, request: run_pb2.SubmitRunRequest, context: Context) -> run_pb2.SubmitRunResponse:
         """See run.proto."""
@@ -60,6 +62,10 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
         """See run.proto."""
         self._runs.report_evaluation(evaluation_from_proto(request))
         return run_pb2.ReportEvaluationResponse()
+
+    async def GetClusters(self, request: run_pb2.GetClustersRequest, context: Context) -> run_pb2.GetClustersResponse:
+        """See run.proto."""
+        return clusters_to_proto(*await self._clusters.get(request.run_id))
 
     async def ExportAdapter(
         self, request: run_pb2.ExportAdapterRequest, context: Context
@@ -135,6 +141,10 @@ def event_to_proto(event: events.Event) -> run_pb2.RunEvent:
             message.round_closed.CopyFrom(_closed(body))
         case events.EvaluationReported() as body:
             message.evaluation_reported.CopyFrom(_evaluated(body))
+        case events.Clustered() as body:
+            message.clustered.CopyFrom(clustered_to_proto(body))
+        case events.TrustChanged() as body:
+            message.trust_changed.CopyFrom(trust_changed_to_proto(body))
         case events.NodeProgress() as body:
             message.node_progress.CopyFrom(_progress(body))
     return message

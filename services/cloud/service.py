@@ -13,8 +13,10 @@ from services.cloud.adapter_servicer import AdapterServicer
 from services.cloud.adapters import Adapters
 from services.cloud.blobs import Blobs
 from services.cloud.changes import Changes
+from services.cloud.cluster_view import ClusterView
 from services.cloud.engine import Engine
 from services.cloud.export import Exports
+from services.cloud.fingerprints import Fingerprints
 from services.cloud.fleet import Fleet
 from services.cloud.fleet_servicer import FleetServicer
 from services.cloud.keeper import Keeper
@@ -105,14 +107,15 @@ def _services(
     )
     adapters = Adapters(store, keeper, engine, changes, max_adapter_bytes=settings.max_adapter_bytes, clock=clock)
     watch = RunWatch(store, changes, clock=clock)
+    keyring, fingerprints = Keyring(store, engine), Fingerprints(store, engine, clock=clock)
     return [
         Service(
-            servicer=FleetServicer(fleet, runs, engine, watch, Keyring(store, engine), store, changes),
+            servicer=FleetServicer(fleet, runs, engine, watch, keyring, fingerprints, store, changes),
             add=fleet_pb2_grpc.add_FleetServiceServicer_to_server,
             descriptor=fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
         ),
         Service(
-            servicer=RunServicer(runs, watch, exports),
+            servicer=RunServicer(runs, watch, ClusterView(store), exports),
             add=run_pb2_grpc.add_RunServiceServicer_to_server,
             descriptor=run_pb2.DESCRIPTOR.services_by_name["RunService"],
         ),

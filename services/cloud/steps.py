@@ -8,22 +8,31 @@ import asyncio
 from dataclasses import replace
 
 from elsa.aggregate.fedavg import fedavg
-from elsa.cluster.assignment import assign
-from elsa.cluster.problem import Problem
-from elsa.cluster.room import check_room
-from elsa.errors import CapacityError
 from elsa.spec import RunSpec
 from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
-from services.cloud.enrolment import Verdict, after_enrolling, after_pending, fits, with_room
-from services.cloud.events import ClientAssigned, RoundClosed
+from services.cloud.enrolment import Verdict, after_enrolling, after_pending, after_warmup, fits, with_room
+from services.cloud.events import RoundClosed
 from services.cloud.export import Exports
 from services.cloud.fleet import Fleet
 from services.cloud.keeper import Keeper
-from services.cloud.keys import ask_first, look_after
+from services.cloud.keys import look_after, works
 from services.cloud.leaving import nobody_left
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Answer, Evaluation, Member, Node, Role, Round, Run, Update
+from services.cloud.placing import decided
+from services.cloud.reach import nearest, provisional, room_fault
+from services.cloud.records import (
+    Answer,
+    Clustering,
+    Evaluation,
+    Fingerprint,
+    Member,
+    Node,
+    Round,
+    Run,
+    Update,
+)
 from services.cloud.rounds import closing, evaluated, working_edges
+from services.cloud.settling import begin_warmup, settle, settle_by_latency
 from services.cloud.store import Store, Transaction
 
 
@@ -48,6 +57,8 @@ class Steps:
                 if offers:
                     return True
             members = transaction.all(Member, run_id=run_id)
+            if run.state is RunState.WARMUP:
+                return self._warm_up(transaction, run, members, now)
             if run.state is RunState.TRAINING and look_after(transaction, run, members, self._gone(members), now):
                 return True
         if run.state is RunState.ENROLLING:
@@ -70,15 +81,17 @@ class Steps:
         return True
 
     async def _enrolling(self, run: Run, members: list[Member], now: float) -> bool:
-        fleet = RunSpec.from_yaml(run.spec).fleet
+        spec = RunSpec.from_yaml(run.spec)
+        fleet = spec.fleet
         alive = {member.node_id for member in members if self._fleet.is_alive(member.node_id)}
         waited_s = self._age(run.created_unix_s, now)
         initial = run.version is not None
         verdict = after_enrolling(fleet, members, alive, initial=initial, waited_s=waited_s)
         if verdict.go:
             staying = [member for member in members if member.node_id in alive]
-            fault = await asyncio.to_thread(_room_fault, staying)
+            fault = await asyncio.to_thread(room_fault, staying)
             verdict = with_room(fleet, fault, waited_s=waited_s)
+        edges = await asyncio.to_thread(provisional, spec, staying) if verdict.go else None
         with self._store.transaction() as transaction:
             if not self._is_as_it_was(transaction, run, members):
                 return True
@@ -86,7 +99,23 @@ class Steps:
                 for member in members:
                     if member.answer is Answer.OFFERED or member.node_id not in alive:
                         transaction.put(replace(member, answer=Answer.LEFT_OUT))
-            return _moved(transaction, run, RunState.CLUSTERING, verdict, now)
+            if edges is None:
+                return _moved(transaction, run, RunState.CLUSTERING, verdict, now)
+            begin_warmup(transaction, run, staying, edges, now)
+            return _moved(transaction, run, RunState.WARMUP, verdict, now)
+
+    def _warm_up(self, transaction: Transaction, run: Run, members: list[Member], now: float) -> bool:
+        clients = [member.node_id for member in members if works(member)]
+        clustering = transaction.all(Clustering, run_id=run.run_id)[0]
+        verdict = after_warmup(
+            RunSpec.from_yaml(run.spec).clustering,
+            clients,
+            transaction.fingerprinted(run.run_id),
+            self._gone(members),
+            self._age(clustering.began_unix_s, now),
+        )
+        verdict = verdict if clients else Verdict(failure=nobody_left(members))
+        return _moved(transaction, run, RunState.CLUSTERING, verdict, now)
 
     def _age(self, begin_unix_s: float, now: float) -> float:
         return now - max(begin_unix_s, self._fleet.begin_unix_s)
@@ -110,19 +139,28 @@ class Steps:
             transaction.put(Member(run_id=run.run_id, node_id=node.node_id, role=node.role))
         return bool(new)
 
-    async def _cluster(self, run: Run, members: list[Member], now: float) -> bool:
-        edges = (await asyncio.to_thread(assign, Problem.by_latency(*_latencies_and_rooms(members)))).edges
-        clients = {member.node_id: member for member in members}
-        spec = RunSpec.from_yaml(run.spec)
+    async def _by_latency(self, run: Run, members: list[Member], now: float) -> bool:
+        """The edges of a run that does not cluster."""
+        edges = await asyncio.to_thread(nearest, members)
         with self._store.transaction() as transaction:
-            if not self._is_as_it_was(transaction, run, members):
-                return True
-            for name in sorted(edges):
-                _give(transaction, clients[name], edges[name], spec, now)
-            if spec.privacy.shares_key:
-                ask_first(transaction, run.run_id, edges)
-            transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
-            transaction.move(run, RunState.TRAINING, now)
+            if self._is_as_it_was(transaction, run, members):
+                settle_by_latency(transaction, run, members, edges, now)
+                transaction.move(run, RunState.TRAINING, now)
+        return True
+
+    async def _cluster(self, run: Run, members: list[Member], now: float) -> bool:
+        """Decide by the fingerprints, once more if another came meanwhile; without a warm-up by latency."""
+        with self._store.transaction() as transaction:
+            warmed_up = transaction.get(Clustering, run_id=run.run_id) is not None
+            sent = transaction.all(Fingerprint, run_id=run.run_id)
+        if not warmed_up:
+            return await self._by_latency(run, members, now)
+        decision = await asyncio.to_thread(decided, RunSpec.from_yaml(run.spec), members, sent)
+        with self._store.transaction() as transaction:
+            known = {kept.client_id for kept in sent}
+            if self._is_as_it_was(transaction, run, members) and transaction.fingerprinted(run.run_id) == known:
+                settle(transaction, run, members, decision, now)
+                transaction.move(run, RunState.TRAINING, now)
         return True
 
     async def _round(self, run: Run, members: list[Member], now: float) -> bool:
@@ -164,23 +202,6 @@ class Steps:
         return True
 
 
-def _latencies_and_rooms(members: list[Member]) -> tuple[dict[str, dict[str, float]], dict[str, int]]:
-    """What an assignment is made of: the links of the clients that joined, the room of the edges that joined."""
-    joined = [member for member in members if member.answer is Answer.JOINED]
-    clients = [member for member in joined if member.role is Role.CLIENT]
-    latencies = {client.node_id: {link.edge_id: link.latency_ms for link in client.links} for client in clients}
-    return latencies, {member.node_id: member.room for member in joined if member.role is Role.EDGE}
-
-
-def _room_fault(members: list[Member]) -> str:
-    """Why not every client that joined finds an edge, empty if each does."""
-    try:
-        check_room(*_latencies_and_rooms(members))
-    except CapacityError as error:
-        return str(error)
-    return ""
-
-
 def _aggregate(given: list[tuple[Update, bytes]]) -> tuple[bytes, str]:
     """The mean of the edges' adapters, weighted by rows, and its digest."""
     data = encode_adapter(
@@ -196,17 +217,6 @@ def _moved(transaction: Transaction, run: Run, state: RunState, verdict: Verdict
     elif verdict.go:
         transaction.move(run, state, now)
     return bool(verdict.go or verdict.failure)
-
-
-def _give(transaction: Transaction, client: Member, edge_id: str, spec: RunSpec, now: float) -> None:
-    """Assign a client to an edge, with its event."""
-    cut = spec.splits.get(client.node_id, spec.split)
-    split = f"{cut.bottom}/{cut.top}"
-    latency_ms = next(link.latency_ms for link in client.links if link.edge_id == edge_id)
-    transaction.put(replace(client, edge_id=edge_id, split=split))
-    detail = f"{latency_ms:.3g} ms, the least sum of latencies that the edges' room allows"
-    event = ClientAssigned(client_id=client.node_id, edge_id=edge_id, split=split, detail=detail)
-    transaction.append(client.run_id, event, now)
 
 
 def _close(transaction: Transaction, run: Run, closed: Round, edges: tuple[str, ...], now: float) -> None:

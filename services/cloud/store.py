@@ -15,16 +15,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from elsa.errors import InputError, NotFoundError
 from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
-from services.cloud.records import Answer, Evaluation, KeyHolder, Member, Role, Run
+from services.cloud.records import Answer, Evaluation, Fingerprint, KeyHolder, Member, Role, Run, Standing
 from services.cloud.tables import (
     EVALUATIONS,
     EVENTS,
+    FINGERPRINTS,
     KEY_HOLDERS,
     MEMBERS,
     METADATA,
     NODES,
     ROUNDS,
     RUNS,
+    STANDINGS,
     TABLE_OF,
     UPDATES,
     WRAPPED_KEYS,
@@ -103,6 +105,22 @@ class Transaction:
         owner, own = KEY_HOLDERS.c.client_id, KEY_HOLDERS.c.run_id == run_id
         others = own & owner.in_(working) & owner.not_in(wrapped) & (owner != maker_id)
         return self._select(KeyHolder, select(KEY_HOLDERS).where(others).order_by(owner).limit(limit))
+
+    def fingerprinted(self, run_id: str) -> set[str]:
+        """The clients of a run whose fingerprints are there."""
+        own = FINGERPRINTS.c.run_id == run_id
+        return set(self._connection.execute(select(FINGERPRINTS.c.client_id).where(own)).scalars())
+
+    def some_fingerprints(self, run_id: str, limit: int) -> list[Fingerprint]:
+        """Fingerprints of a run, at most `limit`, in order of the clients' names."""
+        own = select(FINGERPRINTS).where(FINGERPRINTS.c.run_id == run_id)
+        return self._select(Fingerprint, own.order_by(FINGERPRINTS.c.client_id).limit(limit))
+
+    def standings_at(self, run_id: str, edge_id: str) -> list[Standing]:
+        """The standings of an edge's clients, in order of their names; none where the run did not cluster."""
+        here = (MEMBERS.c.run_id == run_id) & (MEMBERS.c.edge_id == edge_id)
+        own = (STANDINGS.c.run_id == run_id) & STANDINGS.c.client_id.in_(select(MEMBERS.c.node_id).where(here))
+        return self._select(Standing, select(STANDINGS).where(own).order_by(STANDINGS.c.client_id))
 
     def needs(self, digest: str) -> bool:
         """Whether a blob is a version of a run, or an update that an open run has yet to aggregate."""

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Enum,
     Float,
@@ -19,13 +20,16 @@ from sqlalchemy import (
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeDecorator
 
+from elsa.cluster.trust import Parts
 from elsa.model.adapter_config import AdapterConfig
 from services.cloud.events import Event, KeptEvent
 from services.cloud.lifecycle import RunState
 from services.cloud.records import (
     Answer,
     ClientReport,
+    Clustering,
     Evaluation,
+    Fingerprint,
     KeyHolder,
     KeyMaking,
     Link,
@@ -34,6 +38,7 @@ from services.cloud.records import (
     Role,
     Round,
     Run,
+    Standing,
     Update,
     WrappedKey,
 )
@@ -173,6 +178,40 @@ WRAPPED_KEYS = Table(
     Column("nonce", LargeBinary, nullable=False),
     Column("ciphertext", LargeBinary, nullable=False),
 )
+FINGERPRINTS = Table(
+    "fingerprints",
+    METADATA,
+    _run(),
+    _node("client_id"),
+    Column("arrived_unix_s", Float, nullable=False),
+    Column("asked", JsonOf(tuple[int, ...]), nullable=False),
+    Column("dimensions", Integer, nullable=False),
+    Column("embeddings", LargeBinary, nullable=False),
+    Column("labels", Integer, nullable=False),
+    Column("probabilities", LargeBinary),
+)
+CLUSTERINGS = Table(
+    "clusterings",
+    METADATA,
+    _run(),
+    Column("began_unix_s", Float, nullable=False),
+    Column("version", Integer),
+    Column("clusters", Integer, nullable=False),
+    Column("medoids", JsonOf(tuple[str, ...]), nullable=False),
+    Column("detail", Text, nullable=False),
+)
+STANDINGS = Table(
+    "standings",
+    METADATA,
+    _run(),
+    _node("client_id"),
+    Column("cluster", Integer, nullable=False),
+    Column("trust", Float, nullable=False),
+    Column("parts", JsonOf(Parts)),
+    Column("low_rounds", Integer, nullable=False),
+    Column("set_aside", Boolean, nullable=False),
+    Column("detail", Text, nullable=False),
+)
 EVENTS = Table(
     "events",
     METADATA,
@@ -192,6 +231,9 @@ TABLE_OF: dict[type, Table] = {
     KeyHolder: KEY_HOLDERS,
     KeyMaking: KEY_MAKINGS,
     WrappedKey: WRAPPED_KEYS,
+    Fingerprint: FINGERPRINTS,
+    Clustering: CLUSTERINGS,
+    Standing: STANDINGS,
     Event: EVENTS,
 }
 """Where each record is kept."""

@@ -9,7 +9,7 @@ from services.cloud.events import Event, NodeProgress
 from services.cloud.fleet import MOST, known_node
 from services.cloud.keys import Exchange, exchange_of
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Answer, Member, Node, Role, Run
+from services.cloud.records import Answer, Member, Node, Role, Run, Standing
 from services.cloud.store import Store, Transaction
 
 
@@ -29,6 +29,8 @@ class Assignment:
     edges: tuple[EdgePeer, ...]
     client_ids: tuple[str, ...]
     keys: Exchange | None = None
+    standings: tuple[Standing, ...] = ()
+    """Of an edge's clients, in their order, once the run has clustered."""
 
 
 async def watch_assignments(
@@ -52,8 +54,9 @@ async def watch_assignments(
 
 def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignment:
     if member.role is Role.EDGE:
-        own = transaction.all(Member, run_id=run.run_id, edge_id=member.node_id)
-        return Assignment(run=run, edges=(), client_ids=tuple(client.node_id for client in own))
+        own = tuple(client.node_id for client in transaction.all(Member, run_id=run.run_id, edge_id=member.node_id))
+        standings = tuple(transaction.standings_at(run.run_id, member.node_id))
+        return Assignment(run=run, edges=(), client_ids=own, standings=standings)
     asked = [member.edge_id] if member.edge_id else []
     if run.state is RunState.ENROLLING:
         edges = transaction.all(Member, run_id=run.run_id, role=Role.EDGE)

@@ -4,7 +4,7 @@ import logging
 import threading
 from collections.abc import Collection
 
-from elsa.errors import DrainingError, ElsaError, PeerError, RoundGivenUpError, StaleRoundError
+from elsa.errors import DrainingError, ElsaError, MalformedError, PeerError, RoundGivenUpError, StaleRoundError
 from elsa.model.adapter import adapter_config, initial_adapter
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
@@ -13,6 +13,8 @@ from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
+from services.edge.own_trunks import Adapter
+from services.edge.rounds import Closed, Report
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
@@ -55,9 +57,10 @@ class RunDriver:
         self._worker = worker
         self._memory_bytes = memory_bytes
         self._shelf = shelf
-        self._training: fleet_pb2.Assignment | None = None
+        self._assigned: fleet_pb2.Assignment | None = None
         self._begun = False
         self._rejoins = False
+        self._may_begin = threading.Event()
         self._may_train = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
@@ -67,10 +70,12 @@ class RunDriver:
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """The cloud's newest word on this run."""
-        if assignment.state == fleet_pb2.RUN_STATE_TRAINING:
+        if assignment.state in (fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_TRAINING):
             with self._lock:
-                self._training = assignment
+                self._assigned = assignment
                 self._admit()
+            self._may_begin.set()
+        if assignment.state == fleet_pb2.RUN_STATE_TRAINING:
             self._may_train.set()
         if not self._begun:
             self._begun = True
@@ -80,6 +85,7 @@ class RunDriver:
     def stop(self) -> None:
         """The run has ended, or the edge is to stop."""
         self._stop.set()
+        self._may_begin.set()
         self._may_train.set()
         ended = RoundGivenUpError(f"run {self._run_id} has ended")
         self._runs.remove(self._run_id, DrainingError(STOPPED) if self._link.stop.is_set() else ended)
@@ -93,9 +99,12 @@ class RunDriver:
     def _live(self) -> None:
         try:
             run = self._enroll()
+            self._may_begin.wait()
+            if run is not None and not self._stop.is_set():
+                self._warm_up(run)
             self._may_train.wait()
-            if run is not None and self._training is not None and not self._stop.is_set():
-                self._serve(run, self._training.version)
+            if run is not None and self._assigned is not None and not self._stop.is_set():
+                self._serve(run, self._assigned.version)
         except RoundGivenUpError as error:
             log.info("run %s: %s", self._run_id, error)
         except ElsaError as error:
@@ -114,10 +123,12 @@ class RunDriver:
 
     def _admit(self) -> None:
         """Take the clients of the newest assignment as the members; with the lock held."""
-        if self._run is not None and self._training is not None and not self._stop.is_set():
-            self._runs.rooms.settle(self._run_id, len(self._training.client_ids))
-            self._run.rounds.admit(self._training.client_ids)
-            self._forget(self._training.client_ids)
+        if self._run is None or self._assigned is None or self._stop.is_set():
+            return
+        if self._assigned.state == fleet_pb2.RUN_STATE_TRAINING:  # before that, more may yet come
+            self._runs.rooms.settle(self._run_id, len(self._assigned.client_ids))
+        self._run.rounds.admit(self._assigned.client_ids, trust_of(self._assigned))
+        self._forget(self._assigned.client_ids)
 
     def _forget(self, but: Collection[str]) -> None:
         """Keep nothing of clients that are not ours any more."""
@@ -170,10 +181,16 @@ class RunDriver:
             self._link.patiently(lambda: push(self._link.adapters, header, first))
         return EdgeRun(self._run_id, spec, trunk, self._runs.sessions, self._shelf)
 
-    def _serve(self, run: EdgeRun, version: int) -> None:
+    def _warm_up(self, run: EdgeRun) -> None:
+        """Serve the first adapter to the clients of the time being until the run trains; nothing is aggregated."""
         with self._lock:
             self._run = run
             self._admit()
+        if not self._may_train.is_set():
+            pulled = self._pull(0)
+            self._worker.run(lambda: self._open_round(run, pulled, decode_adapter(pulled.data)))
+
+    def _serve(self, run: EdgeRun, version: int) -> None:
         while not self._stop.is_set():
             pulled = self._pull(version)
             adapter = decode_adapter(pulled.data)
@@ -184,11 +201,11 @@ class RunDriver:
             version = pulled.version + 1
         self._stop.wait()
 
-    def _open_round(self, run: EdgeRun, pulled: Pulled, adapter: dict[str, object]) -> None:
+    def _open_round(self, run: EdgeRun, pulled: Pulled, adapter: Adapter) -> None:
         """On the compute thread, so that no prediction falls between the two."""
         run.sessions.forget_round(self._run_id)
-        run.trunk.set_global(adapter)  # type: ignore[arg-type]
-        run.rounds.open(pulled.version, 0, adapter, pulled.data)  # type: ignore[arg-type]
+        run.trunk.set_global(adapter)
+        run.rounds.open(pulled.version, 0, adapter, pulled.data)
 
     def _edge_rounds(self, run: EdgeRun, version: int) -> None:
         """All edge rounds of a global round, and the push of what they made."""
@@ -198,7 +215,7 @@ class RunDriver:
         for edge_round in range(count):
             closed = run.rounds.close(deadline_s)
             run.sessions.forget_round(self._run_id)
-            reports += [adapter_pb2.ClientReport.FromString(report.message) for report in closed.reports]
+            reports += [_told(report, closed) for report in closed.reports]
             rows = closed.rows or rows
             if edge_round + 1 < count:
                 run.rounds.open(version, edge_round + 1, closed.adapter)
@@ -226,6 +243,28 @@ class RunDriver:
         return pull_when_there(
             self._link.adapters, request, self._link.peer, stop=self._stop, patience_s=self._link.patience_s
         )
+
+
+def _told(report: Report, closed: Closed) -> adapter_pb2.ClientReport:
+    """A client's report as the cloud is told it."""
+    message = adapter_pb2.ClientReport.FromString(report.message)
+    message.moved[:] = closed.moved.get(report.client, ())
+    return message
+
+
+def trust_of(assignment: fleet_pb2.Assignment) -> dict[str, float]:
+    """How much the update of each client counts; empty where the cloud says nothing of it.
+
+    Raises MalformedError for standings that are not one a client, or not within 0 to 1.
+    """
+    clients, standings = assignment.client_ids, assignment.standings
+    if standings and len(standings) != len(clients):
+        raise MalformedError(
+            f"assignment.standings: {len(standings)} for {len(clients)} clients; it needs one for each"
+        )
+    if odd := [standing.trust for standing in standings if not 0 <= standing.trust <= 1]:
+        raise MalformedError(f"assignment.standings.trust: {odd[0]}; it must be within 0 to 1")
+    return {client: standing.trust for client, standing in zip(clients, standings, strict=False)}
 
 
 def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:

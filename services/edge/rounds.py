@@ -7,11 +7,12 @@ be called from any thread.
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from elsa.cluster.summary import summary
 from elsa.errors import DrainingError, ElsaError, MalformedError, PermissionDeniedError, StaleRoundError
 from elsa.wire.adapter import encode_adapter
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
@@ -43,8 +44,11 @@ class Closed:
 
     adapter: Adapter = field(repr=False)
     rows: int
+    """Behind it, each client's times its trust; at least 1 where anybody delivered, so that it is pushed."""
     reports: tuple[Report, ...]
     missing: tuple[str, ...]
+    moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
 
 
 class EdgeRounds:
@@ -52,13 +56,16 @@ class EdgeRounds:
 
     Args:
         own: those of an adapter's names that stay with each client and are never averaged.
+        seed: the run's.
     """
 
-    def __init__(self, quorum: float, own: NamesOf = none_of) -> None:
+    def __init__(self, quorum: float, own: NamesOf = none_of, *, seed: int = 0) -> None:
         self._quorum = quorum
+        self._seed = seed
         self._own = OwnTrunks(own)
         self._changed = threading.Condition()
         self._clients: frozenset[str] | None = None
+        self._trust: Mapping[str, float] = {}
         self._place: tuple[int, int] | None = None
         self._adapter: Adapter = {}
         self._encoded = b""
@@ -68,10 +75,15 @@ class EdgeRounds:
         self._waiting: dict[str, object] = {}
         self._ended: ElsaError | None = None
 
-    def admit(self, clients: Collection[str]) -> None:
-        """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them."""
+    def admit(self, clients: Collection[str], trust: Mapping[str, float] | None = None) -> None:
+        """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them.
+
+        Args:
+            trust: by which the rows behind a client's update are multiplied, 0 to 1; 1 where it is not said.
+        """
         with self._changed:
             self._clients = frozenset(clients)
+            self._trust = dict(trust or {})
             self._changed.notify_all()
 
     def open(self, version: int, edge_round: int, adapter: Adapter, encoded: bytes | None = None) -> None:
@@ -178,7 +190,9 @@ class EdgeRounds:
             return self._digests.get(((version, edge_round), client)) == sha256
 
     def close(self, deadline_s: float) -> Closed:
-        """Wait for the quorum, at most `deadline_s` seconds, and aggregate what has come, weighted by rows.
+        """Wait for the quorum, at most `deadline_s` seconds, and aggregate what has come, weighted by rows and trust.
+
+        The updates of clients that are set aside, whose trust is 0, are reported and do not count.
 
         Raises what `end` was given, if that came meanwhile.
         """
@@ -186,17 +200,21 @@ class EdgeRounds:
             self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
             self._check_ended()
             self._taking = False  # what comes from now on is late
-            updates = dict(self._updates)
+            updates, trust = dict(self._updates), self._trust
             before = self._adapter
             missing = tuple(sorted((self._clients or frozenset()) - updates.keys()))
         if missing:
             log.warning("round %s closes without %s", self._place, ", ".join(missing))
-        weighted = {client: (float(u.report.rows), u.tensors) for client, u in updates.items()}
+        weights = {client: u.report.rows * trust.get(client, 1.0) for client, u in updates.items()}
+        weighted = {client: (weights[client], u.tensors) for client, u in updates.items() if weights[client] > 0}
+        if updates and not weighted:
+            log.warning("round %s: no client that delivered is trusted; the adapter stays as it is", self._place)
         return Closed(
             adapter=self._own.aggregate(weighted, before) if weighted else before,
-            rows=sum(u.report.rows for u in updates.values()),
+            rows=max(round(sum(weights.values())), 1) if updates else 0,
             reports=tuple(updates[client].report for client in sorted(updates)),
             missing=missing,
+            moved={c: summary(u.tensors, before, self._seed).tolist() for c, u in updates.items() if c in trust},
         )
 
     def _has_answer(self, client: str, place: tuple[int, int], key: object, is_there: Callable[[], bool]) -> bool:

@@ -28,7 +28,7 @@ class EdgeRun:
         self.spec = spec
         self.trunk = trunk
         self.sessions = sessions
-        self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk))
+        self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=spec.seed)
         self.ends = ClientEnds(spec, trunk.segment.width, shelf)
 
     def open_session(

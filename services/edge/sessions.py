@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elsa.errors import CapacityError, NotFoundError
+from elsa.errors import CapacityError, NotFoundError, PermissionDeniedError
 from elsa.spec import Split
 from elsa.train.edge_end import EdgeEnd, EdgeStream
 from elsa.train.phases import ByteCount, Stopwatch
@@ -132,6 +132,16 @@ class Sessions:
             before, session.cancel = session.cancel, cancel
             session.last_s = self._clock()
         before()
+        return session
+
+    def open_of(self, session_id: str, run_id: str, client: str) -> Session:
+        """An open session by its id. Raises NotFoundError; PermissionDeniedError for another client's."""
+        with self._lock:
+            session = self._open.get(session_id)
+        if session is None or session.agreed.run_id != run_id:
+            raise NotFoundError(f"session {session_id[:80]!r} is not open; it has finished or was dropped")
+        if session.agreed.client != client:
+            raise PermissionDeniedError(f"session {session_id} is not {client}'s")
         return session
 
     def touch(self, session: Session) -> None:

@@ -242,7 +242,8 @@ class PredictStream:
         self._split = split_from_proto(opening.split, "open.split")
         run.trunk.check_split(self._split, "open.split")
         checked_window(opening.window)
-        run.rounds.check_version(self._client, self._version)
+        self._session_id = opening.session_id
+        self._check()
         self._end = worker.run(lambda: run.ends.of(self._client)).value
         self._exchange = self._end.stream(self._split, known, turns)
 
@@ -273,8 +274,22 @@ class PredictStream:
             yield pb.PredictResponse(chunk=chunk)
 
     def _predict(self, position: Position, parcel: Parcel, lengths: Sequence[int]) -> tuple[Payload, list[Chunk]]:
-        self._run.rounds.check_version(self._client, self._version)
+        session = self._check()
         values, _ = self._exchange.forward(position, parcel)
-        own = self._run.rounds.own_of(self._client)
-        result = self._run.trunk.predict(values, lengths, self._split, own)
+        if session is not None:
+            result = session.trunk.predict(values, lengths)
+        else:
+            own = self._run.rounds.own_of(self._client)
+            result = self._run.trunk.predict(values, lengths, self._split, own)
         return encoded_to_proto(self._exchange.forward_result(position, result, final=True))
+
+    def _check(self) -> Session | None:
+        """The session whose trunk is asked for; None for that of the version. Raises where it is there no more."""
+        self._run.rounds.check_version(self._client, self._version)
+        if not self._session_id:
+            return None
+        session = self._run.sessions.open_of(self._session_id, self._run.run_id, self._client)
+        if session.agreed.split != self._split:
+            raise MalformedError(f"open.split: {self._split}; the session's is {session.agreed.split}")
+        self._run.sessions.touch(session)
+        return session

@@ -68,6 +68,7 @@ def spec_of(folder, **parts):
             "optimizer": {"learning_rate": 0.01, "weight_decay": 0.1},
         },
         "rounds": {"quorum": 1.0, "deadline_s": 60},
+        "clustering": {"method": "none"},
     }
     for name, part in parts.items():
         given[name] = {**given[name], **part} if isinstance(given.get(name), dict) else part

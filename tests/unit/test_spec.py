@@ -108,8 +108,21 @@ BOUNDS = [
     ("privacy.adversary.weight", 1e-9, 100),
     ("privacy.adversary.width", 8, 8192),
     ("reuse.threshold", 0, 0.999999),
+    ("clustering.warmup_steps", 0, 10_000),
+    ("clustering.dimensions", 2, 256),
+    ("clustering.quorum", 1e-9, 1),
+    ("clustering.deadline_s", 1e-3, 30 * 24 * 3600),
+    ("clustering.probes.count", 8, 128),
+    ("clustering.probes.repeated", 1, 64),
+    ("trust.min_trust", 0, 0.999999),
+    ("assignment.alpha", 0, 1e6),
+    ("assignment.beta", 0, 1e6),
+    ("assignment.gamma", 0, 1e6),
+    ("assignment.latency_bound_ms", 1e-9, 1e6),
     ("seed", 0, 2**31 - 1),
 ]
+BOUND_BY_OTHERS = {"training.micro_batches", "clustering.probes.count", "clustering.probes.repeated"}
+"""By the batch, by how many probes there are, and by how many are asked: less than their own bound."""
 LISTS = [
     ("data.labels", [str(n) for n in range(100_000)], [str(n) for n in range(100_001)]),
     ("splits", {f"c{n}": {} for n in range(10_000)}, {f"c{n}": {} for n in range(10_001)}),
@@ -151,7 +164,7 @@ def test_a_number_at_its_bound_is_taken_and_one_past_it_is_refused(field: str, l
     spec_with(field, least)
     spec_with(field, most)
     refusal_of(field, least - 1)
-    if field != "training.micro_batches":  # the batch, which they cannot exceed, is less than their bound
+    if field not in BOUND_BY_OTHERS:
         refusal_of(field, most + 1)
     for endless in (float("inf"), float("-inf"), float("nan"), 10**400):
         refusal_of(field, endless)

@@ -87,5 +87,82 @@ def test_every_kept_event_is_a_line_and_progress_is_none():
         assert text is None or "\n" not in text
 
 
+PARTS = {"consistency": 0.1, "repeatability": 1.0, "originality": 0.9, "update": 0.5}
+CLUSTERED = pb.RunEvent(
+    sequence=9,
+    clustered={
+        "clusters": 2,
+        "detail": "spectral,\nas many as edges",
+        "places": [
+            {"client_id": "c1", "cluster": 0, "edge_id": "e1", "trust": 0.9},
+            {"client_id": "c2", "cluster": 1, "edge_id": "e2", "trust": 0.3, "parts": PARTS},
+            {"client_id": "c3", "cluster": 1, "edge_id": "e2", "trust": 0.1, "set_aside": True},
+        ],
+    },
+)
+ASIDE = pb.RunEvent(
+    sequence=10,
+    trust_changed={"client_id": "c1", "trust": 0.15, "set_aside": True, "detail": "below 0.2 twice", "parts": PARTS},
+)
+
+
+def rendered(events):
+    from rich.console import Console
+
+    made = Board("r1")
+    for event in events:
+        made.add(event)
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(made.render())
+    return [line.split() for line in console.export_text().splitlines()]
+
+
+def progress(client, activity, **more):
+    return pb.RunEvent(node_progress={"node_id": client, "progress": {"activity": activity, **more}})
+
+
+def test_warming_up_is_shown_as_no_round():
+    warming = progress("c1", "warming up", step=3, steps=15, loss=1.25)
+    states = [pb.RunEvent(state_changed={"state": state}) for state in (fleet_pb2.RUN_STATE_WARMUP, 5)]
+    shown = rendered([states[0], warming, progress("c2", "answering probes")])
+    assert ["c1", "warming", "up", "step", "3/15,", "loss", "1.250"] in shown
+    assert ["c2", "answering", "probes"] in shown
+    assert ["c1", "round", "1.1:", "training"] in rendered([*states, progress("c1", "training")])
+
+
+def test_clusters_are_shown_beside_each_client_as_they_stand_now():
+    busy = [progress(client, "training") for client in ("c1", "c2", "c3", "late")]
+    does = ["round", "1.1:", "training"]
+    shown = rendered([*busy, CLUSTERED])
+    assert ["node", "edge", "cluster", "trust", "does"] in shown
+    assert ["c1", "e1", "0", "0.90", *does] in shown
+    assert ["c2", "e2", "1", "0.30", "low", "trust", *does] in shown
+    assert ["late", *does] in shown
+    assert ["c1", "e1", "0", "0.15", "set", "aside", *does] in rendered([*busy, CLUSTERED, ASIDE])
+    assert ["node", "edge", "does"] in rendered(busy)
+
+
+def test_clusters_are_a_line_with_who_is_to_be_noticed():
+    assert line(CLUSTERED).endswith(
+        "  3 clients in 2 clusters of 1 to 2; spectral, as many as edges; low trust: c2 0.30; set aside: c3 0.10"
+    )
+
+
+def test_a_line_of_clusters_stays_short_for_a_large_fleet():
+    places = [{"client_id": f"c{n:04}", "trust": 0.1, "cluster": n % 2} for n in range(1000)]
+    text = line(pb.RunEvent(clustered={"clusters": 2, "detail": "how", "places": places}))
+    assert text.endswith(
+        "1000 clients in 2 clusters of 500; how; low trust: "
+        "c0000 0.10, c0001 0.10, c0002 0.10, c0003 0.10, c0004 0.10 and 995 more"
+    )
+
+
+def test_a_change_of_trust_is_a_line_with_its_parts():
+    parts = "(consistency 0.10, repeatability 1.00, originality 0.90, update 0.50)"
+    assert line(ASIDE).endswith(f"  c1 is set aside, its trust 0.15: below 0.2 twice {parts}")
+    back = pb.RunEvent(trust_changed={"client_id": "c1", "trust": 0.5, "detail": "above\nagain"})
+    assert line(back).endswith("  c1 counts with trust 0.50: above again")
+
+
 def test_sizes_are_in_the_unit_that_suits_them():
     assert [size(n) for n in (0, 999, 1000, 1_500_000, 2.5e9)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "2.5 GB"]

@@ -16,6 +16,7 @@ COMMANDS = [
     ("client",),
     ("demo",),
     ("predict",),
+    ("clusters",),
     ("data", "partition"),
     *(("run", name) for name in ("submit", "watch", "list", "cancel", "export")),
 ]

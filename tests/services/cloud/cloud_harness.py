@@ -47,6 +47,7 @@ def spec(**parts):
         "fleet": {"min_clients": 4, "min_edges": 2, "enroll_timeout_s": 300},
         "training": {"rounds": 2},
         "rounds": {"quorum": 1.0, "deadline_s": 600},
+        "clustering": {"method": "none"},
     }
     for name, part in parts.items():
         given[name] = {**given[name], **part} if name in given and isinstance(part, dict) else part

@@ -321,9 +321,3 @@ async def test_bad_specification_names_its_field(tmp_path):
         await at.submit()
         async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "cancel one"):
             await at.submit()
-
-
-@run_async
-async def test_calls_that_are_not_built_say_so(tmp_path):
-    async with site(tmp_path) as at, refused(grpc.StatusCode.UNIMPLEMENTED):
-        await at.fleet.GetProbes(fleet_pb2.GetProbesRequest())

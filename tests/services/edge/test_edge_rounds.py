@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from elsa.cluster.summary import summary
 from elsa.errors import DrainingError, MalformedError, PermissionDeniedError, RoundGivenUpError, StaleRoundError
 from elsa.wire.adapter import decode_adapter
 from services.edge.rounds import EdgeRounds, Report, Update
@@ -49,6 +50,45 @@ def waiting(rounds, target, *args):
     thread.start()
     assert registered.wait(5)
     return thread, results
+
+
+def test_trust_multiplies_rows_and_none_at_all_counts_for_nothing():
+    given = {client: update(client, rows=10) for client in CLIENTS}
+    for trust, weights in (
+        ({"bob": 0.5}, (10, 5, 10)),
+        ({"ann": 0.0}, (0, 10, 10)),
+        ({"ann": 0.0, "bob": 0.0}, (0, 0, 10)),
+    ):
+        rounds = rounds_of()
+        rounds.admit(CLIENTS, trust)
+        for client in CLIENTS:
+            rounds.add(0, 0, client, given[client])
+        closed = rounds.close(5)
+        assert closed.rows == sum(weights)
+        assert len(closed.reports) == len(CLIENTS)
+        for name in START:
+            stacked = np.stack([given[client].tensors[name] for client in CLIENTS]).astype(np.float64)
+            mean = np.average(stacked, axis=0, weights=weights)
+            np.testing.assert_allclose(closed.adapter[name], mean, rtol=1e-5, atol=1e-6)
+
+
+def test_what_moved_is_told_of_clients_that_are_weighed_alone():
+    rounds = rounds_of()
+    rounds.admit(CLIENTS, {"ann": 1.0})
+    given = {client: update(client) for client in CLIENTS}
+    for client in CLIENTS:
+        rounds.add(0, 0, client, given[client])
+    closed = rounds.close(5)
+    assert list(closed.moved) == ["ann"]
+    np.testing.assert_allclose(closed.moved["ann"], summary(given["ann"].tensors, START, 0))
+
+
+def test_the_adapter_stays_where_nobody_is_trusted():
+    rounds = rounds_of(["ann"])
+    rounds.admit(["ann"], {"ann": 0.0})
+    rounds.add(0, 0, "d", update("ann"))
+    closed = rounds.close(5)
+    assert (closed.adapter is rounds._adapter, closed.rows, closed.missing) == (True, 1, ())
 
 
 def test_one_client_is_identity():

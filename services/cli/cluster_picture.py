@@ -1,0 +1,161 @@
+"""The picture of a run's clusters: a heat map of divergences, and the map of clients and their edges."""
+
+import uuid
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from elsa.errors import InputError
+from services.cli.standings import Clusters, Standing
+
+DPI = 120
+NAMED = 60
+"""Up to this many clients, clusters or edges, their names are written."""
+BRIGHTEST = 0.95
+"""Share of the divergences within the scale of colours; one far client shall not make all others dark."""
+TEN = 10
+SHAPES = {"": "o", "low trust": "v", "set aside": "X"}
+"""Of a client, by its mark."""
+
+
+def draw(found: Clusters, path: Path) -> None:
+    """Write a PNG: divergences ordered by cluster, where there are any, beside the map; it appears whole.
+
+    Raises InputError if it cannot be written.
+    """
+    height = float(np.clip(1.5 + 0.16 * len(found.clients), 5.0, 16.0))
+    figure = Figure(figsize=(7.0 if found.divergence is None else height + 8.5, height), layout="constrained")
+    if found.divergence is None:
+        _map(figure.subplots(), found)
+    else:
+        heat, places = figure.subplots(1, 2, width_ratios=(height, 6.5))
+        _heat(figure, heat, found.clients, found.divergence)
+        _map(places, found)
+    _write(figure, path)
+
+
+def blocks(clients: Sequence[Standing]) -> list[tuple[int, int, int]]:
+    """Cluster, first row and the row after the last, of each run of clients of one cluster."""
+    found, start = [], 0
+    for cluster, members in groupby(standing.cluster for standing in clients):
+        stop = start + len(list(members))
+        found.append((cluster, start, stop))
+        start = stop
+    return found
+
+
+def _heat(figure: Figure, axes: Any, clients: Sequence[Standing], divergence: np.ndarray) -> None:
+    apart = divergence[~np.eye(len(divergence), dtype=bool)]
+    apart = apart[~np.isnan(apart)]
+    brightest = max(float(np.quantile(apart, BRIGHTEST)), 1e-9) if apart.size else 1.0
+    colours = colormaps["viridis"].with_extremes(bad="lightgray")
+    image = axes.imshow(divergence, cmap=colours, vmin=0, vmax=brightest, interpolation="nearest")
+    figure.colorbar(
+        image, ax=axes, extend="max", shrink=0.8, aspect=30, label="divergence, over the median of all pairs"
+    )
+    found = blocks(clients)
+    for _, start, _ in found[1:]:
+        axes.axhline(start - 0.5, color="white", linewidth=1.5)
+        axes.axvline(start - 0.5, color="white", linewidth=1.5)
+    if len(clients) <= NAMED:
+        axes.set_yticks(range(len(clients)))
+        axes.set_yticklabels([standing.client for standing in clients], fontsize=7, parse_math=False)
+    else:
+        axes.set_yticks([])
+    named = found if len(found) <= NAMED else []
+    axes.set_xticks([(start + stop - 1) / 2 for _, start, stop in named], [str(cluster) for cluster, _, _ in named])
+    axes.set(xlabel="cluster", title="how far apart clients behave")
+
+
+def _map(axes: Any, found: Clusters) -> None:
+    """Clients on the left by cluster, edges on the right, each near its clients."""
+    heights = _heights(found.clients)
+    edges = _edge_heights(found.clients, heights)
+    colours = _colours(found.clients)
+    lines = [((0.0, y), (1.0, edges[standing.edge])) for standing, y in zip(found.clients, heights, strict=True)]
+    kept = [colours[standing.cluster] for standing in found.clients]
+    solid = [0.25 if standing.set_aside else 0.8 for standing in found.clients]
+    axes.add_collection(LineCollection(lines, colors=kept, alpha=solid, linewidths=1, zorder=1))
+    _clients(axes, found.clients, heights, colours)
+    _edges(axes, found.clients, edges)
+    axes.set(xlim=(-0.5, 1.5), ylim=(max(heights) + 1, -1), title="who trains at which edge")
+    axes.axis("off")
+
+
+def _clients(axes: Any, clients: Sequence[Standing], heights: Sequence[float], colours: dict[int, Any]) -> None:
+    area = float(np.clip(4000 / len(clients), 4, 40))
+    for mark, shape in SHAPES.items():
+        chosen = [(y, standing) for y, standing in zip(heights, clients, strict=True) if standing.mark == mark]
+        if not chosen:
+            continue
+        axes.scatter(
+            [0.0] * len(chosen),
+            [y for y, _ in chosen],
+            s=area if not mark else max(2 * area, 20),
+            c=[colours[standing.cluster] for _, standing in chosen],
+            marker=shape,
+            edgecolors="none" if not mark else "red",
+            label=mark or None,
+            zorder=3 if mark else 2,
+        )
+    if any(standing.mark for standing in clients):
+        axes.legend(loc="upper right", fontsize=8)
+    found = blocks(clients)
+    for cluster, start, stop in found if len(found) <= NAMED else []:
+        middle = (heights[start] + heights[stop - 1]) / 2
+        _say(axes, -0.48, middle, f"cluster {cluster}", "left", colours[cluster])
+    if len(clients) <= NAMED:
+        for y, standing in zip(heights, clients, strict=True):
+            _say(axes, -0.04, y, standing.client, "right", "red" if standing.mark else "black")
+
+
+def _edges(axes: Any, clients: Sequence[Standing], edges: dict[str, float]) -> None:
+    axes.scatter([1.0] * len(edges), list(edges.values()), s=60, c="black", marker="s", zorder=2)
+    if len(edges) > NAMED:
+        return
+    for edge, y in edges.items():
+        count = sum(standing.edge == edge for standing in clients)
+        _say(axes, 1.04, y, f"{edge} ({count})", "left", "black")
+
+
+def _say(axes: Any, x: float, y: float, text: str, side: str, colour: Any) -> None:
+    axes.text(x, y, text, ha=side, va="center", fontsize=7, color=colour, parse_math=False)
+
+
+def _heights(clients: Sequence[Standing]) -> list[float]:
+    """Where each client is drawn, downwards, with a gap between clusters."""
+    gap = max(1.0, len(clients) / 40)
+    return [row + n * gap for n, (_, start, stop) in enumerate(blocks(clients)) for row in range(start, stop)]
+
+
+def _edge_heights(clients: Sequence[Standing], heights: Sequence[float]) -> dict[str, float]:
+    """Edges evenly spaced, in the order of the mean height of their clients, so that few lines cross."""
+    of_edge: dict[str, list[float]] = {}
+    for standing, y in zip(clients, heights, strict=True):
+        of_edge.setdefault(standing.edge, []).append(y)
+    order = sorted(of_edge, key=lambda edge: (float(np.mean(of_edge[edge])), edge))
+    return {edge: (n + 0.5) * max(heights) / len(order) for n, edge in enumerate(order)}
+
+
+def _colours(clients: Sequence[Standing]) -> dict[int, Any]:
+    clusters = sorted({standing.cluster for standing in clients})
+    if len(clusters) <= TEN:
+        return {cluster: colormaps["tab10"](n) for n, cluster in enumerate(clusters)}
+    return {cluster: colormaps["turbo"](n / (len(clusters) - 1)) for n, cluster in enumerate(clusters)}
+
+
+def _write(figure: Figure, path: Path) -> None:
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
+    try:
+        figure.savefig(aside, format="png", dpi=DPI)
+        aside.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}); choose another --plot") from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""`elsa clusters`: who learns with whom in a run, how far each is trusted, and why; as a table, JSON or a picture."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from elsa.errors import InputError
+from services.cli.run import HERE, PATIENCE_S, Cloud, Patience, RunId, operator_of
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from services.cli.standings import Clusters, Standing
+
+PIPE_WIDTH = 10_000
+LEGEND = (
+    "ms: latency to the edge. Trust is made of cons: a client's answers to probes agree with its neighbours'; rept:\n"
+    "with its own when asked twice; orig: its fingerprint is no other's; updt: its updates agree with its\n"
+    "cluster's. –: it gave no fingerprint."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("clusters")(clusters)
+
+
+def clusters(
+    run: RunId,
+    cloud: Cloud = HERE,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw it; an earlier picture is replaced.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, with the divergences.")] = False,
+    patience: Patience = PATIENCE_S,
+) -> None:
+    """Show who learns with whom: each client's cluster, edge, trust, latency and why.
+
+    Trust is from 0 to 1 and made of four parts, which are shown beside it.
+    Clients below 0.5 are marked "low trust"; updates of one that is "set aside"
+    do not count. The run must have been through CLUSTERING.
+
+    The picture shows how far apart each two clients behave, ordered by cluster
+    (dark: alike), beside a map of clients and their edges; above 400 clients
+    the map alone.
+
+    Example: elsa clusters 7f3a
+
+    Example: elsa clusters 7f3a --cloud cloud.example:7400 --plot clusters.png
+    """
+    from services.cli.standings import clusters_from_proto
+
+    if plot is not None:
+        check_picture(plot)
+    with operator_of(cloud, patience) as operator:
+        run_id = operator.resolve(run)
+        found = clusters_from_proto(operator.clusters(run_id))
+    if as_json:
+        typer.echo(json.dumps({"run": run_id, **found.as_json()}, ensure_ascii=False, allow_nan=False))
+    else:
+        _print(run_id, found)
+    if plot is not None:
+        _draw(found, plot, quietly=as_json)
+
+
+def check_picture(path: Path) -> None:
+    """Raise InputError unless a PNG can be drawn and written at `path`."""
+    if path.suffix.lower() != ".png":
+        raise InputError(f"--plot {path}: pictures are PNG; end the name with .png")
+    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
+        raise InputError(f"--plot {path}: exists and is no file that may be written; choose another")
+    try:
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise InputError(f"--plot {path}: cannot be written ({error.strerror}); choose another folder") from error
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise InputError("--plot needs matplotlib; install elsa with its extra 'train', or use --json") from error
+
+
+def _draw(found: "Clusters", path: Path, *, quietly: bool) -> None:
+    from services.cli.cluster_picture import draw
+    from services.cli.standings import MOST_DIVERGENCES
+
+    draw(found, path)
+    said = f"{path} is written"
+    if found.divergence is None:
+        many = len(found.clients) > MOST_DIVERGENCES
+        reason = f" for more than {MOST_DIVERGENCES} clients" if many else ""
+        said += f", the map alone: the cloud gives no divergences{reason}"
+    typer.echo(said, err=quietly)
+
+
+def _print(run_id: str, found: "Clusters") -> None:
+    from rich.console import Console
+
+    table, console = _table(found), Console()
+    whole = console.measure(table, options=console.options.update(width=PIPE_WIDTH))
+    width = max(console.width, whole.minimum) if console.is_terminal else PIPE_WIDTH
+    Console(width=width).print(table)  # nothing is cut off; in a pipe a client stays on its line
+    groups = f"{found.count} cluster{'' if found.count == 1 else 's'} of {len(found.clients)} clients"
+    typer.echo(f"run {run_id}, from version {found.version} on: {groups}\n{found.how}\n\n{LEGEND}")
+
+
+def _table(found: "Clusters") -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in ("client", "cluster", "edge"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("trust", "cons", "rept", "orig", "updt", "ms"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("why")
+    for before, standing in zip((None, *found.clients), found.clients, strict=False):
+        if before is not None and before.cluster != standing.cluster:
+            table.add_section()
+        table.add_row(*_cells(standing), style="red" if standing.mark else None)
+    return table
+
+
+def _cells(standing: "Standing") -> "list[Text]":
+    from rich.text import Text
+
+    from services.cli.standings import PARTS
+
+    parts = standing.parts
+    why = f"{standing.mark}: {standing.why}" if standing.mark else standing.why
+    cells = (
+        *(standing.client, str(standing.cluster), standing.edge, f"{standing.trust:.2f}"),
+        *("–" if parts is None else f"{parts[name]:.2f}" for name in PARTS),
+        *(f"{standing.latency_ms:.1f}", why),
+    )
+    return [Text(cell) for cell in cells]  # others' words: no markup

@@ -1,0 +1,117 @@
+"""Groups of clients that behave alike and how far each is trusted, from their fingerprints; records in, groups out.
+
+`placing.py` gives each an edge. What cannot be had is fallen back from, and the notes say so: nothing that clients
+send or leave out ends a run here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elsa.cluster import clusters, divergence
+from elsa.cluster.count import Count
+from elsa.cluster.fingerprint import gaussians
+from elsa.cluster.trust import Parts
+from elsa.cluster.trust_probes import NEUTRAL
+from elsa.clustering import TrustSpec
+from elsa.spec import RunSpec
+from services.cloud.behaviour import Behaviour
+from services.cloud.records import Fingerprint
+
+Array = NDArray[np.float64]
+
+MOST_COMPARED = 10_000
+"""So many fingerprints are compared with each other, which takes 800 MB for their divergences."""
+LATE_AMONG = 500
+"""A late fingerprint's trust is measured among so many others at most."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Groups:
+    """What the fingerprints tell; a client that sent none is in no mapping."""
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    medoids: tuple[str, ...] = ()
+    """The client in the middle of each cluster; none where there are no clusters."""
+    distance: Mapping[str, Array] = field(default_factory=dict)
+    """To each cluster's medoid, (clusters,), in medians of all divergences."""
+    parts: Mapping[str, Parts] = field(default_factory=dict)
+    trust: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def grouped(spec: RunSpec, fingerprints: Sequence[Fingerprint], clients: int, edges: int) -> Groups:
+    """The groups in a run of `clients` clients and `edges` edges: one of all where fewer than two sent anything."""
+    notes = [f"{len(fingerprints)} of {clients} clients sent a fingerprint"]
+    if len(fingerprints) < 2:
+        return Groups(notes=(*notes, "too few to compare: one cluster, edges by latency alone"))
+    if len(fingerprints) > MOST_COMPARED:
+        notes.append(f"{MOST_COMPARED} of them, drawn at random, were compared; the others count as not sent")
+        drawn = np.random.default_rng([spec.seed]).permutation(len(fingerprints))[:MOST_COMPARED]
+        fingerprints = [fingerprints[at] for at in np.sort(drawn)]
+    behaviour = Behaviour.of(fingerprints)
+    apart = divergence.divergences(gaussians(behaviour.first, spec.clustering.shrinkage))
+    parts = behaviour.parts(apart)
+    trust, note = trusted(spec.trust, parts)
+    found = _clusters(spec, behaviour.ids, apart, trust, edges)
+    return replace(found, parts=parts, trust=trust, notes=(*notes, *filter(None, [*found.notes, note])))
+
+
+def trusted(spec: TrustSpec, parts: Mapping[str, Parts]) -> tuple[dict[str, float], str]:
+    """How far each client's update counts before the first round, and what was fallen back to."""
+    if not spec.enabled:
+        return dict.fromkeys(parts, 1.0), ""
+    scores = {client: own.score for client, own in parts.items()}
+    best = max(scores.values())
+    if best > 0 and best >= spec.min_trust:
+        return scores, ""
+    low = f"trust of all {len(scores)} is below trust.min_trust {spec.min_trust:g} (the best {best:.3f})"
+    return dict.fromkeys(parts, NEUTRAL), f"{low}: they all count alike"
+
+
+def neutral(spec: TrustSpec) -> float:
+    """How far a client counts of which nothing is known."""
+    return NEUTRAL if spec.enabled else 1.0
+
+
+def joins(
+    spec: RunSpec, fingerprint: Fingerprint, others: Sequence[Fingerprint], medoids: Sequence[Fingerprint]
+) -> tuple[int, Parts, float]:
+    """The cluster whose medoid is nearest to a late client, and its trust, measured among some `others`.
+
+    Without medoids there is one cluster, 0.
+    """
+    known = {kept.client_id: kept for kept in [*medoids, *others] if kept.client_id != fingerprint.client_id}
+    behaviour = Behaviour.of([fingerprint, *list(known.values())[: LATE_AMONG + len(medoids)]])
+    apart = divergence.divergences(gaussians(behaviour.first, spec.clustering.shrinkage))
+    own = behaviour.parts(apart)[fingerprint.client_id]
+    rows = [behaviour.ids.index(medoid.client_id) for medoid in medoids]
+    cluster = int(clusters.nearest(apart[:1, rows])[0]) if rows else 0
+    return cluster, own, own.score if spec.trust.enabled else 1.0
+
+
+def _clusters(spec: RunSpec, ids: tuple[str, ...], apart: Array, trust: Mapping[str, float], edges: int) -> Groups:
+    """The clusters of those who are trusted; each of the others joins the one whose medoid is nearest to it.
+
+    Else several bad clients could make up a cluster of their own that the number of clusters then lacks.
+    """
+    asked = spec.clustering.clusters
+    count: Count = edges if asked == "edges" else asked
+    method: clusters.Method = "agglomerative" if spec.clustering.method == "agglomerative" else "spectral"
+    shaping = [row for row, client in enumerate(ids) if trust[client] >= spec.trust.min_trust]
+    shaping = shaping if len(shaping) > 1 else list(range(len(ids)))
+    among = apart if len(shaping) == len(ids) else apart[np.ix_(shaping, shaping)]
+    found = clusters.find([ids[row] for row in shaping], among, method=method, count=count, seed=[spec.seed])
+    medoids = tuple(found.medoids[cluster] for cluster in sorted(found.medoids))
+    columns = apart[:, [ids.index(medoid) for medoid in medoids]]
+    nearest = dict(zip(ids, clusters.nearest(columns).tolist(), strict=True))
+    distance = columns / divergence.scale(apart)
+    left = len(ids) - len(shaping)
+    return Groups(
+        labels={client: found.labels.get(client, nearest[client]) for client in ids},
+        medoids=medoids,
+        distance=dict(zip(ids, distance, strict=True)),
+        notes=(found.note, f"{left} with little trust joined the nearest clusters" if left else ""),
+    )

@@ -1,0 +1,193 @@
+"""Gives clients their probes and takes their fingerprints, checked, in time or late."""
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elsa.cluster.fingerprint import asking_order, check_fingerprint
+from elsa.data.probes import probes_of, probes_sha256
+from elsa.errors import MalformedError, PermissionDeniedError, RoundGivenUpError, StaleRoundError
+from elsa.spec import RunSpec
+from services.cloud.clustering import LATE_AMONG, joins
+from services.cloud.engine import Engine
+from services.cloud.events import TrustChanged
+from services.cloud.keys import works
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Clustering, Fingerprint, Run, Standing
+from services.cloud.runs import member_of
+from services.cloud.store import Store, Transaction
+
+SUMS_TO = 1e-3
+"""How far the probabilities of one probe may be from 1 in sum."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a client is asked."""
+
+    probes: tuple[str, ...]
+    """In its own order, repeats included."""
+    sha256: str
+    """Of the whole set."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Upload:
+    """What a client sends, its values not yet checked."""
+
+    run_id: str
+    client_id: str
+    probes_sha256: str
+    embeddings: NDArray[np.float32]
+    """(places, dimensions)."""
+    probabilities: NDArray[np.float32] | None
+    """(places, labels)."""
+
+
+class Fingerprints:
+    """The fingerprints of all runs."""
+
+    def __init__(self, store: Store, engine: Engine, *, clock: Callable[[], float]) -> None:
+        self._store, self._engine, self._clock = store, engine, clock
+
+    def probes(self, run_id: str, client_id: str) -> Asked:
+        """The probes for a client, always the same and in the same order.
+
+        Raises:
+            NotFoundError: an unknown run or node.
+            PermissionDeniedError: a node that is no client of the run.
+            StaleRoundError: a run that does not warm up yet, or does not cluster.
+            RoundGivenUpError: a run that has ended.
+        """
+        with self._store.transaction() as transaction:
+            spec = RunSpec.from_yaml(_clustering_run(transaction, run_id, client_id).spec)
+        known = probes_of(spec.clustering.probes)
+        asked = tuple(known[probe] for probe in order_of(spec, client_id))
+        return Asked(probes=asked, sha256=probes_sha256(known))
+
+    async def take(self, upload: Upload) -> None:
+        """Keep a fingerprint; while the run warms up it replaces the one before, later it has to be the first.
+
+        A client whose run has clustered joins the nearest cluster. The same one may come twice at any time.
+
+        Raises: as `probes`, MalformedError for another probe set, shape or values, and StaleRoundError for another
+        fingerprint than before once the run has clustered.
+        """
+        with self._store.transaction() as transaction:
+            run = _clustering_run(transaction, upload.run_id, upload.client_id)
+        sent = await asyncio.to_thread(_checked, RunSpec.from_yaml(run.spec), upload, self._clock())
+        with self._store.transaction() as transaction:
+            run = _clustering_run(transaction, upload.run_id, upload.client_id)
+            late = run.state is RunState.TRAINING
+            if not _is_new(transaction, run, sent):
+                return
+            if not late:
+                transaction.put(sent)
+        if late:
+            await self._join(run, sent)
+        self._engine.announce(run.run_id)
+        self._engine.kick(run.run_id)
+
+    async def _join(self, run: Run, sent: Fingerprint) -> None:
+        with self._store.transaction() as transaction:
+            made = transaction.all(Clustering, run_id=run.run_id)[0]
+            others = transaction.some_fingerprints(run.run_id, LATE_AMONG)
+            found = [transaction.get(Fingerprint, run_id=run.run_id, client_id=medoid) for medoid in made.medoids]
+        medoids = [medoid for medoid in found if medoid is not None]
+        cluster, parts, trust = await asyncio.to_thread(joins, RunSpec.from_yaml(run.spec), sent, others, medoids)
+        detail = f"came late, joins cluster {cluster}, the nearest, trust {trust:.2f}"
+        with self._store.transaction() as transaction:
+            if _clustering_run(transaction, run.run_id, sent.client_id) and _is_new(transaction, run, sent):
+                transaction.put(sent)
+                stands = Standing(
+                    run_id=run.run_id,
+                    client_id=sent.client_id,
+                    cluster=cluster,
+                    trust=trust,
+                    parts=parts,
+                    detail=detail,
+                )
+                transaction.put(stands)
+                event = TrustChanged(
+                    client_id=sent.client_id, trust=trust, set_aside=False, detail=detail, parts=parts
+                )
+                transaction.append(run.run_id, event, self._clock())
+
+
+def order_of(spec: RunSpec, client_id: str) -> list[int]:
+    """The probe at each place of a client's order."""
+    probes = spec.clustering.probes
+    order: list[int] = asking_order(
+        probes.count, probes.repeated, [spec.seed, zlib.crc32(client_id.encode())]
+    ).tolist()
+    return order
+
+
+def _clustering_run(transaction: Transaction, run_id: str, client_id: str) -> Run:
+    """A run that takes fingerprints of this client. Raises as `Fingerprints.probes`."""
+    run, member = transaction.run(run_id), member_of(transaction, run_id, client_id)
+    if run.state.ended:
+        raise RoundGivenUpError(f"run {run_id} has ended ({run.state})")
+    if run.state not in (RunState.WARMUP, RunState.CLUSTERING, RunState.TRAINING):
+        raise StaleRoundError(f"run {run_id} is {run.state}; fingerprints are taken once it warms up")
+    if transaction.get(Clustering, run_id=run_id) is None:
+        raise StaleRoundError(f"run {run_id} does not cluster its clients; go on without a fingerprint")
+    if not works(member):
+        raise PermissionDeniedError(f"{client_id} is no client of run {run_id} ({member.answer})")
+    return run
+
+
+def _is_new(transaction: Transaction, run: Run, sent: Fingerprint) -> bool:
+    """Whether a fingerprint is to be kept; False if the same is there. Raises StaleRoundError for a second one."""
+    kept = transaction.get(Fingerprint, run_id=run.run_id, client_id=sent.client_id)
+    if kept is None:
+        return True
+    if (kept.embeddings, kept.probabilities) == (sent.embeddings, sent.probabilities):
+        return False
+    if run.state is RunState.WARMUP:
+        return True
+    raise StaleRoundError(
+        f"run {run.run_id} is {run.state} and has a fingerprint of {sent.client_id}; a second one is too late"
+    )
+
+
+def _checked(spec: RunSpec, upload: Upload, now: float) -> Fingerprint:
+    known = probes_sha256(probes_of(spec.clustering.probes))
+    if upload.probes_sha256 != known:
+        raise MalformedError(
+            f"probes_sha256: {upload.probes_sha256[:64]!r}, the run's is {known}; answer those that are asked"
+        )
+    asked = order_of(spec, upload.client_id)
+    check_fingerprint(upload.embeddings, len(asked), spec.clustering.dimensions)
+    labels = len(spec.data.labels) if spec.model.task == "classification" else 0
+    _check_probabilities(upload.probabilities, len(asked), labels)
+    said = upload.probabilities
+    return Fingerprint(
+        run_id=upload.run_id,
+        client_id=upload.client_id,
+        arrived_unix_s=now,
+        asked=tuple(asked),
+        dimensions=spec.clustering.dimensions,
+        embeddings=upload.embeddings.astype("<f4").tobytes(),
+        labels=labels,
+        probabilities=None if said is None else said.astype("<f4").tobytes(),
+    )
+
+
+def _check_probabilities(probabilities: NDArray[np.float32] | None, asked: int, labels: int) -> None:
+    """Raise MalformedError unless each place has a probability of each label, and none where there are no labels."""
+    if probabilities is None and labels:
+        raise MalformedError("probabilities: none; a client of a run for classification sends what its head says")
+    if probabilities is None:
+        return
+    if probabilities.shape != (asked, labels):
+        raise MalformedError(f"probabilities: shape {probabilities.shape}; it must be ({asked}, {labels})")
+    if not (np.isfinite(probabilities).all() and (probabilities >= 0).all()):
+        raise MalformedError("probabilities: holds NaN, infinity or values below 0")
+    sums = probabilities.astype(np.float64).sum(axis=1)
+    if (worst := np.abs(sums - 1).max()) > SUMS_TO:
+        raise MalformedError(f"probabilities: a row is {worst:.3g} away from 1 in sum; at most {SUMS_TO} is taken")
