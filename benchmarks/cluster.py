@@ -45,7 +45,7 @@ def groups(folder: Path, seeds: int) -> None:
         mean = statistics.mean(found)
         lines.append((name, f"{mean:.3f}", " ".join(f"{index:.2f}" for index in found)))
     print(f"{CLIENTS} clients of 4 distributions, 15 warm-up steps of 16 rows, 64 probes, 32 dimensions\n")
-    print(table([("case", "adjusted Rand index", f"{seeds} seeds (mean at least 0.95)"), *lines]) + "\n")
+    print(_table(("case", "adjusted Rand index", f"{seeds} seeds (mean at least 0.95)"), lines) + "\n")
 
 
 def trust(folder: Path, seeds: int) -> None:
@@ -78,7 +78,7 @@ def trust(folder: Path, seeds: int) -> None:
         rare.append(_rarest(town, seed))
     print(f"{CLIENTS + BAD} clients, {BAD} of them bad, {seeds} seeds: area under the ROC curve of trust\n")
     lines = [(way, f"{statistics.mean(found):.3f}", f"{min(found):.3f}") for way, found in scores.items()]
-    print(table([("bad in", "mean (at least 0.95)", "least"), *lines]))
+    print(_table(("bad in", "mean (at least 0.95)", "least"), lines))
     print(
         f"\nleast trust of two honest clients of a distribution that no other has: {min(rare):.2f} (at least 0.5)\n"
     )
@@ -95,7 +95,7 @@ def cost() -> None:
         lines.append((f"{clients:,}", *share, f"{total:.2f}", f"{MOST_S[clients]:g}", f"{peak:.2f}"))
     lines.append(_landmarked(100_000))
     print(f"{PROBES} probes, {DIMENSIONS} dimensions, {EDGES} edges; seconds\n")
-    print(table([("clients", "divergence", "clusters", "trust", "assignment", "in all", "at most", "GiB"), *lines]))
+    print(_table(("clients", "divergence", "clusters", "trust", "assignment", "in all", "at most", "GiB"), lines))
 
 
 def _rand(town: Town, kinds: Sequence[tuple[tuple[str, str], ...]], seed: int) -> float:
@@ -228,6 +228,10 @@ def _landmarked(clients: int) -> tuple[str, ...]:
         "-",
         f"{peak:.2f}",
     )
+
+
+def _table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return table([dict(zip(headings, line, strict=True)) for line in lines])
 
 
 @contextmanager
