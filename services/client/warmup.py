@@ -1,7 +1,7 @@
 """A client's warm-up: some steps with the edge of the time being, probes answered, and the fingerprint sent.
 
 What is trained here is thrown away: rounds begin from the same adapter for all. A client whose edge or cloud is away
-for too long goes on without a fingerprint, and is placed by latency alone; one that is refused for good leaves the run.
+for too long goes on without a fingerprint, and is placed by latency alone; one that is refused leaves the run.
 """
 
 import logging
