@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from planted import divergences, fleet, names
 from sklearn.metrics import adjusted_rand_score
 
 from elsa.cluster.clusters import find, nearest
 from elsa.errors import MalformedError, SpecError
-from tests.unit.cluster.planted import divergences, fleet, names
 
 
 def square(clients: int, groups: int, seed: int = 0, apart: float = 1.0):

@@ -4,12 +4,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from planted import divergences, fleet, names
 from sklearn.metrics import adjusted_rand_score
 
 from elsa.cluster.clusters import find
 from elsa.cluster.landmarks import find_by_landmarks
 from elsa.errors import MalformedError, SpecError
-from tests.unit.cluster.planted import divergences, fleet, names
 
 
 def columns_of(means, covariances):
