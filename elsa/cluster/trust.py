@@ -20,7 +20,8 @@ Array = NDArray[np.float64]
 KEPT = 0.8  # share of the old score in the smoothed one
 DEVIATIONS = 3 * 1.4826  # median absolute deviations below the median: three standard deviations of a normal one
 LEAST_MAD = 0.1  # so that among clients that hardly differ nobody above half the others' trust is set aside
-ROUNDS = 2  # how many rounds in a row a client must be below
+ROUNDS = 2
+"""Who is `too_low` in so many rounds in a row is set aside; the caller counts them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class Aside:
-    """Why each client that is set aside is; `note` says why nobody is where everybody would have been."""
+    """Why each client that is too low in a round is; `note` says why nobody is where everybody would have been."""
 
     reasons: dict[str, str]
     note: str = ""
@@ -102,35 +103,29 @@ def smoothed(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, fl
     }
 
 
-def set_aside(history: Sequence[Mapping[str, float]], min_trust: float = 0.0) -> Aside:
-    """Who is set aside after the rounds of `history`, the latest last, each the smoothed scores by client.
+def too_low(scores: Mapping[str, float], min_trust: float = 0.0) -> Aside:
+    """Who is too low in one round, by its smoothed scores; who is so in ROUNDS rounds in a row is to be set aside.
 
-    A client is, whose score was in both of the last two rounds below `min_trust`, or below the round's
-    median - 3 · 1.4826 · MAD over the clients, the MAD at least 0.1. Nobody is before the second round, and nobody
-    where everybody would be, as a run without clients has no way on; then `note` says so.
+    A client is whose score is below `min_trust`, or below the median - 3 · 1.4826 · MAD over the clients, the MAD at
+    least 0.1. Nobody is where everybody would be, as a run without clients has no way on; then `note` says so.
 
     Raises:
         SpecError: if `min_trust` is not in [0, 1).
     """
     if not 0 <= min_trust < 1:
         raise SpecError(f"min_trust: {min_trust} is not in [0, 1); give a share of full trust, such as 0.3")
-    last = history[-ROUNDS:]
-    if len(last) < ROUNDS or not all(last):
+    if not scores:
         return Aside(reasons={})
-    bounds = [_bound(scores) for scores in last]
+    bound = _bound(scores)
     reasons = {
-        name: _reason(last[-1][name], bounds[-1], min_trust)
-        for name in sorted(last[-1])
-        if all(
-            name in scores and scores[name] < max(bound, min_trust)
-            for scores, bound in zip(last, bounds, strict=True)
-        )
+        name: _reason(scores[name], bound, min_trust)
+        for name in sorted(scores)
+        if scores[name] < max(bound, min_trust)
     }
-    if len(reasons) == len(last[-1]):
-        best = max(last[-1].values())
-        low = f"trust of all {len(reasons)} clients is below min_trust {min_trust:g} (the best {best:.3f})"
-        return Aside(reasons={}, note=f"{low}: none is set aside")
-    return Aside(reasons=reasons)
+    if len(reasons) < len(scores):
+        return Aside(reasons=reasons)
+    low = f"trust of all {len(scores)} clients is below min_trust {min_trust:g} (the best {max(scores.values()):.3f})"
+    return Aside(reasons={}, note=f"{low}: none is set aside")
 
 
 def _bound(scores: Mapping[str, float]) -> float:
@@ -141,5 +136,5 @@ def _bound(scores: Mapping[str, float]) -> float:
 
 def _reason(score: float, bound: float, min_trust: float) -> str:
     if score < bound:
-        return f"trust {score:.3f} below {bound:.3f}, the median less 3·1.4826·MAD, {ROUNDS} rounds in a row"
-    return f"trust {score:.3f} below min_trust {min_trust:g}, {ROUNDS} rounds in a row"
+        return f"trust {score:.3f} below {bound:.3f}, the median less 3·1.4826·MAD"
+    return f"trust {score:.3f} below min_trust {min_trust:g}"

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import simulated_clients as simulated
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from elsa.cluster.trust import Parts, of_fingerprints, set_aside, smoothed, with_updates
+from elsa.cluster.trust import Parts, of_fingerprints, smoothed, too_low, with_updates
 from elsa.errors import SpecError
 
 EVEN = (0,) * 7 + (1,) * 7 + (2,) * 6
@@ -108,34 +110,43 @@ def test_smoothing_keeps_four_fifths_of_the_old_score() -> None:
 HONEST = {f"client-{i}": 0.9 + 0.01 * i for i in range(6)}
 
 
-def test_a_client_far_below_the_others_is_set_aside_after_two_rounds_with_the_reason() -> None:
-    low = {**HONEST, "low": 0.2}
-    assert set_aside([low]).reasons == {}
-    assert set_aside([HONEST | {"low": 0.9}, low]).reasons == {}
-    assert set_aside([low, HONEST | {"low": 0.9}]).reasons == {}
-    aside = set_aside([HONEST, low, low])
+def test_a_client_far_below_the_others_is_too_low_and_nobody_else_and_the_reason_is_said() -> None:
+    aside = too_low(HONEST | {"low": 0.2})
     assert set(aside.reasons) == {"low"}
     assert "0.200" in aside.reasons["low"] and "median" in aside.reasons["low"]
+    assert too_low(HONEST).reasons == {}
 
 
-def test_among_equals_a_small_difference_sets_nobody_aside() -> None:
-    scores = {f"client-{i}": 0.95 for i in range(9)} | {"rare": 0.52}
-    assert set_aside([scores, scores]).reasons == {}
+def test_among_equals_a_small_difference_is_not_too_low() -> None:
+    assert too_low({f"client-{i}": 0.95 for i in range(9)} | {"rare": 0.52}).reasons == {}
 
 
-def test_a_client_below_the_least_trust_is_set_aside() -> None:
-    scores = {**HONEST, "rare": 0.55}
-    aside = set_aside([scores, scores], min_trust=0.6)
+def test_a_client_below_the_least_trust_is_too_low() -> None:
+    aside = too_low(HONEST | {"rare": 0.55}, min_trust=0.6)
     assert set(aside.reasons) == {"rare"} and "min_trust 0.6" in aside.reasons["rare"]
 
 
-def test_nobody_is_set_aside_where_everybody_would_be_and_it_is_said() -> None:
-    scores = dict.fromkeys("abc", 0.1)
-    aside = set_aside([scores, scores], min_trust=0.3)
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=8), st.floats(0, 0.99))
+def test_somebody_is_always_left_and_nobody_above_a_client_that_is_left_is_too_low(
+    scores: dict[str, float], min_trust: float
+) -> None:
+    aside = too_low(scores, min_trust)
+    left = [score for name, score in scores.items() if name not in aside.reasons]
+    assert bool(left) == bool(scores)
+    assert all(scores[name] < min(left) for name in aside.reasons)
+
+
+def test_nobody_is_too_low_where_everybody_would_be_and_it_is_said() -> None:
+    aside = too_low(dict.fromkeys("abc", 0.1), min_trust=0.3)
     assert aside.reasons == {} and "all 3 clients" in aside.note
+
+
+def test_without_clients_nobody_is_too_low() -> None:
+    aside = too_low({}, min_trust=0.3)
+    assert aside.reasons == {} and not aside.note
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
 def test_a_least_trust_that_is_no_share_is_refused(value: float) -> None:
     with pytest.raises(SpecError, match="min_trust"):
-        set_aside([], min_trust=value)
+        too_low(HONEST, min_trust=value)
