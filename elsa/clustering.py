@@ -60,6 +60,11 @@ class ClusteringSpec(Part):
     )
     quorum: float = Field(1.0, gt=0, le=1, description="share of clients whose fingerprints end the wait")
     deadline_s: float = Field(600.0, gt=0, le=MONTH_S, description="the wait ends then with what has come")
+    every: int = Field(0, ge=0, le=10_000, description="global rounds after which it is done anew; 0: done once")
+
+    def renews(self, version: int) -> bool:
+        """Whether clients are asked again as they train towards this version."""
+        return self.every > 0 and version > 0 and version % self.every == 0
 
     def upload_bytes(self, labels: int) -> int:
         """What a client's fingerprint takes on the wire, in a task with so many labels."""
@@ -80,3 +85,4 @@ class AssignmentSpec(Part):
     beta: float = Field(1.0, ge=0, le=1e6, description="weight of latency")
     gamma: float = Field(1.0, ge=0, le=1e6, description="weight of distrust")
     latency_bound_ms: float = Field(1000.0, gt=0, le=1e6, description="edges further off are out of reach")
+    move_cost: float = Field(0.5, ge=0, le=1e6, description="what a move to another edge has to save")

@@ -160,6 +160,8 @@ class AdapterHeader(_message.Message):
     REPORTS_FIELD_NUMBER: _builtins.int
     INITIAL_FIELD_NUMBER: _builtins.int
     CONFIG_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     node_id: _builtins.str
@@ -180,6 +182,10 @@ class AdapterHeader(_message.Message):
     """True where an edge offers the run's first adapter (version 0) while the run enrolls. All edges make the same
     bytes from the run's seed.
     """
+    cluster: _builtins.int
+    """Edge, in a run that has clustered: the cluster whose clients' aggregate this is."""
+    parts: _builtins.int
+    """Edge: how many pushes make up what it delivers of this version, one for each cluster; 0 counts as 1."""
     @_builtins.property
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientReport]:
         """What the clients did: a client sends its own one, an edge those of all its edge rounds."""
@@ -202,12 +208,16 @@ class AdapterHeader(_message.Message):
         reports: _abc.Iterable[Global___ClientReport] | None = ...,
         initial: _builtins.bool = ...,
         config: Global___AdapterConfig | None = ...,
+        cluster: _builtins.int | None = ...,
+        parts: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "edge_round", b"edge_round", "initial", b"initial", "node_id", b"node_id", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "config", b"config", "edge_round", b"edge_round", "initial", b"initial", "node_id", b"node_id", "parts", b"parts", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
 
 Global___AdapterHeader: _TypeAlias = AdapterHeader  # noqa: Y015
 
@@ -276,6 +286,7 @@ class PullAdapterRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     EDGE_ROUND_FIELD_NUMBER: _builtins.int
     WAIT_S_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     node_id: _builtins.str
@@ -286,6 +297,8 @@ class PullAdapterRequest(_message.Message):
     """Least edge round on top of it, at an edge; 0 at the cloud."""
     wait_s: _builtins.float
     """Seconds to wait for it, 0 to 60."""
+    cluster: _builtins.int
+    """Set: that cluster's adapter of exactly this version, without a wait. NOT_FOUND where it has none."""
     def __init__(
         self,
         *,
@@ -294,12 +307,15 @@ class PullAdapterRequest(_message.Message):
         version: _builtins.int = ...,
         edge_round: _builtins.int = ...,
         wait_s: _builtins.float = ...,
+        cluster: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_round", b"edge_round", "node_id", b"node_id", "run_id", b"run_id", "version", b"version", "wait_s", b"wait_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "edge_round", b"edge_round", "node_id", b"node_id", "run_id", b"run_id", "version", b"version", "wait_s", b"wait_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
 
 Global___PullAdapterRequest: _TypeAlias = PullAdapterRequest  # noqa: Y015
 
@@ -313,6 +329,7 @@ class PulledHeader(_message.Message):
     EDGE_ROUND_FIELD_NUMBER: _builtins.int
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the global adapter that this is or came from."""
     edge_round: _builtins.int
@@ -321,6 +338,8 @@ class PulledHeader(_message.Message):
     """Bytes of the whole safetensors file."""
     sha256: _builtins.str
     """SHA-256 of the whole file, lower-case hexadecimal."""
+    cluster: _builtins.int
+    """From an edge, of a whole version: the caller's cluster, where it has an adapter of its own of this version."""
     def __init__(
         self,
         *,
@@ -328,12 +347,15 @@ class PulledHeader(_message.Message):
         edge_round: _builtins.int = ...,
         total_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
+        cluster: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_round", b"edge_round", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "edge_round", b"edge_round", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
 
 Global___PulledHeader: _TypeAlias = PulledHeader  # noqa: Y015
 

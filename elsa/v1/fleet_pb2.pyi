@@ -799,12 +799,15 @@ class UploadFingerprintRequest(_message.Message):
     PROBES_SHA256_FIELD_NUMBER: _builtins.int
     EMBEDDINGS_FIELD_NUMBER: _builtins.int
     PROBABILITIES_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     client_id: _builtins.str
     """The client."""
     probes_sha256: _builtins.str
     """SHA-256 of the probe set that it was made with."""
+    version: _builtins.int
+    """Version of the global adapter that the client trained from before it answered; 0 in the warm-up."""
     @_builtins.property
     def embeddings(self) -> _tensor_pb2.Tensor:
         """Projected embeddings, float32, (probes, dimensions), in the client's own order."""
@@ -821,10 +824,11 @@ class UploadFingerprintRequest(_message.Message):
         probes_sha256: _builtins.str = ...,
         embeddings: _tensor_pb2.Tensor | None = ...,
         probabilities: _tensor_pb2.Tensor | None = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embeddings", b"embeddings", "probabilities", b"probabilities"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "embeddings", b"embeddings", "probabilities", b"probabilities", "probes_sha256", b"probes_sha256", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "embeddings", b"embeddings", "probabilities", b"probabilities", "probes_sha256", b"probes_sha256", "run_id", b"run_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -100,6 +100,7 @@ class Evaluation(_message.Message):
     LOSS_FIELD_NUMBER: _builtins.int
     ACCURACY_FIELD_NUMBER: _builtins.int
     CLIENTS_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The version."""
     rows: _builtins.int
@@ -110,6 +111,8 @@ class Evaluation(_message.Message):
     """Share of right answers: labels or next tokens."""
     clients: _builtins.int
     """Clients that have reported."""
+    cluster: _builtins.int
+    """The cluster whose adapter of the version was evaluated; not set: the global one."""
     def __init__(
         self,
         *,
@@ -118,12 +121,15 @@ class Evaluation(_message.Message):
         loss: _builtins.float = ...,
         accuracy: _builtins.float = ...,
         clients: _builtins.int = ...,
+        cluster: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "clients", b"clients", "loss", b"loss", "rows", b"rows", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "accuracy", b"accuracy", "clients", b"clients", "cluster", b"cluster", "loss", b"loss", "rows", b"rows", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
 
 Global___Evaluation: _TypeAlias = Evaluation  # noqa: Y015
 
@@ -470,6 +476,7 @@ class EvaluationReported(_message.Message):
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
     TOTAL_FIELD_NUMBER: _builtins.int
+    CLUSTER_EVALUATION_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """The client."""
     @_builtins.property
@@ -480,16 +487,21 @@ class EvaluationReported(_message.Message):
     def total(self) -> Global___Evaluation:
         """All clients' so far, weighted."""
 
+    @_builtins.property
+    def cluster_evaluation(self) -> Global___Evaluation:
+        """The client's metrics of its cluster's adapter of the same version, where there is one."""
+
     def __init__(
         self,
         *,
         client_id: _builtins.str = ...,
         evaluation: Global___Evaluation | None = ...,
         total: Global___Evaluation | None = ...,
+        cluster_evaluation: Global___Evaluation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation", "total", b"total"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_evaluation", b"cluster_evaluation", "evaluation", b"evaluation", "total", b"total"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "evaluation", b"evaluation", "total", b"total"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "cluster_evaluation", b"cluster_evaluation", "evaluation", b"evaluation", "total", b"total"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -821,6 +833,7 @@ class GetClustersResponse(_message.Message):
 
     CLUSTERED_FIELD_NUMBER: _builtins.int
     DIVERGENCE_FIELD_NUMBER: _builtins.int
+    SCORES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def clustered(self) -> Global___Clustered:
         """As in the event."""
@@ -831,19 +844,58 @@ class GetClustersResponse(_message.Message):
         fingerprint; not set for more than 400 clients, of which the message would not hold them.
         """
 
+    @_builtins.property
+    def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClusterScore]:
+        """How good the newest evaluated version is for each cluster, in order of the clusters."""
+
     def __init__(
         self,
         *,
         clustered: Global___Clustered | None = ...,
         divergence: _tensor_pb2.Tensor | None = ...,
+        scores: _abc.Iterable[Global___ClusterScore] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clustered", b"clustered", "divergence", b"divergence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clustered", b"clustered", "divergence", b"divergence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clustered", b"clustered", "divergence", b"divergence", "scores", b"scores"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClustersResponse: _TypeAlias = GetClustersResponse  # noqa: Y015
+
+@_typing.final
+class ClusterScore(_message.Message):
+    """How good a version is for one cluster's clients: under the global adapter, and under the cluster's own."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLUSTER_FIELD_NUMBER: _builtins.int
+    EVALUATION_FIELD_NUMBER: _builtins.int
+    CLUSTER_EVALUATION_FIELD_NUMBER: _builtins.int
+    cluster: _builtins.int
+    """The cluster."""
+    @_builtins.property
+    def evaluation(self) -> Global___Evaluation:
+        """Weighted metrics of the global adapter, of the clients that have reported both."""
+
+    @_builtins.property
+    def cluster_evaluation(self) -> Global___Evaluation:
+        """The same clients' of their cluster's adapter."""
+
+    def __init__(
+        self,
+        *,
+        cluster: _builtins.int = ...,
+        evaluation: Global___Evaluation | None = ...,
+        cluster_evaluation: Global___Evaluation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_evaluation", b"cluster_evaluation", "evaluation", b"evaluation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cluster", b"cluster", "cluster_evaluation", b"cluster_evaluation", "evaluation", b"evaluation"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterScore: _TypeAlias = ClusterScore  # noqa: Y015
 
 @_typing.final
 class CancelRunRequest(_message.Message):
@@ -893,6 +945,7 @@ class ReportEvaluationRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     EVALUATION_FIELD_NUMBER: _builtins.int
+    CLUSTER_EVALUATION_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     client_id: _builtins.str
@@ -901,16 +954,21 @@ class ReportEvaluationRequest(_message.Message):
     def evaluation(self) -> Global___Evaluation:
         """Its metrics; clients stays 0."""
 
+    @_builtins.property
+    def cluster_evaluation(self) -> Global___Evaluation:
+        """Its metrics of its cluster's adapter of the same version, on the same rows; not set where there is none."""
+
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         client_id: _builtins.str = ...,
         evaluation: Global___Evaluation | None = ...,
+        cluster_evaluation: Global___Evaluation | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["evaluation", b"evaluation"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cluster_evaluation", b"cluster_evaluation", "evaluation", b"evaluation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "evaluation", b"evaluation", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "cluster_evaluation", b"cluster_evaluation", "evaluation", b"evaluation", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -941,22 +999,31 @@ class ExportAdapterRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     version: _builtins.int
     """The version; unset: the newest."""
+    cluster: _builtins.int
+    """Set: that cluster's adapter of the version. NOT_FOUND where it has none."""
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         version: _builtins.int | None = ...,
+        cluster: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_version", b"_version", "cluster", b"cluster", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_version", b"_version", "run_id", b"run_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_version", b"_version", "cluster", b"cluster", "run_id", b"run_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
     _WhichOneofReturnType__version: _TypeAlias = _typing.Literal["version"]  # noqa: Y015
     _WhichOneofArgType__version: _TypeAlias = _typing.Literal["_version", b"_version"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__version) -> _WhichOneofReturnType__version | None: ...
 
 Global___ExportAdapterRequest: _TypeAlias = ExportAdapterRequest  # noqa: Y015

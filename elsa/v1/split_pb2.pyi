@@ -688,6 +688,7 @@ class PredictOpen(_message.Message):
     CALIBRATIONS_FIELD_NUMBER: _builtins.int
     SSOP_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    CLUSTER_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     client_id: _builtins.str
@@ -700,6 +701,8 @@ class PredictOpen(_message.Message):
     """A session of this client's that trains: its trunk, as it is now, stands in for that of the version. Empty: the
     version's. NOT_FOUND for an unknown session, PERMISSION_DENIED for another client's.
     """
+    cluster: _builtins.int
+    """Set: that cluster's adapter of the version stands in for the global one. NOT_FOUND where the edge has none."""
     @_builtins.property
     def split(self) -> Global___Split:
         """The client's split."""
@@ -728,12 +731,15 @@ class PredictOpen(_message.Message):
         calibrations: _abc.Iterable[_builtins.bytes] | None = ...,
         ssop: Global___SsopKey | None = ...,
         session_id: _builtins.str = ...,
+        cluster: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "split", b"split", "ssop", b"ssop"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "codecs", b"codecs", "split", b"split", "ssop", b"ssop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "client_id", b"client_id", "codecs", b"codecs", "run_id", b"run_id", "session_id", b"session_id", "split", b"split", "ssop", b"ssop", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "calibrations", b"calibrations", "client_id", b"client_id", "cluster", b"cluster", "codecs", b"codecs", "run_id", b"run_id", "session_id", b"session_id", "split", b"split", "ssop", b"ssop", "version", b"version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
+    _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
 
 Global___PredictOpen: _TypeAlias = PredictOpen  # noqa: Y015
 
