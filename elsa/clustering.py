@@ -1,8 +1,9 @@
 """Who learns with whom: what a specification says of fingerprints, clusters, trust and assignment."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from elsa.parsing import Part
 
@@ -12,13 +13,16 @@ MOST_UPLOAD_BYTES = 1_000_000
 """Of a fingerprint, which goes into one message."""
 OWN = 128
 """Probes of the project's own (`elsa.data.probes`)."""
+ASKED = 64
 Sentence = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=900)]
 
 
 class ProbesSpec(Part):
     """What clients are asked, all the same; public, so that nothing of a client's rows is in it."""
 
-    count: int = Field(64, ge=FEWEST_PROBES, le=MOST_PROBES, description="how many of the probes are asked")
+    count: int = Field(
+        ASKED, ge=FEWEST_PROBES, le=MOST_PROBES, description="how many are asked; unsaid, all of fewer sentences"
+    )
     repeated: int = Field(8, ge=1, le=256, description="of those, how many are asked twice, at places of their own")
     sentences: tuple[Sentence, ...] = Field(
         (), max_length=MOST_PROBES, description="the probes; empty: the project's own 128"
@@ -26,6 +30,23 @@ class ProbesSpec(Part):
     pooling: Literal["token", "mean"] = Field(
         "token", description="embedding of a probe: of [CLS] or the last real token, or the mean of all"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ask_all_of_fewer(cls, raw: Any) -> Any:
+        given = raw.get("sentences") if isinstance(raw, Mapping) and "count" not in raw else None
+        if isinstance(given, list | tuple) and FEWEST_PROBES <= len(given) < ASKED:
+            return {**raw, "count": len(given)}
+        return raw
+
+    @field_validator("sentences")
+    @classmethod
+    def _sentences_differ(cls, sentences: tuple[str, ...]) -> tuple[str, ...]:
+        first: dict[str, int] = {}
+        for number, sentence in enumerate(sentences, start=1):
+            if first.setdefault(sentence, number) != number:
+                raise ValueError(f"number {number} is the same as number {first[sentence]}; probes must differ")
+        return sentences
 
     @model_validator(mode="after")
     def _there_are_so_many(self) -> Self:

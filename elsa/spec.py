@@ -292,12 +292,17 @@ class RunSpec(Part):
     @classmethod
     def from_yaml(cls, text: str, origin: str = "spec") -> "RunSpec":
         """Parse YAML. Raises SpecError naming the origin, the field and the bound."""
-        try:
-            raw = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SpecError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
-        return parse(cls, raw if raw is not None else {}, origin)
+        return parse(cls, loaded(text, origin), origin)
 
     def to_yaml(self) -> str:
         """The spec as YAML that `from_yaml` reads back to an equal value."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def loaded(text: str, origin: str) -> Any:
+    """The values of a specification in YAML, not checked yet. Raises SpecError for what is not YAML."""
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"{origin} is not YAML: {' '.join(str(error).split())}") from error
+    return {} if raw is None else raw

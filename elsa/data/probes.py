@@ -5,7 +5,6 @@ probes.txt beside this module; an operator may give a file instead. Both sides c
 """
 
 import hashlib
-from collections import Counter
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -36,26 +35,21 @@ def probes_of(spec: ProbesSpec) -> tuple[str, ...]:
 def read_probes(path: Path) -> tuple[str, ...]:
     """The probes in a user's file: UTF-8 text, one a line, blanks around them taken off, in the file's order.
 
+    Empty lines are passed over.
+
     Raises:
-        DataError: naming the file and the line: it cannot be read, is not UTF-8, or holds an empty line, one that
-            stands there twice or is too long, fewer than 8 probes, or more than 1024.
+        DataError: naming the file and the line: it cannot be read, is not UTF-8, or holds a line that stands there
+            twice or is too long, fewer than 8 probes, or more than 1024.
     """
-    lines = [line.strip() for line in _text(path).removesuffix("\n").split("\n")]
-    if lines == [""]:
-        raise DataError(f"{path} is empty; write at least {FEWEST} probes into it, one a line")
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            raise DataError(f"{path}, line {number}: empty; take it out, or write a probe there")
+    found: dict[str, int] = {}
+    for number, line in enumerate(map(str.strip, _text(path).split("\n")), start=1):
         if len(line.encode()) > MOST_BYTES:
             raise DataError(f"{path}, line {number}: {len(line.encode())} bytes; a probe may have {MOST_BYTES}")
-    twice = next((line for line, times in Counter(lines).items() if times > 1), None)
-    if twice is not None:
-        first = lines.index(twice)
-        again = lines.index(twice, first + 1)
-        raise DataError(f"{path}, line {again + 1}: the same as line {first + 1}; probes must differ")
-    if not FEWEST <= len(lines) <= MOST:
-        raise DataError(f"{path} holds {len(lines)} probes; it needs {FEWEST} to {MOST}, one a line")
-    return tuple(lines)
+        if line and found.setdefault(line, number) != number:
+            raise DataError(f"{path}, line {number}: the same as line {found[line]}; probes must differ")
+    if not FEWEST <= len(found) <= MOST:
+        raise DataError(f"{path} holds {len(found)} probes; it needs {FEWEST} to {MOST}, one a line")
+    return tuple(found)
 
 
 def probes_sha256(probes: Sequence[str]) -> str:

@@ -112,6 +112,7 @@ BOUNDS = [
     ("clustering.dimensions", 2, 256),
     ("clustering.quorum", 1e-9, 1),
     ("clustering.deadline_s", 1e-3, 30 * 24 * 3600),
+    ("clustering.every", 0, 10_000),
     ("clustering.probes.count", 8, 128),
     ("clustering.probes.repeated", 1, 64),
     ("trust.min_trust", 0, 0.999999),
@@ -119,6 +120,7 @@ BOUNDS = [
     ("assignment.beta", 0, 1e6),
     ("assignment.gamma", 0, 1e6),
     ("assignment.latency_bound_ms", 1e-9, 1e6),
+    ("assignment.move_cost", 0, 1e6),
     ("seed", 0, 2**31 - 1),
 ]
 BOUND_BY_OTHERS = {"training.micro_batches", "clustering.probes.count", "clustering.probes.repeated"}

@@ -61,7 +61,8 @@ def test_digests_are_equal_only_where_probes_are(one, other):
 
 
 @pytest.mark.parametrize(
-    ("before", "between", "after"), [("", "\n", ""), ("\ufeff", "\r\n", "\r\n"), ("", " \n\t", "\n")]
+    ("before", "between", "after"),
+    [("", "\n", ""), ("\ufeff", "\r\n", "\r\n"), ("", " \n\t", "\n"), ("\n", "\n \n", "\n\n")],
 )
 @given(probes=PROBES)
 def test_reading_gives_what_was_written_in_its_order(tmp_path_factory, before, between, after, probes):
@@ -85,10 +86,9 @@ def test_a_number_of_probes_past_its_bound_is_refused(file, count):
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "is empty; write at least 8 probes"),
-        (b"\n", "is empty; write at least 8 probes"),
-        (b"one\n\nthree\n", "line 2: empty"),
-        (b"one\ntwo\none\n", "line 3: the same as line 1"),
+        (b"", "holds 0 probes; it needs 8 to 1024"),
+        (b"\n \n", "holds 0 probes; it needs 8 to 1024"),
+        (b"one\n\ntwo\none\n", "line 4: the same as line 1"),
         (b"one\ntwo\nthr\xffee\n", "line 3: not UTF-8"),
         (b"a" * (MOST_BYTES + 1), f"line 1: {MOST_BYTES + 1} bytes"),
         (b"a\n" * 10**6, "is larger than"),
