@@ -9,7 +9,7 @@ from elsa.v1 import adapter_pb2 as pb
 from elsa.v1.adapter_pb2_grpc import AdapterServiceServicer
 from elsa.wire.adapter import decode_adapter
 from services.edge.idle import IdleStreams
-from services.edge.rounds import Report, Update
+from services.edge.parts import Report, Update
 from services.edge.run import EdgeRun, EdgeRuns
 from services.rpc.adapters import MAX_WAIT_S, PushReceiver, pulled_messages
 
@@ -40,9 +40,12 @@ class AdapterServicer(AdapterServiceServicer):
             raise MalformedError(f"PullAdapterRequest.wait_s: {request.wait_s}; it must be from 0 to {MAX_WAIT_S:g}")
         rounds = self._runs.get(request.run_id).rounds
         context.add_callback(rounds.wake)  # a call that its caller has left gives its thread back
-        pulled = rounds.wait_for(
-            request.node_id, request.version, request.edge_round, request.wait_s, context.is_active
-        )
+        if request.HasField("cluster"):
+            pulled = rounds.of_cluster(request.node_id, request.version, request.cluster)
+        else:
+            pulled = rounds.wait_for(
+                request.node_id, request.version, request.edge_round, request.wait_s, context.is_active
+            )
         yield from self._idle.sending(pulled_messages(pulled), context.cancel)
 
 

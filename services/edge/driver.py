@@ -4,7 +4,14 @@ import logging
 import threading
 from collections.abc import Collection
 
-from elsa.errors import DrainingError, ElsaError, MalformedError, PeerError, RoundGivenUpError, StaleRoundError
+from elsa.errors import (
+    DrainingError,
+    ElsaError,
+    NotFoundError,
+    PeerError,
+    RoundGivenUpError,
+    StaleRoundError,
+)
 from elsa.model.adapter import adapter_config, initial_adapter
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
@@ -13,8 +20,8 @@ from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
+from services.edge.delivery import Delivery, standings_of
 from services.edge.own_trunks import Adapter
-from services.edge.rounds import Closed, Report
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
@@ -127,7 +134,7 @@ class RunDriver:
             return
         if self._assigned.state == fleet_pb2.RUN_STATE_TRAINING:  # before that, more may yet come
             self._runs.rooms.settle(self._run_id, len(self._assigned.client_ids))
-        self._run.rounds.admit(self._assigned.client_ids, trust_of(self._assigned))
+        self._run.rounds.admit(self._assigned.client_ids, standings_of(self._assigned))
         self._forget(self._assigned.client_ids)
 
     def _forget(self, but: Collection[str]) -> None:
@@ -187,50 +194,58 @@ class RunDriver:
             self._run = run
             self._admit()
         if not self._may_train.is_set():
-            pulled = self._pull(0)
-            self._worker.run(lambda: self._open_round(run, pulled, decode_adapter(pulled.data)))
+            self._open_round(run, self._pull(0))
 
     def _serve(self, run: EdgeRun, version: int) -> None:
         while not self._stop.is_set():
             pulled = self._pull(version)
-            adapter = decode_adapter(pulled.data)
-            self._worker.run(lambda p=pulled, a=adapter: self._open_round(run, p, a))  # type: ignore[misc]
+            adapter = self._open_round(run, pulled)
             if pulled.version >= self._spec.training.rounds:
                 break  # clients evaluate; the run's end comes as an assignment
-            self._edge_rounds(run, pulled.version)
+            self._edge_rounds(run, pulled.version, adapter)
             version = pulled.version + 1
         self._stop.wait()
 
-    def _open_round(self, run: EdgeRun, pulled: Pulled, adapter: Adapter) -> None:
-        """On the compute thread, so that no prediction falls between the two."""
-        run.sessions.forget_round(self._run_id)
-        run.trunk.set_global(adapter)
-        run.rounds.open(pulled.version, 0, adapter, pulled.data)
+    def _open_round(self, run: EdgeRun, pulled: Pulled) -> Adapter:
+        """Serve a version, with the adapters of our clients' clusters beside it; the run's adapter."""
+        adapter = decode_adapter(pulled.data)
+        own = {cluster: self._pull_cluster(pulled.version, cluster) for cluster in run.rounds.clusters()}
+        there = {cluster: tensors for cluster, tensors in own.items() if tensors is not None}
 
-    def _edge_rounds(self, run: EdgeRun, version: int) -> None:
-        """All edge rounds of a global round, and the push of what they made."""
+        def open_round() -> None:  # on the compute thread, so that no prediction falls between the two
+            run.sessions.forget_round(self._run_id)
+            run.trunk.set_global(adapter)
+            run.rounds.open(pulled.version, 0, adapter, pulled.data, there)
+
+        self._worker.run(open_round)
+        return adapter
+
+    def _edge_rounds(self, run: EdgeRun, version: int, adapter: Adapter) -> None:
+        """All edge rounds of a global round on its `adapter`, and the push of what each cluster made."""
         count = self._spec.training.edge_rounds
         deadline_s = EDGE_SHARE * self._spec.rounds.deadline_s / count
-        reports, rows = [], 0
+        delivery = Delivery()
         for edge_round in range(count):
             closed = run.rounds.close(deadline_s)
             run.sessions.forget_round(self._run_id)
-            reports += [_told(report, closed) for report in closed.reports]
-            rows = closed.rows or rows
+            delivery.add(closed)
             if edge_round + 1 < count:
-                run.rounds.open(version, edge_round + 1, closed.adapter)
-        if not rows:
+                run.rounds.open(version, edge_round + 1, adapter, of_clusters=delivery.adapters)
+        if not delivery.adapters:
             log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
-            return
-        header = adapter_pb2.AdapterHeader(
-            run_id=self._run_id,
-            node_id=self._link.node_id,
-            version=version,
-            edge_round=count,
-            rows=rows,
-            reports=reports,
-        )
-        self._push(header, encode_adapter(closed.adapter))
+        clustered = bool(run.rounds.clusters())
+        for cluster, made in delivery.adapters.items():
+            header = adapter_pb2.AdapterHeader(
+                run_id=self._run_id,
+                node_id=self._link.node_id,
+                version=version,
+                edge_round=count,
+                rows=delivery.rows[cluster],
+                reports=delivery.reports[cluster],
+                cluster=cluster if clustered else None,
+                parts=len(delivery.adapters),
+            )
+            self._push(header, encode_adapter(made))
 
     def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> None:
         try:
@@ -238,33 +253,20 @@ class RunDriver:
         except StaleRoundError as error:
             log.warning("run %s: came too late: %s", self._run_id, error)
 
-    def _pull(self, version: int) -> Pulled:
-        request = adapter_pb2.PullAdapterRequest(run_id=self._run_id, node_id=self._link.node_id, version=version)
+    def _pull(self, version: int, cluster: int | None = None) -> Pulled:
+        request = adapter_pb2.PullAdapterRequest(
+            run_id=self._run_id, node_id=self._link.node_id, version=version, cluster=cluster
+        )
         return pull_when_there(
             self._link.adapters, request, self._link.peer, stop=self._stop, patience_s=self._link.patience_s
         )
 
-
-def _told(report: Report, closed: Closed) -> adapter_pb2.ClientReport:
-    """A client's report as the cloud is told it."""
-    message = adapter_pb2.ClientReport.FromString(report.message)
-    message.moved[:] = closed.moved.get(report.client, ())
-    return message
-
-
-def trust_of(assignment: fleet_pb2.Assignment) -> dict[str, float]:
-    """How much the update of each client counts; empty where the cloud says nothing of it.
-
-    Raises MalformedError for standings that are not one a client, or not within 0 to 1.
-    """
-    clients, standings = assignment.client_ids, assignment.standings
-    if standings and len(standings) != len(clients):
-        raise MalformedError(
-            f"assignment.standings: {len(standings)} for {len(clients)} clients; it needs one for each"
-        )
-    if odd := [standing.trust for standing in standings if not 0 <= standing.trust <= 1]:
-        raise MalformedError(f"assignment.standings.trust: {odd[0]}; it must be within 0 to 1")
-    return {client: standing.trust for client, standing in zip(clients, standings, strict=False)}
+    def _pull_cluster(self, version: int, cluster: int) -> Adapter | None:
+        """The adapter of a cluster, None where it has none of this version."""
+        try:
+            return decode_adapter(self._pull(version, cluster).data)
+        except NotFoundError:
+            return None
 
 
 def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:

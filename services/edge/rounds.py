@@ -1,54 +1,29 @@
-"""One run at one edge: the adapter of the current (version, edge round), and the updates that make the next.
+"""One run at one edge: the adapters of the current (version, edge round), and the updates that make the next.
 
-A round closes when the quorum of its clients has delivered, or at its deadline with what has come. All methods may
-be called from any thread.
+Every version begins from the run's adapter for all. What the clients make of it is aggregated apart for each cluster,
+and within the version's later edge rounds a cluster's clients go on from their own cluster's. A run that does not
+cluster is one cluster, 0. A round closes when the quorum of the edge's clients has delivered, or at its deadline with
+what has come. All methods may be called from any thread.
 """
 
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
 
-import numpy as np
-
-from elsa.cluster.summary import summary
-from elsa.errors import DrainingError, ElsaError, MalformedError, PermissionDeniedError, StaleRoundError
+from elsa.errors import (
+    DrainingError,
+    ElsaError,
+    NotFoundError,
+    PermissionDeniedError,
+    StaleRoundError,
+)
 from elsa.wire.adapter import encode_adapter
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
+from services.edge.parts import IN_FULL, Closed, Standing, Update, check_fit, part_of
 from services.rpc.adapters import Pulled
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a client says of its training in one edge round, as an opaque value for those who watch."""
-
-    client: str
-    rows: int
-    message: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """A client's whole-model adapter."""
-
-    report: Report
-    tensors: Adapter = field(repr=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Closed:
-    """A closed edge round: the aggregate, or what was there before if nobody delivered."""
-
-    adapter: Adapter = field(repr=False)
-    rows: int
-    """Behind it, each client's times its trust; at least 1 where anybody delivered, so that it is pushed."""
-    reports: tuple[Report, ...]
-    missing: tuple[str, ...]
-    moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
-    """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
 
 
 class EdgeRounds:
@@ -65,34 +40,57 @@ class EdgeRounds:
         self._own = OwnTrunks(own)
         self._changed = threading.Condition()
         self._clients: frozenset[str] | None = None
-        self._trust: Mapping[str, float] = {}
+        self._standings: Mapping[str, Standing] = {}
         self._place: tuple[int, int] | None = None
         self._adapter: Adapter = {}
         self._encoded = b""
+        self._of_clusters: Mapping[int, Adapter] = {}
+        self._encoded_of: dict[int, bytes] = {}
         self._updates: dict[str, Update] = {}
         self._digests: dict[tuple[tuple[int, int], str], str] = {}
         self._taking = False
         self._waiting: dict[str, object] = {}
         self._ended: ElsaError | None = None
 
-    def admit(self, clients: Collection[str], trust: Mapping[str, float] | None = None) -> None:
+    def admit(self, clients: Collection[str], standings: Mapping[str, Standing] | None = None) -> None:
         """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them.
 
-        Args:
-            trust: by which the rows behind a client's update are multiplied, 0 to 1; 1 where it is not said.
+        Where nothing is said of a client it is in cluster 0 and counts in full.
         """
         with self._changed:
             self._clients = frozenset(clients)
-            self._trust = dict(trust or {})
+            self._standings = dict(standings or {})
             self._changed.notify_all()
 
-    def open(self, version: int, edge_round: int, adapter: Adapter, encoded: bytes | None = None) -> None:
-        """Serve `adapter` as (version, edge round) and take updates for it."""
+    def clusters(self) -> tuple[int, ...]:
+        """The clusters of our clients, where the cloud has told of any."""
+        with self._changed:
+            return tuple(sorted({standing.cluster for standing in self._standings.values()}))
+
+    def open(
+        self,
+        version: int,
+        edge_round: int,
+        adapter: Adapter,
+        encoded: bytes | None = None,
+        of_clusters: Mapping[int, Adapter] | None = None,
+    ) -> None:
+        """Serve (version, edge round) and take updates for it.
+
+        Args:
+            adapter: the run's of this version, which all start from at edge round 0.
+            encoded: the same as a file.
+            of_clusters: at edge round 0 the clusters' own adapters of this version, to be evaluated; later what the
+                clients of each go on from, those of a cluster without one from `adapter`.
+        """
+        own = dict(of_clusters or {})
         data = encode_adapter(adapter) if encoded is None else encoded
+        files = {cluster: encode_adapter(tensors) for cluster, tensors in own.items()}
         with self._changed:
             # A push that is made again comes soon after the first: digests of older rounds are of no use.
             self._digests = {key: value for key, value in self._digests.items() if key[0] == self._place}
             self._place, self._adapter, self._encoded = (version, edge_round), adapter, data
+            self._of_clusters, self._encoded_of = own, files
             self._updates = {}
             self._taking = True
             self._changed.notify_all()
@@ -115,12 +113,21 @@ class EdgeRounds:
         """
         with self._changed:
             self._check_open(client, version, edge_round)
-            return self._own.start(client, self._adapter, (version, edge_round))
+            return self._own.start(client, self._before(self._cluster(client)), (version, edge_round))
 
-    def own_of(self, client: str) -> Adapter | None:
-        """The tensors that are this client's alone, if it has any."""
+    def instead(self, client: str, cluster: int | None = None) -> Adapter | None:
+        """What a client predicts with instead of the run's adapter of this version; None if that is it.
+
+        Its own tensors where it has any; the adapter of `cluster` where that is asked for. Raises NotFoundError where
+        that cluster has none of this version, or is not the client's.
+        """
         with self._changed:
-            return self._own.of(client)
+            if cluster is None:
+                return self._own.of(client)
+            self._check(client)
+            if self._own_cluster(client) != cluster:
+                raise NotFoundError(f"cluster {cluster} has no adapter for {client} at this edge ({self._now()})")
+            return self._of_clusters[cluster]
 
     def check_version(self, client: str, version: int) -> None:
         """Raise StaleRoundError unless (version, any edge round) is the current one."""
@@ -133,7 +140,7 @@ class EdgeRounds:
     def most_bytes(self) -> int:
         """Size of the whole adapter's file, which no part of it exceeds."""
         with self._changed:
-            return len(self._encoded)
+            return max(len(self._encoded), *map(len, self._encoded_of.values()), 0)
 
     def wait_for(
         self,
@@ -143,7 +150,7 @@ class EdgeRounds:
         wait_s: float,
         is_there: Callable[[], bool] = lambda: True,
     ) -> Pulled:
-        """The current adapter, for one of our clients, once it is at or past (version, edge round).
+        """The current adapter that a client starts from, once it is at or past (version, edge round).
 
         A wait ends early when `is_there` is false at a `wake`, and when the same client asks again: a client waits
         once. Raises DrainingError (UNAVAILABLE) then, after `wait_s` seconds, and at once while it is not known who
@@ -164,7 +171,18 @@ class EdgeRounds:
                     del self._waiting[client]
             if self._place is None or not self._is_past(place):
                 raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
-            return Pulled(version=self._place[0], edge_round=self._place[1], data=self._encoded)
+            cluster = self._cluster(client)
+            data = self._encoded if self._place[1] == 0 else self._encoded_of.get(cluster, self._encoded)
+            own = self._own_cluster(client)
+            return Pulled(version=self._place[0], edge_round=self._place[1], data=data, cluster=own)
+
+    def of_cluster(self, client: str, version: int, cluster: int) -> Pulled:
+        """The adapter of a client's cluster, of the current version. Raises StaleRoundError, and as `instead`."""
+        adapter = self.instead(client, cluster)
+        with self._changed:
+            if self._place != (version, 0) or self._of_clusters.get(cluster) is not adapter:
+                raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
+            return Pulled(version=version, data=self._encoded_of[cluster], cluster=cluster)
 
     def add(self, version: int, edge_round: int, sha256: str, update: Update) -> bool:
         """Take a client's update; False if the same had come before.
@@ -178,7 +196,7 @@ class EdgeRounds:
             if self._digests.get(((version, edge_round), client)) == sha256:
                 return False
             self._check_open(client, version, edge_round)
-            _check_fit(update.tensors, self._adapter)
+            check_fit(update.tensors, self._adapter)
             self._updates[client] = update
             self._digests[(version, edge_round), client] = sha256
             self._changed.notify_all()
@@ -190,7 +208,7 @@ class EdgeRounds:
             return self._digests.get(((version, edge_round), client)) == sha256
 
     def close(self, deadline_s: float) -> Closed:
-        """Wait for the quorum, at most `deadline_s` seconds, and aggregate what has come, weighted by rows and trust.
+        """Wait for the quorum, at most `deadline_s` seconds, and aggregate what has come of each cluster.
 
         The updates of clients that are set aside, whose trust is 0, are reported and do not count.
 
@@ -200,22 +218,33 @@ class EdgeRounds:
             self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
             self._check_ended()
             self._taking = False  # what comes from now on is late
-            updates, trust = dict(self._updates), self._trust
-            before = self._adapter
-            missing = tuple(sorted((self._clients or frozenset()) - updates.keys()))
+            missing = tuple(sorted((self._clients or frozenset()) - self._updates.keys()))
+            of_cluster: dict[int, dict[str, Update]] = {}
+            for client, update in sorted(self._updates.items()):
+                of_cluster.setdefault(self._cluster(client), {})[client] = update
+            before = {cluster: self._before(cluster) for cluster in of_cluster}
+            standings = self._standings
         if missing:
             log.warning("round %s closes without %s", self._place, ", ".join(missing))
-        weights = {client: u.report.rows * trust.get(client, 1.0) for client, u in updates.items()}
-        weighted = {client: (weights[client], u.tensors) for client, u in updates.items() if weights[client] > 0}
-        if updates and not weighted:
-            log.warning("round %s: no client that delivered is trusted; the adapter stays as it is", self._place)
-        return Closed(
-            adapter=self._own.aggregate(weighted, before) if weighted else before,
-            rows=max(round(sum(weights.values())), 1) if updates else 0,
-            reports=tuple(updates[client].report for client in sorted(updates)),
-            missing=missing,
-            moved={c: summary(u.tensors, before, self._seed).tolist() for c, u in updates.items() if c in trust},
-        )
+        parts = {
+            cluster: part_of(updates, before[cluster], standings, self._own, seed=self._seed)
+            for cluster, updates in sorted(of_cluster.items())
+        }
+        return Closed(parts=parts, missing=missing)
+
+    def _cluster(self, client: str) -> int:
+        return self._standings.get(client, IN_FULL).cluster
+
+    def _before(self, cluster: int) -> Adapter:
+        """What a cluster's clients start from; with the lock held."""
+        in_version = self._place is not None and self._place[1] > 0
+        return self._of_clusters.get(cluster, self._adapter) if in_version else self._adapter
+
+    def _own_cluster(self, client: str) -> int | None:
+        """The cluster of a client where it has an adapter of this version; with the lock held."""
+        whole = self._place is not None and self._place[1] == 0
+        cluster = self._cluster(client)
+        return cluster if whole and client in self._standings and cluster in self._of_clusters else None
 
     def _has_answer(self, client: str, place: tuple[int, int], key: object, is_there: Callable[[], bool]) -> bool:
         gone = self._ended or client not in (self._clients or ()) or self._waiting.get(client) is not key
@@ -250,16 +279,3 @@ class EdgeRounds:
             return "none is yet"
         state = "open" if self._taking else "closed"
         return f"version {self._place[0]}, edge round {self._place[1]} is {state}"
-
-
-def _check_fit(tensors: Adapter, whole: Adapter) -> None:
-    for name, values in whole.items():
-        if name not in tensors:
-            raise MalformedError(f"adapter: tensor {name} is missing")
-        if tensors[name].shape != values.shape:
-            raise MalformedError(f"adapter: tensor {name} is {tensors[name].shape}, expected {values.shape}")
-        if not np.isfinite(tensors[name]).all():
-            raise MalformedError(f"adapter: tensor {name} holds values that are not finite; lower the learning rate")
-    extra = sorted(set(tensors) - set(whole))
-    if extra:
-        raise MalformedError(f"adapter: tensor {extra[0]} is not part of this model's adapter")

@@ -243,6 +243,7 @@ class PredictStream:
         run.trunk.check_split(self._split, "open.split")
         checked_window(opening.window)
         self._session_id = opening.session_id
+        self._cluster = opening.cluster if opening.HasField("cluster") else None
         self._check()
         self._end = worker.run(lambda: run.ends.of(self._client)).value
         self._exchange = self._end.stream(self._split, known, turns)
@@ -279,13 +280,16 @@ class PredictStream:
         if session is not None:
             result = session.trunk.predict(values, lengths)
         else:
-            own = self._run.rounds.own_of(self._client)
+            own = self._run.rounds.instead(self._client, self._cluster)
             result = self._run.trunk.predict(values, lengths, self._split, own)
         return encoded_to_proto(self._exchange.forward_result(position, result, final=True))
 
     def _check(self) -> Session | None:
         """The session whose trunk is asked for; None for that of the version. Raises where it is there no more."""
         self._run.rounds.check_version(self._client, self._version)
+        if self._session_id and self._cluster is not None:
+            raise MalformedError("open.cluster: set with session_id; ask for one of the two")
+        self._run.rounds.instead(self._client, self._cluster)
         if not self._session_id:
             return None
         session = self._run.sessions.open_of(self._session_id, self._run.run_id, self._client)

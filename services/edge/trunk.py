@@ -21,7 +21,7 @@ from elsa.train.session import TrunkSession
 
 GLOBAL_SLOT = "default"
 OWN_SLOT = "own"
-"""For predictions under a trunk that is one client's alone."""
+"""For predictions under a trunk that is one client's or one cluster's alone."""
 
 
 class EdgeTrunk:
@@ -93,7 +93,11 @@ class EdgeTrunk:
         split: Split,
         own: Mapping[str, np.ndarray] | None = None,
     ) -> torch.Tensor:
-        """The trunk's output (tokens, width) under the global adapter, or under a client's own trunk tensors."""
+        """The trunk's output (tokens, width) under the run's adapter, or under `own`.
+
+        Args:
+            own: a client's own trunk tensors, or the whole adapter of its cluster.
+        """
         if own is not None:
             self._fill_own_slot(own, split)
         adapters.select(self.segment, GLOBAL_SLOT if own is None else OWN_SLOT)
@@ -104,7 +108,8 @@ class EdgeTrunk:
         if self._in_own_slot is None:
             adapters.attach(self.segment, self.config, OWN_SLOT)
         if self._in_own_slot is not own:
-            adapters.write(self.segment, own, OWN_SLOT, split)
+            whole = adapters.names(self.segment) <= own.keys()
+            adapters.write(self.segment, own, OWN_SLOT, None if whole else split)
             self._in_own_slot = own
 
     def _new_slot(self) -> str:

@@ -27,8 +27,10 @@ class Pulled:
     """An adapter as it was pulled: safetensors bytes, and the round that it belongs to."""
 
     version: int
-    edge_round: int
+    edge_round: int = 0
     data: bytes
+    cluster: int | None = None
+    """From an edge, of a whole version: the caller's cluster, where it has an adapter of its own of this version."""
 
 
 def push(stub: Any, header: pb.AdapterHeader, data: bytes) -> bool:
@@ -68,7 +70,8 @@ def _pulled(messages: Iterator[pb.PullAdapterResponse]) -> Pulled:
         pieces.add(message.chunk)
     data = bytes(pieces.result())
     check_digest(data, header.sha256, "PulledHeader.sha256")
-    return Pulled(version=header.version, edge_round=header.edge_round, data=data)
+    cluster = header.cluster if header.HasField("cluster") else None
+    return Pulled(version=header.version, edge_round=header.edge_round, data=data, cluster=cluster)
 
 
 def pulled_messages(pulled: Pulled) -> Iterator[pb.PullAdapterResponse]:
@@ -76,7 +79,11 @@ def pulled_messages(pulled: Pulled) -> Iterator[pb.PullAdapterResponse]:
     digest = hashlib.sha256(pulled.data).hexdigest()
     yield pb.PullAdapterResponse(
         header=pb.PulledHeader(
-            version=pulled.version, edge_round=pulled.edge_round, total_bytes=len(pulled.data), sha256=digest
+            version=pulled.version,
+            edge_round=pulled.edge_round,
+            total_bytes=len(pulled.data),
+            sha256=digest,
+            cluster=pulled.cluster,
         )
     )
     for chunk in split_chunks(pulled.data):

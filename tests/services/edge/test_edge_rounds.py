@@ -9,7 +9,8 @@ import pytest
 from elsa.cluster.summary import summary
 from elsa.errors import DrainingError, MalformedError, PermissionDeniedError, RoundGivenUpError, StaleRoundError
 from elsa.wire.adapter import decode_adapter
-from services.edge.rounds import EdgeRounds, Report, Update
+from services.edge.parts import Report, Standing, Update
+from services.edge.rounds import EdgeRounds
 
 CLIENTS = ("ann", "bob", "cat")
 START = {"a": np.zeros((2, 3), np.float32), "b": np.ones((4,), np.float32)}
@@ -60,35 +61,35 @@ def test_trust_multiplies_rows_and_none_at_all_counts_for_nothing():
         ({"ann": 0.0, "bob": 0.0}, (0, 0, 10)),
     ):
         rounds = rounds_of()
-        rounds.admit(CLIENTS, trust)
+        rounds.admit(CLIENTS, {client: Standing(trust=share) for client, share in trust.items()})
         for client in CLIENTS:
             rounds.add(0, 0, client, given[client])
-        closed = rounds.close(5)
-        assert closed.rows == sum(weights)
-        assert len(closed.reports) == len(CLIENTS)
+        made = rounds.close(5).parts[0]
+        assert made.rows == sum(weights)
+        assert len(made.reports) == len(CLIENTS)
         for name in START:
             stacked = np.stack([given[client].tensors[name] for client in CLIENTS]).astype(np.float64)
             mean = np.average(stacked, axis=0, weights=weights)
-            np.testing.assert_allclose(closed.adapter[name], mean, rtol=1e-5, atol=1e-6)
+            np.testing.assert_allclose(made.adapter[name], mean, rtol=1e-5, atol=1e-6)
 
 
 def test_what_moved_is_told_of_clients_that_are_weighed_alone():
     rounds = rounds_of()
-    rounds.admit(CLIENTS, {"ann": 1.0})
+    rounds.admit(CLIENTS, {"ann": Standing()})
     given = {client: update(client) for client in CLIENTS}
     for client in CLIENTS:
         rounds.add(0, 0, client, given[client])
-    closed = rounds.close(5)
-    assert list(closed.moved) == ["ann"]
-    np.testing.assert_allclose(closed.moved["ann"], summary(given["ann"].tensors, START, 0))
+    made = rounds.close(5).parts[0]
+    assert list(made.moved) == ["ann"]
+    np.testing.assert_allclose(made.moved["ann"], summary(given["ann"].tensors, START, 0))
 
 
 def test_the_adapter_stays_where_nobody_is_trusted():
     rounds = rounds_of(["ann"])
-    rounds.admit(["ann"], {"ann": 0.0})
+    rounds.admit(["ann"], {"ann": Standing(trust=0.0)})
     rounds.add(0, 0, "d", update("ann"))
     closed = rounds.close(5)
-    assert (closed.adapter is rounds._adapter, closed.rows, closed.missing) == (True, 1, ())
+    assert (closed.parts[0].adapter is rounds._adapter, closed.parts[0].rows, closed.missing) == (True, 1, ())
 
 
 def test_one_client_is_identity():
@@ -97,8 +98,9 @@ def test_one_client_is_identity():
     assert rounds.add(0, 0, "d", given)
     closed = rounds.close(5)
     for name, values in given.tensors.items():
-        np.testing.assert_array_equal(closed.adapter[name], values)
-    assert (closed.rows, closed.missing, [report.client for report in closed.reports]) == (7, (), ["ann"])
+        np.testing.assert_array_equal(closed.parts[0].adapter[name], values)
+    made = closed.parts[0]
+    assert (made.rows, closed.missing, [report.client for report in made.reports]) == (7, (), ["ann"])
 
 
 def test_order_is_irrelevant_and_rows_are_weights():
@@ -108,7 +110,7 @@ def test_order_is_irrelevant_and_rows_are_weights():
         rounds = rounds_of()
         for given in order:
             rounds.add(0, 0, given.report.client, given)
-        results.append(rounds.close(5).adapter)
+        results.append(rounds.close(5).parts[0].adapter)
     want = sum(given.report.rows * given.tensors["a"].astype(np.float64) for given in updates) / 8
     np.testing.assert_allclose(results[0]["a"], want, atol=1e-6)
     for other in results[1:]:
@@ -125,7 +127,7 @@ def test_the_quorum_closes_a_round_at_once(quorum, clients, wanted):
         assert not results
         rounds.add(0, 0, name, update(name))
     thread.join(5)
-    assert (results[0].rows, results[0].missing) == (wanted, tuple(names[wanted:]))
+    assert (results[0].parts[0].rows, results[0].missing) == (wanted, tuple(names[wanted:]))
     with pytest.raises(StaleRoundError, match="closed"):
         rounds.add(0, 0, "late", update(names[-1]))
 
@@ -134,10 +136,10 @@ def test_the_deadline_closes_with_what_came_and_nobody_keeps_the_adapter():
     rounds = rounds_of()
     rounds.add(0, 0, "d", update("bob"))
     closed = rounds.close(0.01)
-    assert (closed.rows, closed.missing) == (1, ("ann", "cat"))
-    rounds.open(0, 1, closed.adapter)
+    assert (closed.parts[0].rows, closed.missing) == (1, ("ann", "cat"))
+    rounds.open(0, 1, START, of_clusters={0: closed.parts[0].adapter})
     again = rounds.close(0.01)
-    assert again.adapter is closed.adapter and (again.rows, again.reports) == (0, ())
+    assert not again.parts
 
 
 def test_a_closed_round_takes_no_session_and_no_update_until_the_next_opens():
@@ -147,10 +149,10 @@ def test_a_closed_round_takes_no_session_and_no_update_until_the_next_opens():
     for refused in (lambda: rounds.adapter_of("ann", 0, 0), lambda: rounds.add(0, 0, "e", update("bob"))):
         with pytest.raises(StaleRoundError, match="version 0, edge round 0 is closed"):
             refused()
-    rounds.open(0, 1, closed.adapter)
+    rounds.open(0, 1, START, of_clusters={0: closed.parts[0].adapter})
     with pytest.raises(StaleRoundError):
         rounds.add(0, 0, "e", update("bob"))
-    assert rounds.adapter_of("bob", 0, 1) is closed.adapter
+    assert rounds.adapter_of("bob", 0, 1) is closed.parts[0].adapter
 
 
 def test_the_same_push_twice_is_one_also_after_its_round():
@@ -158,7 +160,7 @@ def test_the_same_push_twice_is_one_also_after_its_round():
     assert rounds.add(0, 0, "d", update("ann"))
     assert rounds.add(0, 0, "d", update("ann")) is False
     closed = rounds.close(5)
-    rounds.open(0, 1, closed.adapter)
+    rounds.open(0, 1, START, of_clusters={0: closed.parts[0].adapter})
     assert rounds.has("ann", 0, 0, "d") and rounds.add(0, 0, "d", update("ann")) is False
     assert rounds.add(0, 1, "d", update("ann")) is True  # the same bytes in another round are another update
 
@@ -168,7 +170,7 @@ def test_a_second_update_of_a_client_replaces_its_first():
     rounds.add(0, 0, "d", update("ann", seed=1))
     last = update("ann", seed=2)
     assert rounds.add(0, 0, "e", last)
-    np.testing.assert_array_equal(rounds.close(5).adapter["a"], last.tensors["a"])
+    np.testing.assert_array_equal(rounds.close(5).parts[0].adapter["a"], last.tensors["a"])
 
 
 def test_names_and_shapes_are_those_of_the_model():
@@ -269,7 +271,7 @@ def test_a_member_that_leaves_is_not_waited_for():
     assert not results
     rounds.admit(["ann", "cat"])
     thread.join(5)
-    assert (results[0].rows, results[0].missing) == (2, ())
+    assert (results[0].parts[0].rows, results[0].missing) == (2, ())
 
 
 def test_the_quorum_is_of_members_alone():
@@ -280,7 +282,7 @@ def test_the_quorum_is_of_members_alone():
     assert not results
     rounds.add(0, 0, "e", update("bob"))
     thread.join(5)
-    assert results[0].rows == 2  # what the other had delivered before it left is kept
+    assert results[0].parts[0].rows == 2  # what the other had delivered before it left is kept
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -334,5 +336,5 @@ def test_an_update_comes_either_into_a_round_or_too_late():
         closed = rounds.close(10)
         for thread in threads:
             thread.join()
-        assert sorted(taken) == [report.client for report in closed.reports], attempt
+        assert sorted(taken) == [report.client for report in closed.parts[0].reports], attempt
         assert len(taken) >= 3

@@ -54,7 +54,7 @@ def round_of(edge, run, spec, adapter, edge_round, data):
         trainee.connect(edge, edge_round=edge_round).train(2)
         updates[name] = trainee.finish(edge) | trainee.own()
         trainee.push(edge, edge_round=edge_round, count=10 * (seed + 1))
-    closed = run.rounds.close(10).adapter
+    closed = run.rounds.close(10).parts[0].adapter
     run.sessions.forget_round(run.run_id)
     return updates, closed
 
@@ -152,7 +152,7 @@ def begun_at(spec, version, caplog):
         run = edge.open_run(spec, start, list(CLIENTS), version=version)
         for _ in range(2):
             Trainee(spec, start, rows(8, 0)).connect(edge, version=version)
-        assert run.rounds.own_of("ann") is None
+        assert run.rounds.instead("ann") is None
     return [record.getMessage() for record in caplog.records if record.name == "services.edge.own_trunks"]
 
 

@@ -1,0 +1,103 @@
+"""What the clients of one cluster make in an edge round: their updates, how each counts, and the mean of them."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from elsa.cluster.summary import summary
+from elsa.errors import MalformedError
+from services.edge.own_trunks import Adapter, OwnTrunks
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a client says of its training in one edge round, as an opaque value for those who watch."""
+
+    client: str
+    rows: int
+    message: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """A client's whole-model adapter."""
+
+    report: Report
+    tensors: Adapter = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """How a client counts, as the cloud says."""
+
+    cluster: int = 0
+    trust: float = 1.0
+    """By which the rows behind its update are multiplied, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What those clients of a cluster that delivered made in an edge round."""
+
+    adapter: Adapter = field(repr=False)
+    """The mean; what there was before where none of them is trusted."""
+    rows: int
+    """Behind it, each client's times its trust; at least 1, so that it is pushed."""
+    reports: tuple[Report, ...]
+    moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
+    """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Closed:
+    """A closed edge round."""
+
+    parts: Mapping[int, Part]
+    """By cluster; of none where nobody delivered."""
+    missing: tuple[str, ...]
+
+
+IN_FULL = Standing()
+"""How a client counts of which the cloud says nothing."""
+
+
+def part_of(
+    updates: Mapping[str, Update], before: Adapter, standings: Mapping[str, Standing], own: OwnTrunks, *, seed: int
+) -> Part:
+    """The updates of a cluster, at least one by client, aggregated by rows and trust.
+
+    Those of clients that are set aside, whose trust is 0, are reported and do not count.
+
+    Args:
+        before: what its clients started from.
+        own: keeps what is never averaged.
+        seed: the run's, of the summaries.
+    """
+    weights = {client: u.report.rows * standings.get(client, IN_FULL).trust for client, u in updates.items()}
+    weighted = {client: (weights[client], u.tensors) for client, u in updates.items() if weights[client] > 0}
+    if not weighted:
+        log.warning("none of %s is trusted: their adapter stays as it is", ", ".join(sorted(updates)))
+    return Part(
+        adapter=own.aggregate(weighted, before) if weighted else before,
+        rows=max(round(sum(weights.values())), 1),
+        reports=tuple(updates[client].report for client in sorted(updates)),
+        moved={c: summary(u.tensors, before, seed).tolist() for c, u in updates.items() if c in standings},
+    )
+
+
+def check_fit(tensors: Adapter, whole: Adapter) -> None:
+    """Raise MalformedError unless an update has the names and shapes of `whole` and finite values."""
+    for name, values in whole.items():
+        if name not in tensors:
+            raise MalformedError(f"adapter: tensor {name} is missing")
+        if tensors[name].shape != values.shape:
+            raise MalformedError(f"adapter: tensor {name} is {tensors[name].shape}, expected {values.shape}")
+        if not np.isfinite(tensors[name]).all():
+            raise MalformedError(f"adapter: tensor {name} holds values that are not finite; lower the learning rate")
+    extra = sorted(set(tensors) - set(whole))
+    if extra:
+        raise MalformedError(f"adapter: tensor {extra[0]} is not part of this model's adapter")

@@ -1,0 +1,95 @@
+"""The laws of an edge whose clients are of several clusters: where each starts, what it makes, what it evaluates."""
+
+import numpy as np
+import pytest
+
+from elsa.errors import NotFoundError, StaleRoundError
+from elsa.wire.adapter import decode_adapter
+from services.edge.delivery import Delivery
+from services.edge.parts import Report, Standing, Update
+from services.edge.rounds import EdgeRounds
+
+START = {"a": np.zeros((2, 3), np.float32)}
+CLIENTS = {"ann": 0, "bob": 0, "cat": 2}
+STANDINGS = {client: Standing(cluster=cluster) for client, cluster in CLIENTS.items()}
+
+
+def opened():
+    rounds = EdgeRounds(1.0)
+    rounds.admit(CLIENTS, STANDINGS)
+    rounds.open(3, 0, START)
+    return rounds
+
+
+def update(client, value, rows=1):
+    report = Report(client=client, rows=rows, message=b"")
+    return Update(report=report, tensors={"a": np.full((2, 3), value, np.float32)})
+
+
+def deliver(rounds, place, **values):
+    for client, value in values.items():
+        rounds.add(*place, f"{place}{client}", update(client, value))
+    return rounds.close(5)
+
+
+def test_clusters_are_aggregated_apart():
+    rounds = opened()
+    closed = deliver(rounds, (3, 0), ann=1.0, bob=3.0, cat=7.0)
+    assert {cluster: part.adapter["a"][0, 0] for cluster, part in closed.parts.items()} == {0: 2.0, 2: 7.0}
+    assert {cluster: part.rows for cluster, part in closed.parts.items()} == {0: 2, 2: 1}
+    assert [report.client for report in closed.parts[0].reports] == ["ann", "bob"]
+
+
+def test_a_cluster_goes_on_from_its_own_within_a_version():
+    rounds, delivery = opened(), Delivery()
+    delivery.add(deliver(rounds, (3, 0), ann=1.0, bob=3.0, cat=7.0))
+    rounds.open(3, 1, START, of_clusters=delivery.adapters)
+    assert rounds.adapter_of("ann", 3, 1)["a"][0, 0] == 2.0
+    assert rounds.adapter_of("cat", 3, 1)["a"][0, 0] == 7.0
+    assert decode_adapter(rounds.wait_for("cat", 3, 1, 0).data)["a"][0, 0] == 7.0
+    assert rounds.wait_for("cat", 3, 1, 0).cluster is None
+
+
+def test_a_cluster_that_did_not_deliver_starts_from_the_version_and_is_pushed_by_what_it_made_last():
+    rounds, delivery = EdgeRounds(0.5), Delivery()
+    rounds.admit(CLIENTS, STANDINGS)
+    rounds.open(3, 0, START)
+    delivery.add(deliver(rounds, (3, 0), ann=1.0, bob=3.0))
+    assert delivery.adapters.keys() == {0}
+    rounds.open(3, 1, START, of_clusters=delivery.adapters)
+    np.testing.assert_array_equal(rounds.adapter_of("cat", 3, 1)["a"], START["a"])
+    delivery.add(deliver(rounds, (3, 1), ann=5.0, cat=7.0))
+    assert {cluster: made["a"][0, 0] for cluster, made in delivery.adapters.items()} == {0: 5.0, 2: 7.0}
+    assert delivery.rows == {0: 1, 2: 1}
+    assert len(delivery.reports[0]) == 3
+
+
+def test_a_whole_version_begins_from_the_run_s_adapter_and_shows_the_cluster_s_beside_it():
+    rounds = opened()
+    own = {2: {"a": np.full((2, 3), 9, np.float32)}}
+    rounds.open(4, 0, START, of_clusters=own)
+    assert rounds.adapter_of("cat", 4, 0) is START
+    pulled = rounds.wait_for("cat", 4, 0, 0)
+    assert (pulled.cluster, decode_adapter(pulled.data)["a"][0, 0]) == (2, 0.0)
+    assert decode_adapter(rounds.of_cluster("cat", 4, 2).data)["a"][0, 0] == 9.0
+    assert rounds.instead("cat", 2) is own[2] and rounds.instead("cat") is None
+    assert rounds.wait_for("ann", 4, 0, 0).cluster is None  # its cluster has none
+
+
+def test_nobody_gets_another_cluster_s_adapter_or_an_old_one():
+    rounds = opened()
+    rounds.open(4, 0, START, of_clusters={2: START})
+    for client, cluster in (("ann", 2), ("ann", 0), ("cat", 1)):
+        with pytest.raises(NotFoundError, match=f"cluster {cluster} has no adapter for {client}"):
+            rounds.instead(client, cluster)
+    with pytest.raises(StaleRoundError):
+        rounds.of_cluster("cat", 3, 2)
+
+
+def test_an_edge_that_is_told_of_no_clusters_has_none():
+    rounds = EdgeRounds(1.0)
+    rounds.admit(CLIENTS)
+    rounds.open(1, 0, START, of_clusters={0: START})
+    assert rounds.clusters() == ()
+    assert rounds.wait_for("ann", 1, 0, 0).cluster is None
+    assert deliver(rounds, (1, 0), ann=1.0, bob=3.0, cat=8.0).parts.keys() == {0}
