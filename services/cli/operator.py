@@ -114,9 +114,12 @@ class Operator:
             finally:
                 stream.cancel()  # type: ignore[no-untyped-call]
 
-    def export(self, run_id: str, folder: Path, version: int | None = None) -> None:
-        """Write a version's PEFT folder (the newest when None), whole or not at all. Raises as `receive_folder`."""
-        request = pb.ExportAdapterRequest(run_id=run_id, version=version)
+    def export(self, run_id: str, folder: Path, *, version: int | None = None, cluster: int | None = None) -> None:
+        """Write a version's PEFT folder (the newest when None), or that of one cluster, whole or not at all.
+
+        Raises as `receive_folder`, and NotFoundError where there is no such version or the cluster has none of it.
+        """
+        request = pb.ExportAdapterRequest(run_id=run_id, version=version, cluster=cluster)
         self._patiently(lambda: receive_folder(self._runs.ExportAdapter(request, timeout=EXPORT_TIMEOUT_S), folder))
 
     def _patiently(self, call: Callable[[], Result]) -> Result:

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elsa.errors import SpecError
-
 if TYPE_CHECKING:
     from services.cli.operator import Operator
 
@@ -16,6 +14,8 @@ Patience = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How lon
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first characters.")]
 HERE = "127.0.0.1:7400"
 PATIENCE_S = 30.0
+MOST = 2**32 - 1
+"""What a message holds of a version or a cluster."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +30,10 @@ def add_to(app: typer.Typer) -> None:
 def submit(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The run's specification.")],
     cloud: Cloud = HERE,
+    probes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Probes of your own, one sentence a line, for a run that clusters."),
+    ] = None,
     watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
     patience: Patience = PATIENCE_S,
 ) -> int:
@@ -37,14 +41,9 @@ def submit(
 
     Example: elsa run submit examples/text-classification.yaml --cloud cloud.example:7400
     """
-    from elsa.spec import RunSpec
+    from services.cli.specification import read_specification
 
-    try:
-        text = spec.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise SpecError(f"{spec}: cannot be read ({reason}); give the path of a run specification in YAML") from error
-    parsed = RunSpec.from_yaml(text, str(spec))
+    parsed = read_specification(spec, probes)
     with operator_of(cloud, patience) as operator:
         run_id = operator.submit(parsed.to_yaml())
         typer.echo(f"run {run_id}")
@@ -105,19 +104,26 @@ def cancel(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> 
 def export(
     run: RunId,
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it; an earlier export is replaced.")],
-    version: Annotated[int | None, typer.Option(min=0, help="Global version; the newest if not given.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=0, max=MOST, help="Global version; the newest if not given.")
+    ] = None,
+    cluster: Annotated[
+        int | None, typer.Option(min=0, max=MOST, help="The adapter of this cluster's clients; else that of all.")
+    ] = None,
     cloud: Cloud = HERE,
     patience: Patience = PATIENCE_S,
 ) -> None:
     """Write a run's adapter as a folder that plain PEFT loads.
 
     Example: elsa run export 7f3a --to adapter
+
+    Example: elsa run export 7f3a --cluster 0 --to adapter-of-cluster-0
     """
     from services.cli.folder import check_place
 
     check_place(to)
     with operator_of(cloud, patience) as operator:
-        operator.export(operator.resolve(run), to, version)
+        operator.export(operator.resolve(run), to, version=version, cluster=cluster)
     typer.echo(f'{to} is written; try it: elsa predict {to} "some text"')
 
 
