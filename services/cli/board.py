@@ -1,9 +1,10 @@
 """What is known of a run that is watched, put together from its events, as a live view or as lines."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import typer
 from rich import box
@@ -12,45 +13,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from elsa.v1 import adapter_pb2, fleet_pb2
+from elsa.v1 import fleet_pb2
 from elsa.v1 import run_pb2 as pb
-from services.cli.events import line, size, state_word
+from services.cli.events import line, state_word
 from services.cli.standings import mark_of
+from services.cli.versions import Evaluated, Version, figure, rounds_table
 
 BEFORE_ROUNDS = (fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_CLUSTERING)
-PHASES = ("bottom", "network", "wait", "trunk", "top")
-
-
-@dataclass(kw_only=True)
-class Version:
-    """What is known of one global version: its evaluation, and the work that made it."""
-
-    accuracy: float | None = None
-    loss: float | None = None
-    rows: int = 0
-    seconds: float = 0.0
-    reports: list[adapter_pb2.ClientReport] = field(default_factory=list)
-
-    @property
-    def wire_bytes(self) -> int:
-        """Bytes of the Train streams, both ways."""
-        return sum(report.bytes.up + report.bytes.down for report in self.reports)
-
-    @property
-    def float32_bytes(self) -> int:
-        """What the same would have taken as float32; 0 if a client did not say."""
-        said = [report.float32_bytes for report in self.reports]
-        return sum(said) if all(said) else 0
-
-    @property
-    def training_loss(self) -> float | None:
-        """Mean loss over all steps."""
-        steps = sum(report.steps for report in self.reports)
-        return sum(report.loss * report.steps for report in self.reports) / steps if steps else None
-
-    def phase_seconds(self) -> dict[str, float]:
-        """Seconds by phase, summed over the clients."""
-        return {phase: sum(getattr(report.seconds, phase) for report in self.reports) for phase in PHASES}
+NOTICES = 5
+"""How many of the newest changes of trust and clusters the live view shows."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +50,7 @@ class Board:
         self.trusts: dict[str, Trust] = {}
         """Of each client, once the run has clustered."""
         self._activity: dict[str, str] = {}
+        self._notices: deque[str] = deque(maxlen=NOTICES)
 
     def add(self, event: pb.RunEvent) -> None:
         """Take the next event."""
@@ -96,16 +68,16 @@ class Board:
             case "round_closed":
                 self._version(event.round_closed.version).seconds = event.round_closed.seconds
             case "evaluation_reported":
-                total = event.evaluation_reported.total
-                version = self._version(total.version)
-                version.accuracy, version.loss, version.rows = total.accuracy, total.loss, total.rows
+                self._evaluated(event.evaluation_reported)
             case "node_progress":
                 warming = self.state in BEFORE_ROUNDS
                 said = _activity(event.node_progress.progress, in_round=not warming)
                 self._activity[event.node_progress.node_id] = said
             case "clustered":
                 self._cluster(event.clustered)
+                self._notice(event)
             case "trust_changed":
+                self._notice(event)
                 changed = event.trust_changed
                 cluster = self.trusts[changed.client_id].cluster if changed.client_id in self.trusts else None
                 self.trusts[changed.client_id] = Trust(cluster, changed.trust, changed.set_aside)
@@ -118,16 +90,39 @@ class Board:
     def render(self) -> Group:
         """The whole board, for a terminal."""
         head = Text.assemble(("run ", "dim"), (self.run_id, "bold"), "  ", (state_word(self.state), "cyan"))
-        return Group(head, rounds_table(self.versions), self._nodes_table())
+        notices = [Text(text, "dim") for text in self._notices]  # others' words: no markup
+        return Group(head, rounds_table(self.versions), self._nodes_table(), *notices)
 
     def _nodes_table(self) -> Table:
+        newest = self._newest_evaluations()
+        both = any(each.own_accuracy is not None for each in newest.values())
         known = ("cluster", "trust") if self.trusts else ()
-        table = Table("node", "edge", *known, "does", box=box.SIMPLE_HEAD, pad_edge=False)
+        scored = ("accuracy", "own cluster's") if both else ()
+        table = Table("node", "edge", *known, *scored, "does", box=box.SIMPLE_HEAD, pad_edge=False)
         for node in sorted(self._activity):
             trust = self.trusts[node].words() if node in self.trusts else ("", "")
-            cells = (node, self.edge_of.get(node, ""), *(trust if known else ()), self._activity[node])
+            score = _both(newest[node]) if node in newest else ("", "")
+            shown = (*(trust if known else ()), *(score if scored else ()))
+            cells = (node, self.edge_of.get(node, ""), *shown, self._activity[node])
             table.add_row(*(Text(cell) for cell in cells))  # others' words: no markup
         return table
+
+    def _newest_evaluations(self) -> dict[str, Evaluated]:
+        """The newest of each client."""
+        found: dict[str, Evaluated] = {}
+        for _, version in sorted(self.versions.items()):
+            found.update(version.evaluations)
+        return found
+
+    def _evaluated(self, told: pb.EvaluationReported) -> None:
+        version, total = self._version(told.total.version), told.total
+        version.accuracy, version.loss, version.rows = total.accuracy, total.loss, total.rows
+        own = told.cluster_evaluation.accuracy if told.HasField("cluster_evaluation") else None
+        mine = told.evaluation
+        version.evaluations[told.client_id] = Evaluated(rows=mine.rows, accuracy=mine.accuracy, own_accuracy=own)
+
+    def _notice(self, event: pb.RunEvent) -> None:
+        self._notices.append(line(event) or "")
 
     def _cluster(self, told: pb.Clustered) -> None:
         self.trusts = {place.client_id: Trust(place.cluster, place.trust, place.set_aside) for place in told.places}
@@ -135,24 +130,6 @@ class Board:
 
     def _version(self, number: int) -> Version:
         return self.versions.setdefault(number, Version())
-
-
-def rounds_table(versions: Mapping[int, Version]) -> Table:
-    """A row a version: how good it is and what it took."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("round", "accuracy", "loss", "training loss", "on the wire", "as float32", "seconds"):
-        table.add_column(heading, justify="right")
-    for number, version in sorted(versions.items()):
-        table.add_row(
-            "start" if number == 0 else str(number),
-            _figure(version.accuracy),
-            _figure(version.loss),
-            _figure(version.training_loss),
-            size(version.wire_bytes) if version.reports else "–",
-            size(version.float32_bytes) if version.float32_bytes else "–",
-            f"{version.seconds:.1f}" if version.seconds else "–",
-        )
-    return table
 
 
 @contextmanager
@@ -178,5 +155,5 @@ def _activity(progress: fleet_pb2.Progress, *, in_round: bool) -> str:
     return f"{place}{progress.activity}{step}{loss}"
 
 
-def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
+def _both(evaluated: Evaluated) -> tuple[str, str]:
+    return figure(evaluated.accuracy), figure(evaluated.own_accuracy)

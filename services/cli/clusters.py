@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from services.cli.standings import Clusters, Standing
 
 PIPE_WIDTH = 10_000
+NO_SCORES = "no version has been evaluated with the clusters' own adapters yet"
 LEGEND = (
     "ms: latency to the edge. Trust is made of cons: a client's answers to probes agree with its neighbours'; rept:\n"
     "with its own when asked twice; orig: its fingerprint is no other's; updt: its updates agree with its\n"
@@ -43,7 +44,9 @@ def clusters(
 
     Trust is from 0 to 1 and made of four parts, which are shown beside it.
     Clients below 0.5 are marked "low trust"; updates of one that is "set aside"
-    do not count. The run must have been through CLUSTERING.
+    do not count. Below the table stands how good the run's adapter is for each
+    cluster, and the cluster's own, on rows that its clients keep back. The run
+    must have been through CLUSTERING.
 
     The picture shows how far apart each two clients behave, ordered by cluster
     (dark: alike), beside a map of clients and their edges; above 400 clients
@@ -63,7 +66,7 @@ def clusters(
     if as_json:
         typer.echo(json.dumps({"run": run_id, **found.as_json()}, ensure_ascii=False, allow_nan=False))
     else:
-        _print(run_id, found)
+        print_clusters(run_id, found)
     if plot is not None:
         _draw(found, plot, quietly=as_json)
 
@@ -97,7 +100,8 @@ def _draw(found: "Clusters", path: Path, *, quietly: bool) -> None:
     typer.echo(said, err=quietly)
 
 
-def _print(run_id: str, found: "Clusters") -> None:
+def print_clusters(run_id: str, found: "Clusters") -> None:
+    """Print who learns with whom: a line a client, how it was decided, and a line a cluster."""
     from rich.console import Console
 
     table, console = _table(found), Console()
@@ -105,7 +109,8 @@ def _print(run_id: str, found: "Clusters") -> None:
     width = max(console.width, whole.minimum) if console.is_terminal else PIPE_WIDTH
     Console(width=width).print(table)  # nothing is cut off; in a pipe a client stays on its line
     groups = f"{found.count} cluster{'' if found.count == 1 else 's'} of {len(found.clients)} clients"
-    typer.echo(f"run {run_id}, from version {found.version} on: {groups}\n{found.how}\n\n{LEGEND}")
+    typer.echo(f"run {run_id}, from version {found.version} on: {groups}\n{found.how}\n")
+    typer.echo("\n".join([*found.lines(), *([] if found.scores else [NO_SCORES]), "", LEGEND]))
 
 
 def _table(found: "Clusters") -> "Table":

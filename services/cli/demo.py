@@ -62,8 +62,8 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
 def _print(report: "Report", output: Path) -> None:
     from rich.console import Console
 
-    from services.cli.board import rounds_table
     from services.cli.events import size
+    from services.cli.versions import rounds_table
 
     marks = report.yardsticks
     Console().print(rounds_table(report.versions))

@@ -79,9 +79,11 @@ def _round_closed(event: pb.RunEvent) -> str:
 
 
 def _evaluation_reported(event: pb.RunEvent) -> str:
-    mine, total = event.evaluation_reported.evaluation, event.evaluation_reported.total
+    told = event.evaluation_reported
+    mine, total, own = told.evaluation, told.total, told.cluster_evaluation
+    both = f", {own.accuracy:.3f} with its cluster's own" if told.HasField("cluster_evaluation") else ""
     return (
-        f"{event.evaluation_reported.client_id} evaluates version {mine.version}: accuracy {mine.accuracy:.3f}; "
+        f"{told.client_id} evaluates version {mine.version}: accuracy {mine.accuracy:.3f}{both}; "
         f"all {total.clients} so far: accuracy {total.accuracy:.3f}, loss {total.loss:.3f}"
     )
 
@@ -94,7 +96,8 @@ def _clustered(event: pb.RunEvent) -> str:
         noticed.setdefault(mark, []).append(f"{place.client_id} {place.trust:.2f}")
     said = [f"{mark}: {_some(clients)}" for mark, clients in sorted(noticed.items()) if mark]
     sizes = Counter(place.cluster for place in told.places).values()
-    return "; ".join(
+    anew = f"clusters are made anew, from version {told.version} on: " if told.version else ""
+    return anew + "; ".join(
         [
             f"{_count(len(told.places), 'client')} in {_count(told.clusters, 'cluster')}{_range(sizes)}",
             told.detail,

@@ -1,6 +1,7 @@
 """Who learns with whom as the cloud tells it: checked, and in the order in which `elsa clusters` shows it."""
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from elsa.errors import MalformedError
 from elsa.v1 import run_pb2 as pb
 from elsa.v1.tensor_pb2 import DType, Tensor
+from services.cli.scores import Score, line_of, scores_from_proto
 
 LOW_TRUST = 0.5
 """Honest clients are meant to stay above it, those with rare data too; who is below is marked."""
@@ -52,6 +54,14 @@ class Clusters:
     """By cluster, edge and name."""
     divergence: NDArray[np.float64] | None
     """Over its median, (clients, clients) in the same order; NaN where there is no fingerprint."""
+    scores: Sequence[Score]
+    """Of the clusters that have been evaluated."""
+
+    def lines(self) -> list[str]:
+        """A line for each cluster: its size, and how good the run's adapter and its own are for it."""
+        sizes = Counter(standing.cluster for standing in self.clients)
+        scores = {score.cluster: score for score in self.scores}
+        return [line_of(cluster, size, scores.get(cluster)) for cluster, size in sorted(sizes.items())]
 
     def as_json(self) -> dict[str, Any]:
         """The same as lists and mappings that JSON knows; what is unknown is None."""
@@ -60,6 +70,7 @@ class Clusters:
             "clusters": self.count,
             "how": self.how,
             "clients": [_standing_as_json(standing) for standing in self.clients],
+            "scores": [score.as_json() for score in self.scores],
             "divergence": None if self.divergence is None else [_row_as_json(row) for row in self.divergence],
         }
 
@@ -87,6 +98,7 @@ def clusters_from_proto(answer: pb.GetClustersResponse) -> Clusters:
         how=" ".join(told.detail.split()),
         clients=tuple(standings[place] for place in order),
         divergence=divergence,
+        scores=scores_from_proto(answer.scores),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from services.cli.board import PHASES, Version
+from services.cli.versions import PHASES, Version
 from services.testbed.yardsticks import FROZEN_HEAD, Yardsticks
 
 JSON_FILE, FIGURE = "report.json", "training.png"

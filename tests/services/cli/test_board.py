@@ -88,18 +88,16 @@ def test_every_kept_event_is_a_line_and_progress_is_none():
 
 
 PARTS = {"consistency": 0.1, "repeatability": 1.0, "originality": 0.9, "update": 0.5}
-CLUSTERED = pb.RunEvent(
-    sequence=9,
-    clustered={
-        "clusters": 2,
-        "detail": "spectral,\nas many as edges",
-        "places": [
-            {"client_id": "c1", "cluster": 0, "edge_id": "e1", "trust": 0.9},
-            {"client_id": "c2", "cluster": 1, "edge_id": "e2", "trust": 0.3, "parts": PARTS},
-            {"client_id": "c3", "cluster": 1, "edge_id": "e2", "trust": 0.1, "set_aside": True},
-        ],
-    },
-)
+MADE = {
+    "clusters": 2,
+    "detail": "spectral,\nas many as edges",
+    "places": [
+        {"client_id": "c1", "cluster": 0, "edge_id": "e1", "trust": 0.9},
+        {"client_id": "c2", "cluster": 1, "edge_id": "e2", "trust": 0.3, "parts": PARTS},
+        {"client_id": "c3", "cluster": 1, "edge_id": "e2", "trust": 0.1, "set_aside": True},
+    ],
+}
+CLUSTERED = pb.RunEvent(sequence=9, clustered=MADE)
 ASIDE = pb.RunEvent(
     sequence=10,
     trust_changed={"client_id": "c1", "trust": 0.15, "set_aside": True, "detail": "below 0.2 twice", "parts": PARTS},
@@ -166,3 +164,77 @@ def test_a_change_of_trust_is_a_line_with_its_parts():
 
 def test_sizes_are_in_the_unit_that_suits_them():
     assert [size(n) for n in (0, 999, 1000, 1_500_000, 2.5e9)] == ["0 B", "999 B", "1.0 kB", "1.5 MB", "2.5 GB"]
+
+
+def judged(client, version, accuracy, own=None, rows=10):
+    """A client's evaluation event, with its cluster's own accuracy where there is one."""
+    mine = pb.Evaluation(version=version, rows=rows, loss=1.0, accuracy=accuracy)
+    told = pb.EvaluationReported(client_id=client, evaluation=mine, total=mine)
+    if own is not None:
+        told.cluster_evaluation.CopyFrom(pb.Evaluation(version=version, rows=rows, accuracy=own, cluster=1))
+    return pb.RunEvent(sequence=1, evaluation_reported=told)
+
+
+def test_an_evaluation_under_both_adapters_is_a_line_with_both():
+    assert "c1 evaluates version 3: accuracy 0.710; all" in line(judged("c1", 3, 0.71))
+    assert "c1 evaluates version 3: accuracy 0.710, 0.740 with its cluster's own; all" in line(
+        judged("c1", 3, 0.71, 0.74)
+    )
+
+
+def test_both_accuracies_of_the_newest_version_stand_beside_each_client():
+    busy = [progress(client, "evaluating") for client in ("c1", "c2")]
+    does = ["round", "1.1:", "evaluating"]
+    shown = rendered([*busy, judged("c1", 1, 0.5, 0.6), judged("c1", 2, 0.7, 0.8), judged("c2", 1, 0.4)])
+    assert ["node", "edge", "accuracy", "own", "cluster's", "does"] in shown
+    assert ["c1", "0.700", "0.800", *does] in shown
+    assert ["c2", "0.400", "–", *does] in shown
+    assert ["node", "edge", "does"] in rendered([*busy, judged("c1", 1, 0.5)])
+
+
+def test_a_client_without_a_cluster_adapter_counts_with_the_runs():
+    made = Board("r1")
+    for event in (judged("c1", 1, 0.5, 0.8, rows=30), judged("c2", 1, 0.4, rows=10)):
+        made.add(event)
+    assert made.versions[1].own_accuracy == (30 * 0.8 + 10 * 0.4) / 40
+    made.add(judged("c1", 2, 0.5))
+    assert made.versions[2].own_accuracy is None
+
+
+def test_the_order_of_evaluations_is_irrelevant_to_what_clusters_reach():
+    told = [judged("c1", 1, 0.5, 0.8, rows=30), judged("c2", 1, 0.4, 0.1), judged("c3", 1, 0.9)]
+    boards = [Board("r1"), Board("r1")]
+    for made, events in zip(boards, (told, told[::-1]), strict=True):
+        for event in events:
+            made.add(event)
+    one, other = (made.versions[1].own_accuracy for made in boards)
+    assert abs(one - other) < 1e-12
+
+
+ANEW = pb.RunEvent(sequence=11, clustered={**MADE, "version": 4})
+
+
+def test_clusters_that_are_made_anew_are_said_to_be():
+    assert line(ANEW).endswith(
+        "  clusters are made anew, from version 4 on: 3 clients in 2 clusters of 1 to 2; spectral, as many as edges; "
+        "low trust: c2 0.30; set aside: c3 0.10"
+    )
+    assert "anew" not in line(CLUSTERED)
+
+
+def test_the_newest_changes_of_trust_and_clusters_stay_in_view():
+    trusts = [
+        pb.RunEvent(trust_changed={"client_id": f"c{n}", "trust": 0.5, "detail": "taken back"}) for n in range(5)
+    ]
+    said = [" ".join(words) for words in rendered([CLUSTERED, ANEW, *trusts[:4]])]
+    assert sum("counts with trust 0.50: taken back" in text for text in said) == 4
+    assert sum("clusters are made anew" in text for text in said) == 1
+    said = [" ".join(words) for words in rendered([ANEW, *trusts])]
+    assert sum("counts with trust 0.50: taken back" in text for text in said) == 5
+    assert not any("clusters are made anew" in text for text in said)
+
+
+def test_a_client_that_is_taken_back_is_shown_without_a_mark():
+    back = pb.RunEvent(trust_changed={"client_id": "c1", "trust": 0.6, "detail": "taken back"})
+    shown = rendered([progress("c1", "training"), CLUSTERED, ASIDE, back])
+    assert ["c1", "e1", "0", "0.60", "round", "1.1:", "training"] in shown

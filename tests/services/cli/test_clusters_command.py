@@ -62,10 +62,21 @@ def apart(places):
     return matrix
 
 
-def answer(places=PLACES, matrix=None):
+def answer(places=PLACES, matrix=None, scores=()):
     clusters = len({one.cluster for one in places})
     told = pb.Clustered(version=3, detail=HOW, clusters=clusters, places=places)
-    return pb.GetClustersResponse(clustered=told, divergence=None if matrix is None else tensor(matrix))
+    return pb.GetClustersResponse(
+        clustered=told, divergence=None if matrix is None else tensor(matrix), scores=scores
+    )
+
+
+def score(cluster, accuracy, own, clients=3, rows=1200, loss=1.0):
+    figures = {"version": 4, "rows": rows, "loss": loss, "clients": clients}
+    return pb.ClusterScore(
+        cluster=cluster,
+        evaluation=pb.Evaluation(accuracy=accuracy, **figures),
+        cluster_evaluation=pb.Evaluation(accuracy=own, cluster=cluster, **figures),
+    )
 
 
 class Cloud(RunServiceServicer):
@@ -172,6 +183,39 @@ def test_json_holds_all_that_the_cloud_said_in_the_order_of_the_table(shown):
     assert told["divergence"][2] == [2.0, None, 0.0, 0.25, 0.25, 2.0]
 
 
+def test_every_cluster_is_a_line_with_both_accuracies_where_it_has_been_evaluated(shown):
+    out, _ = shown(answer(scores=[score(1, 0.71, 0.74), score(0, 0.5, 0.25, clients=1, rows=10)]))
+    lines = [line for line in out.splitlines() if line.startswith("cluster ")]
+    assert lines == [
+        "cluster 0: 2 clients, 10 rows of 1 of them, accuracy 0.500 with the run's adapter, 0.250 with its own "
+        "(version 4)",
+        "cluster 1: 3 clients, 1,200 rows, accuracy 0.710 with the run's adapter, 0.740 with its own (version 4)",
+        "cluster 2: 1 client",
+    ]
+
+
+def test_that_nothing_is_evaluated_yet_is_said(shown):
+    said = "no version has been evaluated with the clusters' own adapters yet\n"
+    assert said in shown(answer())[0]
+    assert said not in shown(answer(scores=[score(1, 0.71, 0.74)]))[0]
+
+
+def test_json_holds_the_scores_of_both_adapters_by_cluster(shown):
+    out, _ = shown(answer(scores=[score(2, 0.5, 0.75), score(0, 0.25, 0.5)]), "--json")
+    told = json.loads(out)["scores"]
+    assert [one["cluster"] for one in told] == [0, 2]
+    assert told[1] == {
+        "cluster": 2,
+        "version": 4,
+        "clients": 3,
+        "rows": 1200,
+        "accuracy": 0.5,
+        "loss": 1.0,
+        "own_accuracy": 0.75,
+        "own_loss": 1.0,
+    }
+
+
 @given(st.permutations(range(len(PLACES))))
 def test_the_order_in_which_the_cloud_tells_clients_is_irrelevant(order):
     moved = [PLACES[n] for n in order]
@@ -193,6 +237,11 @@ def test_a_run_that_has_not_clustered_is_said_to_have_not(refused):
         (answer([place("a", 0, "e", trust=1.5)]), "trust: 1.5 of 'a'"),
         (answer([pb.ClientPlace(client_id="a", latency_ms=-1)]), "latency_ms: -1.0 of 'a'"),
         (answer([pb.ClientPlace(client_id="a", parts={"update": 2})]), "update: 2.0 of 'a'"),
+        (answer(scores=[score(0, 1.5, 0.5)]), r"ClusterScore\.evaluation\.accuracy: 1.5 of cluster 0"),
+        (answer(scores=[score(0, 0.5, math.nan)]), r"cluster_evaluation\.accuracy: nan of cluster 0"),
+        (answer(scores=[score(0, 0.5, 0.5, loss=math.inf)]), r"evaluation\.loss: inf of cluster 0"),
+        (answer(scores=[score(3, 0.5, 0.5, rows=0)]), r"evaluation\.rows: 0 for cluster 3"),
+        (answer(scores=[score(0, 0.5, 0.5)] * 2), "scores: cluster 0 comes twice"),
         (answer(matrix=np.zeros((5, 6))), r"divergence: type 1, shape \[5, 6\]"),
         (answer(matrix=np.full((6, 6), np.inf)), "divergence: holds infinity"),
         (answer(matrix=np.full((6, 6), -1.0)), "divergence: holds infinity or a number below 0"),

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from elsa.v1 import adapter_pb2
-from services.cli.board import Version, rounds_table
 from services.cli.demo import _print
+from services.cli.versions import Version, rounds_table
 from services.testbed.report import Report, write_report
 from services.testbed.yardsticks import Yardsticks
 
