@@ -16,7 +16,7 @@ from elsa.errors import MalformedError
 from elsa.v1 import run_pb2 as pb
 from elsa.v1.run_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
 from elsa.v1.tensor_pb2 import DTYPE_FLOAT16, DTYPE_FLOAT32, Tensor
-from services.cli.cluster_picture import DPI, blocks, draw
+from services.cli.cluster_picture import DPI, THICKEST, THINNEST, blocks, colours_of, draw, widths_of
 from services.cli.clusters import check_picture
 from services.cli.standings import PARTS, clusters_from_proto
 
@@ -305,6 +305,22 @@ def test_the_heat_map_is_dark_within_clusters_bright_between_and_grey_where_noth
 def test_borders_are_drawn_between_clusters_alone():
     found = clusters_from_proto(answer())
     assert blocks(found.clients) == [(0, 0, 2), (1, 2, 5), (2, 5, 6)]
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=2, max_size=20))
+def test_the_line_to_a_nearer_edge_is_never_thinner(latencies_ms):
+    widths = widths_of(latencies_ms)
+    order = np.argsort(latencies_ms)
+    assert (np.diff(widths[order]) <= 1e-12).all()
+    assert THINNEST - 1e-12 <= widths.min() <= widths.max() <= THICKEST + 1e-12
+    assert widths.max() == THICKEST
+
+
+def test_clusters_of_a_small_number_are_never_the_red_of_who_is_not_trusted():
+    found = clusters_from_proto(answer([place(f"c{n}", n, "e") for n in range(9)]))
+    colours = [colour[:3] for colour in colours_of(found.clients).values()]
+    assert len(set(colours)) == 9
+    assert min(max(abs(part - red) for part, red in zip(one, (1, 0, 0), strict=True)) for one in colours) > 0.3
 
 
 @pytest.mark.parametrize("set_aside", [False, True])
