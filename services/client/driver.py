@@ -1,9 +1,12 @@
-"""Takes one run through its life at this client: join with rows and links, then round after round with its edge."""
+"""Takes one run through its life at this client: join with rows and links, then round after round with its edge.
+
+The edge is the one that the cloud names at the time: when it names another, or the same at another address, the calls
+to the one before end and the client goes on there, from wherever that edge is.
+"""
 
 import logging
 import threading
 
-import grpc
 import torch
 
 from elsa.errors import (
@@ -19,21 +22,22 @@ from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
 from elsa.train.fitting import check_fits
 from elsa.v1 import fleet_pb2
-from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from elsa.wire.tensor import Layout
 from services.client.basis import basis_at_cut
 from services.client.keys import RunKeys
 from services.client.links import measure
-from services.client.rounds import RoundLoop
+from services.client.rounds import ANYWHERE, RoundLoop
 from services.client.settings import ClientSettings
 from services.client.site import SiteData, load
+from services.client.stay import Stay, Stays
 from services.client.trainer import RoundTrainer
 from services.client.warmup import WarmUp
-from services.rpc.channel import connect
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
 log = logging.getLogger(__name__)
+
+WARMUP, TRAINING = fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_TRAINING
 
 
 class RunDriver:
@@ -57,13 +61,8 @@ class RunDriver:
         self._settings = settings
         self._link = link
         self._offered: fleet_pb2.Assignment | None = None
-        self._warming: fleet_pb2.Assignment | None = None
-        self._training: fleet_pb2.Assignment | None = None
-        self._may_begin = threading.Event()
-        self._may_train = threading.Event()
+        self._stays = Stays(run_id)
         self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._channel: grpc.Channel | None = None
         self._keys = RunKeys(run_id, link.node_id, self._share)
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
@@ -73,24 +72,16 @@ class RunDriver:
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """See `services.rpc.node.RunDriver`."""
         self._keys.tell(assignment.keys)
+        self._stays.tell(assignment)
         if self._offered is None:
             self._offered = assignment
             self._thread.start()
-        if assignment.state == fleet_pb2.RUN_STATE_WARMUP and not self._may_begin.is_set():
-            self._warming = assignment
-            self._may_begin.set()
-        if assignment.state == fleet_pb2.RUN_STATE_TRAINING and not self._may_train.is_set():
-            self._training = assignment
-            self._may_train.set()
-            self._may_begin.set()
 
     def stop(self) -> None:
         """See `services.rpc.node.RunDriver`."""
         self._stop.set()
-        self._may_train.set()
-        self._may_begin.set()
         self._keys.close()
-        self._disconnect()
+        self._stays.close()
 
     def join(self, timeout_s: float) -> None:
         """See `services.rpc.node.RunDriver`."""
@@ -100,12 +91,9 @@ class RunDriver:
     def _live(self) -> None:
         try:
             joined = self._join()
-            self._may_begin.wait()
-            if joined is not None and self._warming is not None and not self._may_train.is_set():
-                self._warm_up(*joined, self._warming.edges[0])
-            self._may_train.wait()
-            if joined is not None and self._training is not None and not self._stop.is_set():
-                self._work(*joined, self._training.edges[0], self._training.version)
+            if joined is not None:
+                self._warm_up(*joined)
+                self._work(*joined)
         except RoundGivenUpError as error:
             log.info("run %s: %s", self._run_id, error)
         except ElsaError as error:
@@ -188,62 +176,51 @@ class RunDriver:
         name = self._settings.name
         return self._keys.obtain(layout, lambda: basis_at_cut(self._spec, checkpoint, name, ssop.rank))
 
-    def _connect(self, address: str) -> tuple[SplitServiceStub, AdapterServiceStub]:
-        """The edge's services. Under the lock: gRPC crashes if a stub is made on a channel that closes."""
-        with self._lock:
-            if self._stop.is_set():
-                raise RoundGivenUpError("stopped before the first round")
-            self._channel = connect(address)
-            return SplitServiceStub(self._channel), AdapterServiceStub(self._channel)
+    def _warm_up(self, checkpoint: Checkpoint, data: SiteData) -> None:
+        """Send a fingerprint from the edge of the time being, or the next one, unless the run trains already."""
+        done = False
+        while not done and self._stays.wait(WARMUP, TRAINING).state == WARMUP:
+            with self._stays.take(WARMUP, TRAINING) as stay:
+                split, adapters = stay.stubs()
+                done = WarmUp(
+                    self._run_id,
+                    self._spec,
+                    self._trainer(checkpoint, data, stay, split, None),
+                    link=self._link,
+                    edge=adapters,
+                    peer=stay.peer,
+                    stop=stay.over,
+                    over=lambda: self._stays.told.state == TRAINING,
+                    patience_s=self._settings.patience_s,
+                ).run()
 
-    def _disconnect(self) -> None:
-        with self._lock:
-            if self._channel is not None:
-                self._channel.close()  # ends every call to the edge
-
-    def _warm_up(self, checkpoint: Checkpoint, data: SiteData, edge: fleet_pb2.EdgePeer) -> None:
-        peer = f"edge {edge.edge_id} at {edge.address}"
-        split, adapters = self._connect(edge.address)
-        try:
-            WarmUp(
-                self._run_id,
-                self._spec,
-                self._trainer(checkpoint, data, split, peer, None),
-                link=self._link,
-                edge=adapters,
-                peer=peer,
-                stop=self._stop,
-                over=self._may_train.is_set,
-                patience_s=self._settings.patience_s,
-            ).run()
-        finally:
-            self._disconnect()
-
-    def _work(self, checkpoint: Checkpoint, data: SiteData, edge: fleet_pb2.EdgePeer, version: int) -> None:
-        peer = f"edge {edge.edge_id} at {edge.address}"
-        log.info("run %s: trains with %s", self._run_id, peer)
-        shared = self._shared_key(checkpoint)
-        split, adapters = self._connect(edge.address)
-        try:
-            RoundLoop(
-                self._run_id,
-                self._spec,
-                self._trainer(checkpoint, data, split, peer, shared),
-                link=self._link,
-                edge=adapters,
-                peer=peer,
-                stop=self._stop,
-                patience_s=self._settings.patience_s,
-            ).run(version)
-        finally:
-            self._disconnect()
+    def _work(self, checkpoint: Checkpoint, data: SiteData) -> None:
+        """Train to the last version, at one edge after the other."""
+        place = self._stays.wait(TRAINING).version, 0
+        shared, evaluated, done = self._shared_key(checkpoint), set[int](), False
+        while not done and not self._stop.is_set():
+            with self._stays.take(TRAINING) as stay:
+                log.info("run %s: trains with %s", self._run_id, stay.peer)
+                split, adapters = stay.stubs()
+                done = RoundLoop(
+                    self._run_id,
+                    self._spec,
+                    self._trainer(checkpoint, data, stay, split, shared),
+                    link=self._link,
+                    edge=adapters,
+                    peer=stay.peer,
+                    stop=stay.over,
+                    evaluated=evaluated,
+                    patience_s=self._settings.patience_s,
+                ).run(place)
+            place = ANYWHERE
 
     def _trainer(
         self,
         checkpoint: Checkpoint,
         data: SiteData,
+        stay: Stay,
         stub: SplitServiceStub,
-        peer: str,
         shared: tuple[Key, torch.Tensor] | None,
     ) -> RoundTrainer:
         return RoundTrainer(
@@ -254,8 +231,8 @@ class RunDriver:
             data,
             shared=shared,
             stub=stub,
-            peer=peer,
-            stop=self._stop,
+            peer=stay.peer,
+            stop=stay.over,
             patience_s=self._settings.patience_s,
             report=self._link.report,
         )

@@ -3,19 +3,11 @@
 import logging
 import threading
 
-from elsa.errors import (
-    CapacityError,
-    ChecksumError,
-    DrainingError,
-    NotFoundError,
-    PermissionDeniedError,
-    RoundGivenUpError,
-    StaleRoundError,
-    UnreachableError,
-)
+from elsa.errors import RoundGivenUpError, StaleRoundError
 from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, run_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
+from services.client.patience import Patience
 from services.client.trainer import RoundTrainer
 from services.rpc.adapters import Pulled, pull_when_there, push
 from services.rpc.channel import patiently
@@ -23,25 +15,17 @@ from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
 log = logging.getLogger(__name__)
 
-FIRST_PAUSE_S = 0.25
-LONGEST_PAUSE_S = 5.0
-PASSING = (
-    UnreachableError,
-    DrainingError,
-    NotFoundError,
-    StaleRoundError,
-    CapacityError,
-    PermissionDeniedError,
-    ChecksumError,
-)
-"""What an edge that restarts, that does not know of us yet, or that is past our round may answer for a while."""
-
 ANYWHERE = (0, 0)
 """Whatever round the edge is in is at or past it."""
 
 
 class RoundLoop:
-    """All rounds of one run at this client."""
+    """The rounds of one run that this client takes part in at one edge.
+
+    Args:
+        stop: set when the run has ended here, or when the client goes to another edge.
+        evaluated: the versions that need no evaluation, since one was made, here or at another edge; added to here.
+    """
 
     def __init__(
         self,
@@ -53,6 +37,7 @@ class RoundLoop:
         edge: AdapterServiceStub,
         peer: str,
         stop: threading.Event,
+        evaluated: set[int],
         patience_s: float,
     ) -> None:
         self._run_id = run_id
@@ -62,30 +47,29 @@ class RoundLoop:
         self._edge = edge
         self._peer = peer
         self._stop = stop
+        self._evaluated = evaluated
         self._patience_s = patience_s
-        self._evaluated: set[int] = set()
+        self._place = ANYWHERE
 
-    def run(self, version: int) -> None:
-        """Work from `version` to the last one.
+    def run(self, place: tuple[int, int] = ANYWHERE) -> bool:
+        """Work from `place`, version and edge round, to the last version; False if stopped before that.
 
         A round that fails is tried again from wherever the edge is then, which may be further back after a restart;
         its error is raised once the pauses since the last success add up to `patience_s` seconds. Raises
         RoundGivenUpError if the run ends.
         """
-        place, pause_s, paused_s = (version, 0), FIRST_PAUSE_S, 0.0
-        while not self._stop.is_set():
-            try:
-                pulled = self._pull(*place)
-                self._evaluate(pulled)
-                if pulled.version >= self._spec.training.rounds:
-                    return
-                place, pause_s, paused_s = self._train(pulled), FIRST_PAUSE_S, 0.0
-            except PASSING as error:
-                if paused_s > self._patience_s:
-                    raise
-                log.warning("run %s: %s; trying the round again", self._run_id, error)
-                self._stop.wait(pause_s)
-                place, pause_s, paused_s = ANYWHERE, min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
+        self._place = place
+        return Patience(self._run_id, self._patience_s, self._stop).until(self._round)
+
+    def _round(self) -> bool:
+        """Evaluate and train the next round; whether it was the last version, which is not trained from."""
+        place, self._place = self._place, ANYWHERE
+        pulled = self._pull(*place)
+        self._evaluate(pulled)
+        if pulled.version >= self._spec.training.rounds:
+            return True
+        self._place = self._train(pulled)
+        return False
 
     def _pull(self, version: int, edge_round: int) -> Pulled:
         request = adapter_pb2.PullAdapterRequest(

@@ -1,7 +1,8 @@
 """A client's warm-up: some steps with the edge of the time being, probes answered, and the fingerprint sent.
 
 What is trained here is thrown away: rounds begin from the same adapter for all. A client whose edge or cloud is away
-for too long goes on without a fingerprint, and is placed by latency alone; one that is refused leaves the run.
+for too long goes on without a fingerprint, and is placed by latency alone; one that is refused leaves the run. One
+that is given another edge meanwhile warms up there.
 """
 
 import logging
@@ -20,7 +21,7 @@ from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.tensor_pb2 import DType, Tensor
 from elsa.wire.tensor import raw_bytes
-from services.client.rounds import FIRST_PAUSE_S, LONGEST_PAUSE_S, PASSING
+from services.client.patience import PASSING, Patience
 from services.client.trainer import RoundTrainer
 from services.rpc.adapters import pull_when_there
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
@@ -32,6 +33,7 @@ class WarmUp:
     """One client's fingerprint in one run.
 
     Args:
+        stop: set when the run has ended here, or when the client goes to another edge.
         over: whether the run trains already, so that nobody waits for the fingerprint.
     """
 
@@ -58,20 +60,21 @@ class WarmUp:
         self._over = over
         self._patience_s = patience_s
 
-    def run(self) -> None:
-        """Make and send it; again after what passes, until it is there, too late, or the patience is spent."""
-        pause_s, paused_s = FIRST_PAUSE_S, 0.0
-        while not self._stop.is_set() and not self._over():
-            try:
-                self._once()
-                return
-            except PASSING as error:
-                if paused_s > self._patience_s:
-                    log.warning("run %s: goes on without a fingerprint: %s", self._run_id, error)
-                    return
-                log.info("run %s: %s; warming up again", self._run_id, error)
-                self._stop.wait(pause_s)
-                pause_s, paused_s = min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
+    def run(self) -> bool:
+        """Make and send it; again after what passes, until it is there, too late, or the patience is spent.
+
+        False if stopped before that.
+        """
+        try:
+            return Patience(self._run_id, self._patience_s, self._stop).until(self._is_done)
+        except PASSING as error:
+            log.warning("run %s: goes on without a fingerprint: %s", self._run_id, error)
+            return True
+
+    def _is_done(self) -> bool:
+        if not self._over():
+            self._once()
+        return True
 
     def _once(self) -> None:
         request = adapter_pb2.PullAdapterRequest(run_id=self._run_id, node_id=self._link.node_id)

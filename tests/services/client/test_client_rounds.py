@@ -65,6 +65,7 @@ def loop_at(spec, data, address, link, stop, patience_s=20.0):
         edge=AdapterServiceStub(channel),
         peer="edge",
         stop=stop,
+        evaluated=set(),
         patience_s=patience_s,
     )
     return loop, channel
@@ -78,7 +79,7 @@ def serve_rounds(run, edge, spec, before_round=lambda place: None):
             before_round((version, edge_round))
             result = run.rounds.close(30)
             closed.append(result)
-            adapter = result.adapter
+            adapter = result.parts[0].adapter
             run.sessions.forget_round(RUN)
             if edge_round + 1 < spec.training.edge_rounds:
                 run.rounds.open(version, edge_round + 1, adapter)
@@ -93,7 +94,7 @@ def whole_run(spec, data, start, proxy_at=None):
         run = edge.open_run(spec, start, ["ann"])
         proxy = Proxy(edge.address) if proxy_at else None
         loop, channel = loop_at(spec, data, proxy.address if proxy else edge.address, link, stop)
-        worker = threading.Thread(target=loop.run, args=[0])
+        worker = threading.Thread(target=loop.run)
         worker.start()
         closed = serve_rounds(run, edge, spec, (lambda place: proxy_at(place, proxy, edge)) if proxy_at else _nothing)
         worker.join(30)
@@ -101,7 +102,7 @@ def whole_run(spec, data, start, proxy_at=None):
         channel.close()
         if proxy:
             proxy.close()
-    return closed[-1].adapter, link.evaluations
+    return closed[-1].parts[0].adapter, link.evaluations
 
 
 def _nothing(place):
@@ -176,7 +177,15 @@ def failing_loop(edge, errors, spec, patience_s=20.0):
     stop = threading.Event()
     stop.wait = lambda seconds=None: stop.is_set()  # pauses take no time
     loop = RoundLoop(
-        RUN, spec, Trainer(errors), link=Link(), edge=edge.adapters, peer="edge", stop=stop, patience_s=patience_s
+        RUN,
+        spec,
+        Trainer(errors),
+        link=Link(),
+        edge=edge.adapters,
+        peer="edge",
+        stop=stop,
+        evaluated=set(),
+        patience_s=patience_s,
     )
     return loop, stop
 
@@ -188,10 +197,10 @@ def test_passing_errors_are_tried_again_and_others_are_not(tiny_bert):
         passing = [UnreachableError("a"), NotFoundError("b"), CapacityError("c")]
         loop, _ = failing_loop(edge, [*passing, MalformedError("NaN")], spec)
         with pytest.raises(MalformedError, match="NaN"):
-            loop.run(0)
+            loop.run()
         loop, _ = failing_loop(edge, [CapacityError("full")] * 50, spec, patience_s=8.0)
         with pytest.raises(CapacityError, match="full"):
-            loop.run(0)
+            loop.run()
         assert 3 < loop._trainer.calls < 12
 
 
@@ -201,7 +210,7 @@ def test_a_round_that_is_over_is_tried_again_with_patience(tiny_bert):
         edge.open_run(spec, first_adapter(spec), ["ann"])
         loop, _ = failing_loop(edge, [StaleRoundError("over")] * 50, spec, patience_s=8.0)
         with pytest.raises(StaleRoundError, match="over"):
-            loop.run(0)
+            loop.run()
         assert 3 < loop._trainer.calls < 12
 
 
@@ -217,7 +226,7 @@ def test_an_evaluation_that_nobody_waits_for_any_more_is_done(tiny_bert):
         edge.open_run(spec, first_adapter(spec), ["ann"], version=spec.training.rounds)
         loop, _ = failing_loop(edge, [], spec)
         loop._link.runs = SimpleNamespace(ReportEvaluation=late)
-        loop.run(0)
+        loop.run()
         assert sent == [spec.training.rounds] and loop._evaluated == {spec.training.rounds}
 
 
@@ -227,7 +236,7 @@ def test_a_stopped_client_waits_for_nobody(tiny_bert):
         edge.open_run(spec, first_adapter(spec), ["ann"])
         loop, stop = failing_loop(edge, [], spec)
         stop.set()
-        loop.run(0)
+        loop.run()
         with pytest.raises(RoundGivenUpError, match="stopped"):
             loop._sleep(100)
 

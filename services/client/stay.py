@@ -1,0 +1,108 @@
+"""A client's times with its edges in one run: each until the cloud names another edge, or the run ends here."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from elsa.errors import ElsaError, RoundGivenUpError
+from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
+from elsa.v1.fleet_pb2 import Assignment, EdgePeer, RunState
+from elsa.v1.split_pb2_grpc import SplitServiceStub
+from services.rpc.channel import connect
+
+log = logging.getLogger(__name__)
+
+
+class Stay:
+    """Connects to `edge`; `end` may be called from any thread.
+
+    Attributes:
+        peer: how to call the edge in errors.
+        over: set once the stay has ended; whoever waits for the edge is to wait no more.
+    """
+
+    def __init__(self, edge: EdgePeer) -> None:
+        self.edge = edge
+        self.peer = f"edge {edge.edge_id} at {edge.address}"
+        self.over = threading.Event()
+        self._lock = threading.Lock()
+        self._channel: grpc.Channel = connect(edge.address)
+
+    def stubs(self) -> tuple[SplitServiceStub, AdapterServiceStub]:
+        """The edge's services. Raises RoundGivenUpError if the stay has ended.
+
+        Under the lock: gRPC crashes if a stub is made on a channel that closes.
+        """
+        with self._lock:
+            if self.over.is_set():
+                raise RoundGivenUpError(f"{self.peer} was left before it was asked")
+            return SplitServiceStub(self._channel), AdapterServiceStub(self._channel)
+
+    def end(self) -> None:
+        """End every call to the edge, now and later; nothing more if it has ended."""
+        self.over.set()
+        with self._lock:
+            self._channel.close()
+
+
+class Stays:
+    """What the cloud says of this client's edge in a run, and the stay that follows from it.
+
+    The run's thread takes stays, another tells of assignments.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._told = Assignment()
+        self._changed = threading.Condition()
+        self._now: Stay | None = None
+        self._closed = False
+
+    @property
+    def told(self) -> Assignment:
+        """The newest assignment; an empty one before the first."""
+        return self._told
+
+    def tell(self, assignment: Assignment) -> None:
+        """The cloud's newest word: a stay at another edge, or at another address of the same, is over."""
+        with self._changed:
+            self._told, now = assignment, self._now
+            self._changed.notify_all()
+        if now is not None and assignment.edges and assignment.edges[0] != now.edge:
+            now.end()
+
+    def close(self) -> None:
+        """The run has ended here: the stay is over, and none begins any more."""
+        with self._changed:
+            self._closed, now = True, self._now
+            self._changed.notify_all()
+        if now is not None:
+            now.end()
+
+    def wait(self, *states: RunState.ValueType) -> Assignment:
+        """The newest assignment, once it is in one of `states` and names an edge. Raises RoundGivenUpError."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or (self._told.state in states and bool(self._told.edges)))
+            if self._closed:
+                raise RoundGivenUpError("stopped before its edge was named")
+            return self._told
+
+    @contextmanager
+    def take(self, *states: RunState.ValueType) -> Iterator[Stay]:
+        """A stay at the edge of the newest assignment in `states`, which ends with the context.
+
+        Errors that come once it is over follow from its end, and leave the context quietly. Raises RoundGivenUpError.
+        """
+        with self._changed:
+            stay = self._now = Stay(self.wait(*states).edges[0])
+        try:
+            yield stay
+        except ElsaError as error:
+            if not stay.over.is_set():
+                raise
+            log.info("run %s: left %s (%s)", self._run_id, stay.peer, error)
+        finally:
+            stay.end()
