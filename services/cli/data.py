@@ -8,6 +8,9 @@ import typer
 
 from elsa.errors import SpecError
 
+PIPE_WIDTH = 1000
+"""Of a table that no terminal shows: a file stays on its line, whole."""
+
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
@@ -52,11 +55,12 @@ def partition(
     plan = Plan(parts=parts, alpha=alpha, by=by, label=label, holdout=holdout, seed=seed)
     files = share_out(read_all(source), plan)
     write_folder(to, files)
-    _print_table(files, label)
+    print_shares(files, label)
     typer.echo(f"{len(files)} files are in {to}")
 
 
-def _print_table(files: Mapping[str, Sequence[Mapping[str, object]]], label: str) -> None:
+def print_shares(files: Mapping[str, Sequence[Mapping[str, object]]], label: str) -> None:
+    """Print a line a file: its rows and the share of each label."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -73,4 +77,4 @@ def _print_table(files: Mapping[str, Sequence[Mapping[str, object]]], label: str
         table.add_column(Text(name))  # others' words: no markup
     for name, rows in files.items():
         table.add_row(name, str(len(rows)), *(f"{shares[name].get(one, 0):.2f}" for one in shown))
-    Console().print(table)
+    Console(width=None if Console().is_terminal else PIPE_WIDTH).print(table)

@@ -13,6 +13,7 @@ from services.cli.flags import from_file, with_flags
 from services.testbed.settings import DemoSettings
 
 if TYPE_CHECKING:
+    from services.cli.standings import Clusters
     from services.testbed.report import Report
 
 TEXT = """Run everything on this machine: a cloud, edges and clients as processes; at the end a fine-tuned adapter.
@@ -23,6 +24,11 @@ that plain PEFT loads, a report and a figure.
 Example: elsa demo --clients 4 --edges 2 --alpha 1 --output elsa-demo
 
 Example: elsa demo --data reviews.csv --text review --label stars --rounds 5 --split 2/1
+
+With --clusters the clients come in as many groups as there are edges, unlike each other by label; the cloud is not
+told, and finds who should learn with whom.
+
+Example: elsa demo --clusters --output elsa-clusters
 """
 
 TURNED = """  The edges received activations turned (SS-OP, edge: blind), and the trunk that they trained lives in
@@ -45,6 +51,8 @@ def demo(given: Mapping[str, Any], file: Path | None) -> None:
     with _ended_as_by_ctrl_c():
         report = run(settings, typer.echo)
     _print(report, settings.output)
+    if report.clusters is not None:
+        _print_groups(settings, report.run_id, report.clusters)
 
 
 @contextmanager
@@ -57,6 +65,20 @@ def _ended_as_by_ctrl_c() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+def _print_groups(settings: DemoSettings, run_id: str, found: "Clusters") -> None:
+    """What each client was given, and who the cloud found should learn with whom."""
+    from services.cli.clusters import print_clusters
+    from services.cli.data import print_shares
+    from services.cli.shards import file_name, read_all
+
+    files = [file_name(number) for number in range(1, settings.clients + 1)]
+    typer.echo("\nwhat the clients were given, in shares of each label")
+    print_shares({name: read_all(str(settings.output / "data" / name)) for name in files}, settings.label)
+    typer.echo("who learned with whom")
+    print_clusters(run_id, found)
+    typer.echo(f"\nclusters.png is in {settings.output}")
 
 
 def _print(report: "Report", output: Path) -> None:

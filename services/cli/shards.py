@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elsa.data.examples import split_holdout
-from elsa.data.partition import by_column, dirichlet, iid
+from elsa.data.partition import Indices, by_column, dirichlet, iid
 from elsa.data.source import Row, read_rows
 from elsa.data.write import write_jsonl
 from elsa.errors import DataError
@@ -22,6 +22,8 @@ class Plan:
 
     parts: int
     alpha: float | None = None
+    groups: int | None = None
+    """With `alpha`: so many groups are unlike each other, and their parts, dealt to them in turn, alike."""
     by: str | None = None
     label: str = "label"
     holdout: float = 0.0
@@ -44,8 +46,7 @@ def share_out(rows: Sequence[Row], plan: Plan) -> dict[str, list[Row]]:
     if plan.by is not None:
         parts = by_column(_column(training, plan.by, "--by"), plan.parts)
     elif plan.alpha is not None:
-        labels = _column(training, plan.label, "--label")
-        parts = dirichlet([str(label) for label in labels], plan.parts, plan.alpha, plan.seed, plan.min_rows)
+        parts = _skewed(_column(training, plan.label, "--label"), plan, plan.alpha)
     else:
         parts = iid(len(training), plan.parts, plan.seed)
     files = {file_name(part): [training[row] for row in held] for part, held in enumerate(parts, start=1)}
@@ -79,6 +80,19 @@ def label_shares(rows: Sequence[Row], label: str) -> dict[str, float]:
     """Share of each label among the rows that have one, most frequent first."""
     counts = Counter(str(row[label]) for row in rows if label in row)
     return {name: count / counts.total() for name, count in counts.most_common()}
+
+
+def _skewed(labels: Sequence[str], plan: Plan, alpha: float) -> list[Indices]:
+    if plan.groups is None:
+        return dirichlet(labels, plan.parts, alpha, plan.seed, plan.min_rows)
+    most = -(-plan.parts // plan.groups)  # parts of a group
+    groups = dirichlet(labels, plan.groups, alpha, plan.seed, most * plan.min_rows)
+    parts: dict[int, Indices] = {}
+    for number, rows in enumerate(groups):
+        members = range(number, plan.parts, plan.groups)
+        shares = iid(len(rows), len(members), plan.seed)
+        parts |= {member: rows[share] for member, share in zip(members, shares, strict=True)}
+    return [parts[member] for member in range(plan.parts)]
 
 
 def _column(rows: Sequence[Row], column: str, flag: str) -> list[str]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from elsa.data.examples import Labelled, read_examples, split_holdout
+from elsa.data.probes import read_probes
 from elsa.data.source import Row
 from elsa.errors import DataError, ElsaError, RoundGivenUpError, SpecError
 from elsa.model.weights import Checkpoint
@@ -23,6 +24,7 @@ from services.cli.board import Board, shown
 from services.cli.operator import Operator
 from services.cli.predictor import Predictor, quiet
 from services.cli.shards import TEST, Plan, file_name, read_all, share_out, write_folder
+from services.cli.standings import Clusters, clusters_from_proto
 from services.testbed.place import Workplace
 from services.testbed.processes import Processes, Role, elsa_command
 from services.testbed.report import Report, write_report
@@ -59,9 +61,9 @@ def run(settings: DemoSettings, say: Say) -> Report:
     prepared = prepare(settings)
     with place:
         with _saying_where(place.folder):
-            board = _train(settings, prepared, place.folder, say)
+            board, clusters = _train(settings, prepared, place.folder, say)
             say("every process is stopped; measuring the exported adapter on the test rows ...")
-            report = _measured(settings, prepared, place.folder, board, begin)
+            report = _measured(settings, prepared, place.folder, board, clusters, begin)
             write_report(report, place.folder)
         place.finish()
     return report
@@ -72,13 +74,11 @@ def prepare(settings: DemoSettings) -> Prepared:
     rows = read_all(settings.data)
     test = read_all(settings.test) if settings.test else None
     labels = _labels(settings, rows)
-    try:
-        spec = settings.run_spec(labels)
-    except ValidationError as error:
-        raise SpecError(f"settings of the demo: {describe(error)}") from error
+    spec = _spec(settings, labels)
     plan = Plan(
         parts=settings.clients,
         alpha=None if settings.iid else settings.alpha,
+        groups=settings.edges if settings.clusters else None,
         label=settings.label,
         holdout=0.0 if test else HELD_OUT,
         seed=settings.seed,
@@ -102,6 +102,20 @@ def prepare(settings: DemoSettings) -> Prepared:
         ],
         test=_examples(files[TEST], spec, settings.test or settings.data),
     )
+
+
+def _spec(settings: DemoSettings, labels: tuple[str, ...]) -> RunSpec:
+    probes = read_probes(settings.probes) if settings.probes else ()
+    try:
+        spec = settings.run_spec(labels, probes)
+    except ValidationError as error:
+        raise SpecError(f"settings of the demo: {describe(error)}") from error
+    if settings.clusters and not spec.groups_clients(settings.edges):
+        raise SpecError(
+            "settings of the demo: clusters: nobody is grouped with 1 edge, or under a preset whose activations are "
+            "turned (privacy.ssop); give --edges 2 or more, and another --preset"
+        )
+    return spec
 
 
 def _labels(settings: DemoSettings, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -136,7 +150,7 @@ def _saying_where(folder: Path) -> Iterator[None]:
         raise type(error)(f"{error} -- logs and state are in {folder}") from error
 
 
-def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -> Board:
+def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -> tuple[Board, Clusters | None]:
     """Everything that needs the roles: they are stopped when this returns or raises."""
     write_folder(folder / "data", prepared.files)
     (folder / "spec.yaml").write_text(prepared.spec.to_yaml(), encoding="utf-8")
@@ -153,11 +167,12 @@ def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -
                 threading.Thread(target=_forward, args=(operator, run_id, happened), daemon=True).start()
                 board = _follow(run_id, happened)
                 operator.export(run_id, folder / "adapter")
+                clusters = clusters_from_proto(operator.clusters(run_id)) if settings.clusters else None
         except KeyboardInterrupt:
             processes.stop()
             say(f"every process is stopped; logs and state are in {folder}")
             raise
-    return board
+    return board, clusters
 
 
 def _start(settings: DemoSettings, processes: Processes, folder: Path) -> str:
@@ -212,7 +227,14 @@ def _follow(run_id: str, happened: "queue.Queue[pb.RunEvent | ElsaError | None]"
     return board
 
 
-def _measured(settings: DemoSettings, prepared: Prepared, folder: Path, board: Board, begin: float) -> Report:
+def _measured(
+    settings: DemoSettings,
+    prepared: Prepared,
+    folder: Path,
+    board: Board,
+    clusters: Clusters | None,
+    begin: float,
+) -> Report:
     ssop = prepared.spec.privacy.ssop
     yardsticks = measure(
         Predictor.load(folder / "adapter"),
@@ -224,7 +246,9 @@ def _measured(settings: DemoSettings, prepared: Prepared, folder: Path, board: B
     )
     return Report(
         settings=settings.model_dump(mode="json"),
+        run_id=board.run_id,
         versions=dict(sorted(board.versions.items())),
+        clusters=clusters,
         yardsticks=yardsticks,
         seconds=time.monotonic() - begin,
         trunk_is_turned=ssop is not None and ssop.edge == "blind",

@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from services.cli.cluster_picture import draw
+from services.cli.standings import Clusters
 from services.cli.versions import PHASES, Version
 from services.testbed.yardsticks import FROZEN_HEAD, Yardsticks
 
-JSON_FILE, FIGURE = "report.json", "training.png"
+JSON_FILE, FIGURE, CLUSTERS = "report.json", "training.png", "clusters.png"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +24,9 @@ class Report:
     yardsticks: Yardsticks
     seconds: float
     """From the start of the demo to its last measurement."""
+    run_id: str = ""
+    clusters: Clusters | None = None
+    """Who learned with whom, in a demo that groups its clients."""
     trunk_is_turned: bool = False
     """Whether the trunk was trained on turned activations that the edge could not turn back (SS-OP, edge: blind)."""
 
@@ -58,18 +63,22 @@ class Report:
             "float32_bytes": self.float32_bytes or None,
             "phase_seconds": _rounded(self.phase_seconds()),
             "seconds": round(self.seconds, 3),
+            **({} if self.clusters is None else {"clusters": self.clusters.as_json()}),
         }
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write report.json and training.png."""
+    """Write report.json, training.png and, where clients were grouped, clusters.png."""
     (folder / JSON_FILE).write_text(json.dumps(report.to_json(), indent=2) + "\n", encoding="utf-8")
     _draw(report, folder / FIGURE)
+    if report.clusters is not None:
+        draw(report.clusters, folder / CLUSTERS)
 
 
 def _version_json(version: Version) -> dict[str, Any]:
     return {
         "accuracy": version.accuracy,
+        **({} if version.own_accuracy is None else {"own_accuracy": version.own_accuracy}),
         "loss": version.loss,
         "heldout_rows": version.rows,
         "training_loss": version.training_loss,

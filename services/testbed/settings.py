@@ -1,10 +1,11 @@
 """What a demo may be told, and the run specification that follows from it."""
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from elsa.clustering import ClusteringSpec, ProbesSpec
 from elsa.presets import PresetName
 from elsa.spec import (
     DataSpec,
@@ -18,6 +19,8 @@ from elsa.spec import (
     TrainingSpec,
 )
 
+WITH_CLUSTERS = {"clients": 6, "rounds": 4, "alpha": 0.3}
+"""What is not given is so in a demo of clusters: enough clients to group, unlike enough to tell the groups apart."""
 ENROLL_S = 180.0
 DEADLINE_S = 900.0
 
@@ -46,6 +49,10 @@ class DemoSettings(BaseModel):
     split: str | None = Field(
         None, pattern=r"^\d{1,5}/\d{1,5}$", description="blocks that a client keeps, BOTTOM/TOP; else the preset's"
     )
+    clusters: bool = Field(
+        False, description="group clients by how they answer probes: 6 clients, 4 rounds, alpha 0.3 if not given"
+    )
+    probes: Path | None = Field(None, description="probes of your own, one sentence a line, for --clusters")
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
     threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
     output: Path = Field(Path("elsa-demo"), description="folder for the result; an earlier demo there is replaced")
@@ -53,6 +60,17 @@ class DemoSettings(BaseModel):
     learning_rate: float = Field(3e-3, gt=0, le=1, description="of AdamW")
     rank: int = Field(8, ge=1, le=1024, description="of the LoRA factors")
     max_tokens: int = Field(48, ge=2, description="longer texts are cut")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clusters_need_clients(cls, raw: Any) -> Any:
+        return WITH_CLUSTERS | raw if isinstance(raw, dict) and raw.get("clusters") is True else raw
+
+    @model_validator(mode="after")
+    def _probes_are_asked(self) -> Self:
+        if self.probes is not None and not self.clusters:
+            raise ValueError("probes: nobody would be asked; give --clusters too")
+        return self
 
     @model_validator(mode="after")
     def _edges_have_clients(self) -> Self:
@@ -70,8 +88,9 @@ class DemoSettings(BaseModel):
         """Rows that all steps of all clients use, repeats included."""
         return self.clients * self.rounds * self.edge_rounds * self.steps * self.batch
 
-    def run_spec(self, labels: tuple[str, ...]) -> RunSpec:
+    def run_spec(self, labels: tuple[str, ...], probes: tuple[str, ...] = ()) -> RunSpec:
         """The run's specification. Raises pydantic's ValidationError where the parts do not go together."""
+        clustering = ClusteringSpec(method="auto", probes=ProbesSpec(sentences=probes))
         split = dict(zip(("bottom", "top"), self.split.split("/"), strict=True)) if self.split else {}
         return RunSpec(
             name="demo",
@@ -90,4 +109,5 @@ class DemoSettings(BaseModel):
             ),
             fleet=FleetSpec(min_clients=self.clients, min_edges=self.edges, enroll_timeout_s=ENROLL_S),
             rounds=RoundsSpec(deadline_s=DEADLINE_S),
+            clustering=clustering if self.clusters else ClusteringSpec(),
         )

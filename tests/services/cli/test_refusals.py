@@ -79,6 +79,14 @@ def test_more_edges_than_clients(refused):
     assert "3 edges are more than 2 clients" in refused("demo", "--clients", 2, "--edges", 3)
 
 
+def test_a_demo_that_would_group_nobody(refused, rows):
+    given = ("--data", rows, "--clusters", "--clients", 2)
+    assert "nobody is grouped with 1 edge" in refused("demo", *given, "--edges", 1)
+    assert "privacy.ssop" in refused("demo", *given, "--preset", "paper")
+    assert "nobody would be asked; give --clusters too" in refused("demo", "--probes", "probes.txt")
+    assert "nowhere.txt cannot be read" in refused("demo", *given, "--probes", "nowhere.txt")
+
+
 def test_unknown_model_folder(refused, rows):
     line = refused("demo", "--data", rows, "--clients", 2, "--model", "./nowhere")
     assert "no model folder at ./nowhere" in line
