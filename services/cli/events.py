@@ -96,8 +96,8 @@ def _clustered(event: pb.RunEvent) -> str:
         noticed.setdefault(mark, []).append(f"{place.client_id} {place.trust:.2f}")
     said = [f"{mark}: {_some(clients)}" for mark, clients in sorted(noticed.items()) if mark]
     sizes = Counter(place.cluster for place in told.places).values()
-    anew = f"clusters are made anew, from version {told.version} on: " if told.version else ""
-    return anew + "; ".join(
+    since = f"from version {told.version} on: " if told.version else ""
+    return since + "; ".join(
         [
             f"{_count(len(told.places), 'client')} in {_count(told.clusters, 'cluster')}{_range(sizes)}",
             told.detail,

@@ -214,12 +214,12 @@ def test_the_order_of_evaluations_is_irrelevant_to_what_clusters_reach():
 ANEW = pb.RunEvent(sequence=11, clustered={**MADE, "version": 4})
 
 
-def test_clusters_that_are_made_anew_are_said_to_be():
+def test_a_later_decision_is_a_line_with_the_version_that_it_holds_from():
     assert line(ANEW).endswith(
-        "  clusters are made anew, from version 4 on: 3 clients in 2 clusters of 1 to 2; spectral, as many as edges; "
+        "  from version 4 on: 3 clients in 2 clusters of 1 to 2; spectral, as many as edges; "
         "low trust: c2 0.30; set aside: c3 0.10"
     )
-    assert "anew" not in line(CLUSTERED)
+    assert "version" not in line(CLUSTERED)
 
 
 def test_the_newest_changes_of_trust_and_clusters_stay_in_view():
@@ -228,10 +228,10 @@ def test_the_newest_changes_of_trust_and_clusters_stay_in_view():
     ]
     said = [" ".join(words) for words in rendered([CLUSTERED, ANEW, *trusts[:4]])]
     assert sum("counts with trust 0.50: taken back" in text for text in said) == 4
-    assert sum("clusters are made anew" in text for text in said) == 1
+    assert sum("from version 4 on" in text for text in said) == 1
     said = [" ".join(words) for words in rendered([ANEW, *trusts])]
     assert sum("counts with trust 0.50: taken back" in text for text in said) == 5
-    assert not any("clusters are made anew" in text for text in said)
+    assert not any("from version 4 on" in text for text in said)
 
 
 def test_a_client_that_is_taken_back_is_shown_without_a_mark():
