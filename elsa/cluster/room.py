@@ -1,7 +1,8 @@
 """Whether every client finds an edge, and the error that says who does not and why.
 
-The cloud asks `check_room` while a run gathers its members; `assignment.py` asks the same of its problem. Whether
-there is room is a maximum flow over clients and edges, whatever an assignment would cost.
+The cloud asks `check_room` while a run gathers its members, and `left_over` once an edge is gone; `assignment.py`
+asks the same of its problem. Whether there is room is a maximum flow over clients and edges, whatever an assignment
+would cost.
 """
 
 import math
@@ -28,6 +29,13 @@ def check_room(latencies_ms: Latencies, capacities: Mapping[str, int]) -> None:
     check_reach(clients, edges, np.array([capacities[edge] for edge in edges], int), latencies)
 
 
+def left_over(latencies_ms: Latencies, capacities: Mapping[str, int]) -> dict[str, str]:
+    """The clients that find no edge while as many as can do, each with why; arguments as of `check_room`."""
+    clients, edges = sorted(latencies_ms), sorted(capacities)
+    latencies = latency_matrix(latencies_ms, clients, edges)
+    return _left_over(clients, edges, np.array([capacities[edge] for edge in edges], int), latencies)
+
+
 def latency_matrix(latencies_ms: Latencies, clients: Sequence[str], edges: Sequence[str]) -> NDArray[np.float64]:
     """The latencies as a matrix (clients, edges), infinite where a client does not reach an edge."""
     column_of = {edge: column for column, edge in enumerate(edges)}
@@ -51,25 +59,47 @@ def check_reach(
     `capacities` is (edges,), `latencies_ms` (clients, edges) and `bounds_ms` (clients,); without bounds each finite
     latency is within reach.
     """
-    if not clients:
-        return
-    if not (capacities > 0).any():
-        raise CapacityError(f"{clients[0]}: no edge has room; add an edge or raise a capacity")
+    left = _left_over(clients, edges, capacities, latencies_ms, bounds_ms)
+    if left:
+        client, why = next(iter(left.items()))
+        raise CapacityError(f"{client}: {why}")
+
+
+def _left_over(
+    clients: Sequence[str],
+    edges: Sequence[str],
+    capacities: NDArray[np.int_],
+    latencies_ms: NDArray[np.float64],
+    bounds_ms: NDArray[np.float64] | None = None,
+) -> dict[str, str]:
+    """Who is left over and why, in the order of `clients`; the arguments are those of `check_reach`."""
+    if not clients or not (capacities > 0).any():
+        return dict.fromkeys(clients, "no edge has room; add an edge or raise a capacity")
     bounds = np.full(len(clients), math.inf) if bounds_ms is None else bounds_ms
     reach = np.isfinite(latencies_ms) & (latencies_ms <= bounds[:, None]) & (capacities > 0)
     placed, taken = _most_placed(reach, np.clip(capacities, 0, len(clients)))
-    if placed.all():
-        return
-    row = int(np.flatnonzero(~placed)[0])
-    if not reach[row].any():
-        raise CapacityError(f"{clients[row]}: {_out_of_reach(edges, capacities, latencies_ms[row], bounds[row])}")
+    why = {}
+    for row in np.flatnonzero(~placed).tolist():
+        if reach[row].any():
+            why[clients[row]] = _full(edges, capacities, taken, reach[row], bounds[row])
+        else:
+            why[clients[row]] = _out_of_reach(edges, capacities, latencies_ms[row], bounds[row])
+    return why
+
+
+def _full(
+    edges: Sequence[str],
+    capacities: NDArray[np.int_],
+    taken: NDArray[np.int_],
+    reach: NDArray[np.bool_],
+    bound_ms: float,
+) -> str:
+    """Why a client that reaches these edges, (edges,), finds room at none of them."""
     fill = ", ".join(
-        f"{edges[column]} {taken[column]}/{capacities[column]}" for column in np.flatnonzero(reach[row]).tolist()
+        f"{edges[column]} {taken[column]}/{capacities[column]}" for column in np.flatnonzero(reach).tolist()
     )
-    within = f" within {bounds[row]:g} ms" if math.isfinite(bounds[row]) else ""
-    raise CapacityError(
-        f"{clients[row]}: no room at any edge it can reach{within} ({fill}); add an edge or raise a capacity"
-    )
+    within = f" within {bound_ms:g} ms" if math.isfinite(bound_ms) else ""
+    return f"no room at any edge it can reach{within} ({fill}); add an edge or raise a capacity"
 
 
 def _out_of_reach(

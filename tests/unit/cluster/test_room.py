@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa.cluster.room import check_reach, check_room
+from elsa.cluster.room import check_reach, check_room, left_over
 from elsa.errors import CapacityError
 
 EDGES = ("edge-1", "edge-2", "edge-3")
@@ -28,6 +28,16 @@ def test_there_is_room_exactly_if_trying_all_finds_some(latencies, rooms):
     else:
         with pytest.raises(CapacityError, match=r"^client-\d: "):
             check_room(latencies, rooms)
+
+
+@given(FLEETS, ROOMS)
+def test_those_who_are_left_over_are_as_few_as_can_be(latencies, rooms):
+    left = left_over(latencies, rooms)
+    assert somehow_placed({client: links for client, links in latencies.items() if client not in left}, rooms)
+    for fewer in itertools.combinations(latencies, max(len(left) - 1, 0)):
+        rest = {client: links for client, links in latencies.items() if client not in fewer}
+        assert not left or not somehow_placed(rest, rooms)
+    assert all(why and "\n" not in why for why in left.values())
 
 
 def test_full_edges_are_named_with_their_bound():
