@@ -83,9 +83,9 @@ class ClusteringSpec(Part):
     deadline_s: float = Field(600.0, gt=0, le=MONTH_S, description="the wait ends then with what has come")
     every: int = Field(0, ge=0, le=10_000, description="global rounds after which it is done anew; 0: done once")
 
-    def renews(self, version: int) -> bool:
-        """Whether clients are asked again as they train towards this version."""
-        return self.every > 0 and version > 0 and version % self.every == 0
+    def renews(self, version: int, rounds: int) -> bool:
+        """Whether clients are asked again as they train towards this version of a run of so many rounds."""
+        return self.every > 0 and 0 < version < rounds and version % self.every == 0
 
     def upload_bytes(self, labels: int) -> int:
         """What a client's fingerprint takes on the wire, in a task with so many labels."""

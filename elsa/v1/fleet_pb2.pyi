@@ -807,7 +807,7 @@ class UploadFingerprintRequest(_message.Message):
     probes_sha256: _builtins.str
     """SHA-256 of the probe set that it was made with."""
     version: _builtins.int
-    """Version of the global adapter that the client trained from before it answered; 0 in the warm-up."""
+    """Version from which the clusters hold that it is for: 0 in the warm-up, later the one that the client trains towards."""
     @_builtins.property
     def embeddings(self) -> _tensor_pb2.Tensor:
         """Projected embeddings, float32, (probes, dimensions), in the client's own order."""

@@ -11,8 +11,9 @@ from elsa.errors import MalformedError, UnreachableError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.v1 import adapter_pb2, adapter_pb2_grpc
 from elsa.wire.chunks import Assembler, split_chunks
-from services.cloud.adapters import Adapters, Push
-from services.cloud.convert import reports_from_proto
+from services.cloud.adapters import Adapters
+from services.cloud.convert import moved_from_proto, reports_from_proto
+from services.cloud.pushes import Push
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -43,7 +44,12 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
         self, request: adapter_pb2.PullAdapterRequest, context: Context
     ) -> AsyncIterator[adapter_pb2.PullAdapterResponse]:
         """See adapter.proto."""
-        pulled = await self._adapters.pull(request.run_id, request.node_id, request.version, request.wait_s)
+        if request.HasField("cluster"):
+            pulled = await self._adapters.of_cluster(
+                request.run_id, request.node_id, request.version, request.cluster
+            )
+        else:
+            pulled = await self._adapters.pull(request.run_id, request.node_id, request.version, request.wait_s)
         header = adapter_pb2.PulledHeader(version=pulled.version, total_bytes=len(pulled.data), sha256=pulled.sha256)
         yield adapter_pb2.PullAdapterResponse(header=header)
         for chunk in split_chunks(pulled.data):
@@ -77,6 +83,9 @@ def push_from_proto(message: adapter_pb2.PushAdapterRequest) -> Push:
         total_bytes=header.total_bytes,
         sha256=header.sha256,
         reports=reports_from_proto(header.reports),
+        moved=moved_from_proto(header.reports),
+        cluster=header.cluster if header.HasField("cluster") else None,
+        parts=max(header.parts, 1),
         initial=header.initial,
         config=config_from_proto(header.config) if header.HasField("config") else None,
     )

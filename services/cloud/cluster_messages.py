@@ -10,7 +10,8 @@ from elsa.errors import MalformedError
 from elsa.v1 import fleet_pb2, run_pb2
 from elsa.v1.tensor_pb2 import DType, Tensor
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
-from services.cloud.convert import fitting
+from services.cloud.cluster_view import View
+from services.cloud.convert import fitting, metrics_to_proto
 from services.cloud.events import Clustered, Place, TrustChanged
 from services.cloud.fingerprints import Upload
 from services.cloud.records import Standing
@@ -22,6 +23,7 @@ def upload_from_proto(request: fleet_pb2.UploadFingerprintRequest) -> Upload:
     return Upload(
         run_id=request.run_id,
         client_id=request.client_id,
+        version=request.version,
         probes_sha256=request.probes_sha256,
         embeddings=_matrix(request.embeddings, "embeddings"),
         probabilities=None if said is None else _matrix(said, "probabilities"),
@@ -68,12 +70,23 @@ def trust_changed_to_proto(body: TrustChanged) -> run_pb2.TrustChanged:
     )
 
 
-def clusters_to_proto(body: Clustered, divergence: NDArray[np.float32] | None) -> run_pb2.GetClustersResponse:
-    """The newest clusters; divergences, (clients, clients), where they go into the same message."""
-    message = run_pb2.GetClustersResponse(clustered=clustered_to_proto(body))
-    if divergence is not None and message.ByteSize() + divergence.nbytes + 1024 <= MAX_MESSAGE_BYTES:
-        data = divergence.astype("<f4").tobytes()
-        message.divergence.CopyFrom(Tensor(dtype=DType.DTYPE_FLOAT32, shape=divergence.shape, data=data))
+def clusters_to_proto(view: View) -> run_pb2.GetClustersResponse:
+    """Who learns with whom; divergences, (clients, clients), where they go into the same message."""
+    message = run_pb2.GetClustersResponse(
+        clustered=clustered_to_proto(view.clustered),
+        scores=[
+            run_pb2.ClusterScore(
+                cluster=kept.cluster,
+                evaluation=metrics_to_proto(kept.whole),
+                cluster_evaluation=metrics_to_proto(kept.own),
+            )
+            for kept in view.scores
+        ],
+    )
+    apart = view.divergence
+    if apart is not None and message.ByteSize() + apart.nbytes + 1024 <= MAX_MESSAGE_BYTES:
+        data = apart.astype("<f4").tobytes()
+        message.divergence.CopyFrom(Tensor(dtype=DType.DTYPE_FLOAT32, shape=apart.shape, data=data))
     return message
 
 

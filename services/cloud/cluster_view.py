@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +14,39 @@ from elsa.errors import NotFoundError
 from elsa.spec import RunSpec
 from services.cloud.behaviour import Behaviour
 from services.cloud.clustering import Array
-from services.cloud.events import Clustered
-from services.cloud.records import Fingerprint
+from services.cloud.events import Clustered, Metrics
+from services.cloud.records import Clustering, Evaluation, Fingerprint
+from services.cloud.rounds import total
 from services.cloud.settling import current
 from services.cloud.store import Store
 
 MOST_SHOWN = 400
 """Divergences are given for so many clients at most: of more, one message would not hold them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """How good the newest evaluated version is for one cluster's clients, those that have reported both."""
+
+    cluster: int
+    whole: Metrics
+    """Under the run's adapter."""
+    own: Metrics
+    """Under the cluster's."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class View:
+    """Who learns with whom, as it stands."""
+
+    clustered: Clustered
+    divergence: NDArray[np.float32] | None
+    """Over the median, (clients, clients), in order of the places, NaN for a client without a fingerprint.
+
+    None for more than 400 clients, and for fewer than two fingerprints.
+    """
+    scores: tuple[Scores, ...]
+    """In order of the clusters; of those alone whose clients have reported."""
 
 
 class ClusterView:
@@ -27,12 +55,8 @@ class ClusterView:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def get(self, run_id: str) -> tuple[Clustered, NDArray[np.float32] | None]:
-        """The clusters of a run, and divergences over their median, (clients, clients), in order of the places.
-
-        A client without a fingerprint has NaN there. None for more than 400 clients, and for fewer than two
-        fingerprints. Raises NotFoundError for an unknown run and one that has not clustered.
-        """
+    async def get(self, run_id: str) -> View:
+        """The clusters of a run. Raises NotFoundError for an unknown run and one that has not clustered."""
         with self._store.transaction() as transaction:
             run = transaction.run(run_id)
             clusters = current(transaction, run_id)
@@ -40,14 +64,37 @@ class ClusterView:
                 raise NotFoundError(
                     f"run {run_id} has not clustered its clients ({run.state}); wait, or see its spec"
                 )
-            if len(clusters.places) > MOST_SHOWN:
-                return clusters, None
-            sent = transaction.all(Fingerprint, run_id=run_id)
-        names = [place.client_id for place in clusters.places]
+            scores = _scores(transaction.newest_evaluations(run_id))
+            names = [place.client_id for place in clusters.places]
+            sent: list[Fingerprint] = []
+            if len(names) <= MOST_SHOWN:
+                made = transaction.all(Clustering, run_id=run_id)[0]
+                sent = transaction.all(Fingerprint, run_id=run_id, version=made.version)
         sent = [kept for kept in sent if kept.client_id in names]
-        if len(sent) < 2:
-            return clusters, None
-        return clusters, await asyncio.to_thread(_divergence, RunSpec.from_yaml(run.spec), names, sent)
+        spec = RunSpec.from_yaml(run.spec)
+        apart = await asyncio.to_thread(_divergence, spec, names, sent) if len(sent) > 1 else None
+        return View(clustered=clusters, divergence=apart, scores=scores)
+
+
+def _scores(evaluations: Sequence[Evaluation]) -> tuple[Scores, ...]:
+    """The scores of one version's evaluations."""
+    both: dict[int, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        if evaluation.own is not None:
+            both.setdefault(evaluation.own.cluster, []).append(evaluation)
+    return tuple(
+        Scores(
+            cluster=cluster,
+            whole=total(found[0].version, found),
+            own=replace(total(found[0].version, [_as_own(evaluation) for evaluation in found]), cluster=cluster),
+        )
+        for cluster, found in sorted(both.items())
+    )
+
+
+def _as_own(evaluation: Evaluation) -> Evaluation:
+    own = evaluation.own
+    return evaluation if own is None else replace(evaluation, loss=own.loss, accuracy=own.accuracy)
 
 
 def _divergence(spec: RunSpec, names: list[str], sent: list[Fingerprint]) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@
 send or leave out ends a run here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from elsa.cluster import clusters, divergence
 from elsa.cluster.count import Count
 from elsa.cluster.fingerprint import gaussians
-from elsa.cluster.trust import Parts
+from elsa.cluster.trust import Parts, smoothed
 from elsa.cluster.trust_probes import NEUTRAL
 from elsa.clustering import TrustSpec
 from elsa.spec import RunSpec
 from services.cloud.behaviour import Behaviour
-from services.cloud.records import Fingerprint
+from services.cloud.records import Fingerprint, Standing
 
 Array = NDArray[np.float64]
 
@@ -42,8 +42,19 @@ class Groups:
     notes: tuple[str, ...] = ()
 
 
-def grouped(spec: RunSpec, fingerprints: Sequence[Fingerprint], clients: int, edges: int) -> Groups:
-    """The groups in a run of `clients` clients and `edges` edges: one of all where fewer than two sent anything."""
+def grouped(
+    spec: RunSpec,
+    fingerprints: Sequence[Fingerprint],
+    clients: int,
+    edges: int,
+    standings: Mapping[str, Standing] | None = None,
+) -> Groups:
+    """The groups in a run of `clients` clients and `edges` edges: one of all where fewer than two sent anything.
+
+    Args:
+        standings: how clients stood before, where they are grouped anew: trust goes on from there.
+    """
+    before = standings or {}
     notes = [f"{len(fingerprints)} of {clients} clients sent a fingerprint"]
     if len(fingerprints) < 2:
         return Groups(notes=(*notes, "too few to compare: one cluster, edges by latency alone"))
@@ -53,9 +64,11 @@ def grouped(spec: RunSpec, fingerprints: Sequence[Fingerprint], clients: int, ed
         fingerprints = [fingerprints[at] for at in np.sort(drawn)]
     behaviour = Behaviour.of(fingerprints)
     apart = divergence.divergences(gaussians(behaviour.first, spec.clustering.shrinkage))
-    parts = behaviour.parts(apart)
+    parts = {client: followed(own, before.get(client)) for client, own in behaviour.parts(apart).items()}
     trust, note = trusted(spec.trust, parts)
-    found = _clusters(spec, behaviour.ids, apart, trust, edges)
+    trust = smoothed({client: before[client].trust for client in trust if client in before}, trust)
+    aside = {client for client, kept in before.items() if kept.set_aside}
+    found = _clusters(spec, behaviour.ids, apart, trust, aside, edges)
     return replace(found, parts=parts, trust=trust, notes=(*notes, *filter(None, [*found.notes, note])))
 
 
@@ -69,6 +82,13 @@ def trusted(spec: TrustSpec, parts: Mapping[str, Parts]) -> tuple[dict[str, floa
         return scores, ""
     low = f"trust of all {len(scores)} is below trust.min_trust {spec.min_trust:g} (the best {best:.3f})"
     return dict.fromkeys(parts, NEUTRAL), f"{low}: they all count alike"
+
+
+def followed(parts: Parts, before: Standing | None) -> Parts:
+    """What a new fingerprint tells of a client, with what its updates told before."""
+    if before is None or before.parts is None:
+        return parts
+    return replace(parts, direction=before.parts.direction, norm=before.parts.norm)
 
 
 def neutral(spec: TrustSpec) -> float:
@@ -92,7 +112,14 @@ def joins(
     return cluster, own, own.score if spec.trust.enabled else 1.0
 
 
-def _clusters(spec: RunSpec, ids: tuple[str, ...], apart: Array, trust: Mapping[str, float], edges: int) -> Groups:
+def _clusters(
+    spec: RunSpec,
+    ids: tuple[str, ...],
+    apart: Array,
+    trust: Mapping[str, float],
+    aside: Collection[str],
+    edges: int,
+) -> Groups:
     """The clusters of those who are trusted; each of the others joins the one whose medoid is nearest to it.
 
     Else several bad clients could make up a cluster of their own that the number of clusters then lacks.
@@ -100,7 +127,8 @@ def _clusters(spec: RunSpec, ids: tuple[str, ...], apart: Array, trust: Mapping[
     asked = spec.clustering.clusters
     count: Count = edges if asked == "edges" else asked
     method: clusters.Method = "agglomerative" if spec.clustering.method == "agglomerative" else "spectral"
-    shaping = [row for row, client in enumerate(ids) if trust[client] >= spec.trust.min_trust]
+    least = spec.trust.min_trust
+    shaping = [row for row, client in enumerate(ids) if trust[client] >= least and client not in aside]
     shaping = shaping if len(shaping) > 1 else list(range(len(ids)))
     among = apart if len(shaping) == len(ids) else apart[np.ix_(shaping, shaping)]
     found = clusters.find([ids[row] for row in shaping], among, method=method, count=count, seed=[spec.seed])

@@ -7,10 +7,12 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from elsa.cluster.summary import SIZE
 from elsa.errors import MalformedError
 from elsa.train.phases import PhaseSeconds
-from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
+from elsa.v1 import adapter_pb2, fleet_pb2, run_pb2, split_pb2
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.cloud.events import Metrics
 from services.cloud.lifecycle import RunState
 from services.cloud.records import ClientReport
 
@@ -21,6 +23,18 @@ _FRAME_BYTES, _SPARE_BYTES = 8, 4096
 def state_to_proto(state: RunState) -> fleet_pb2.RunState.ValueType:
     """`RunState.PENDING` as `RUN_STATE_PENDING`, and so on."""
     return fleet_pb2.RunState.Value(f"RUN_STATE_{state.name}")
+
+
+def metrics_to_proto(metrics: Metrics) -> run_pb2.Evaluation:
+    """Metrics as a message."""
+    return run_pb2.Evaluation(
+        version=metrics.version,
+        rows=metrics.rows,
+        loss=metrics.loss,
+        accuracy=metrics.accuracy,
+        clients=metrics.clients,
+        cluster=metrics.cluster,
+    )
 
 
 def fitting(messages: Sequence[Part]) -> list[Part]:
@@ -57,6 +71,24 @@ def reports_to_proto(reports: Iterable[ClientReport]) -> list[adapter_pb2.Client
 def reports_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> tuple[ClientReport, ...]:
     """What clients did. Raises MalformedError for figures that are not finite."""
     return tuple(_report_from_proto(message) for message in messages)
+
+
+def moved_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> dict[str, tuple[float, ...]]:
+    """By client, how far its adapter went in all its edge rounds together; nothing of those that tell nothing.
+
+    Raises MalformedError for a summary of another length and for values that are not finite.
+    """
+    sums: dict[str, list[float]] = {}
+    for message in messages:
+        if not message.moved:
+            continue
+        if len(message.moved) != SIZE or not all(map(math.isfinite, message.moved)):
+            raise MalformedError(
+                f"reports.moved of {message.client_id}: {len(message.moved)} values; it needs {SIZE} that are finite"
+            )
+        before = sums.get(message.client_id, [0.0] * SIZE)
+        sums[message.client_id] = [one + other for one, other in zip(before, message.moved, strict=True)]
+    return {client: tuple(values) for client, values in sums.items()}
 
 
 def _report_from_proto(message: adapter_pb2.ClientReport) -> ClientReport:

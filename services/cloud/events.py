@@ -72,6 +72,8 @@ class Metrics:
     accuracy: float
     clients: int = 0
     """Clients that have reported; 0 for one client's own."""
+    cluster: int | None = None
+    """Whose adapter of the version was evaluated; None for the run's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,8 @@ class EvaluationReported:
     client_id: str
     evaluation: Metrics
     total: Metrics
+    own: Metrics | None = None
+    """The client's of its cluster's adapter."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ class Upload:
 
     run_id: str
     client_id: str
+    version: int = 0
     probes_sha256: str
     embeddings: NDArray[np.float32]
     """(places, dimensions)."""
@@ -70,19 +71,20 @@ class Fingerprints:
         return Asked(probes=asked, sha256=probes_sha256(known))
 
     async def take(self, upload: Upload) -> None:
-        """Keep a fingerprint; while the run warms up it replaces the one before, later it has to be the first.
+        """Keep a fingerprint; it replaces the one before until the decision that it is for has been made.
 
-        A client whose run has clustered joins the nearest cluster. The same one may come twice at any time.
+        One of the warm-up that comes later has to be the first, and its client joins the nearest cluster. The same
+        one may come twice at any time.
 
-        Raises: as `probes`, MalformedError for another probe set, shape or values, and StaleRoundError for another
-        fingerprint than before once the run has clustered.
+        Raises: as `probes`, MalformedError for another probe set, shape or values, and StaleRoundError for one that
+        comes too late, or of a version after which nobody is asked.
         """
         with self._store.transaction() as transaction:
             run = _clustering_run(transaction, upload.run_id, upload.client_id)
         sent = await asyncio.to_thread(_checked, RunSpec.from_yaml(run.spec), upload, self._clock())
         with self._store.transaction() as transaction:
             run = _clustering_run(transaction, upload.run_id, upload.client_id)
-            late = run.state is RunState.TRAINING
+            late = run.state is RunState.TRAINING and sent.version == 0
             if not _is_new(transaction, run, sent):
                 return
             if not late:
@@ -95,8 +97,11 @@ class Fingerprints:
     async def _join(self, run: Run, sent: Fingerprint) -> None:
         with self._store.transaction() as transaction:
             made = transaction.all(Clustering, run_id=run.run_id)[0]
-            others = transaction.some_fingerprints(run.run_id, LATE_AMONG)
-            found = [transaction.get(Fingerprint, run_id=run.run_id, client_id=medoid) for medoid in made.medoids]
+            others = transaction.some_fingerprints(run.run_id, 0, LATE_AMONG)
+            found = [
+                transaction.get(Fingerprint, run_id=run.run_id, version=0, client_id=medoid)
+                for medoid in made.medoids
+            ]
         medoids = [medoid for medoid in found if medoid is not None]
         cluster, parts, trust = await asyncio.to_thread(joins, RunSpec.from_yaml(run.spec), sent, others, medoids)
         detail = f"came late, joins cluster {cluster}, the nearest, trust {trust:.2f}"
@@ -108,6 +113,7 @@ class Fingerprints:
                     client_id=sent.client_id,
                     cluster=cluster,
                     trust=trust,
+                    told=trust,
                     parts=parts,
                     detail=detail,
                 )
@@ -142,17 +148,32 @@ def _clustering_run(transaction: Transaction, run_id: str, client_id: str) -> Ru
 
 
 def _is_new(transaction: Transaction, run: Run, sent: Fingerprint) -> bool:
-    """Whether a fingerprint is to be kept; False if the same is there. Raises StaleRoundError for a second one."""
-    kept = transaction.get(Fingerprint, run_id=run.run_id, client_id=sent.client_id)
-    if kept is None:
-        return True
-    if (kept.embeddings, kept.probabilities) == (sent.embeddings, sent.probabilities):
+    """Whether a fingerprint is to be kept; False if it is there. Raises StaleRoundError as `Fingerprints.take`."""
+    kept = transaction.get(Fingerprint, run_id=run.run_id, version=sent.version, client_id=sent.client_id)
+    if kept is not None and (kept.embeddings, kept.probabilities) == (sent.embeddings, sent.probabilities):
         return False
-    if run.state is RunState.WARMUP:
+    if sent.version:
+        _check_asked(run, sent)
+        return True
+    made = transaction.all(Clustering, run_id=run.run_id)[0]
+    if made.version:
+        raise StaleRoundError(f"run {run.run_id} has clustered anew since its warm-up; answer when it is asked again")
+    if kept is None or run.state is RunState.WARMUP:
         return True
     raise StaleRoundError(
         f"run {run.run_id} is {run.state} and has a fingerprint of {sent.client_id}; a second one is too late"
     )
+
+
+def _check_asked(run: Run, sent: Fingerprint) -> None:
+    """Raise StaleRoundError unless a fingerprint is for the version in the making, with which clients are grouped anew."""
+    being_made = run.version is not None and run.state is RunState.TRAINING and run.version + 1 == sent.version
+    asked = RunSpec.from_yaml(run.spec).clustering.renews(sent.version, run.rounds)
+    if not (being_made and asked):
+        raise StaleRoundError(
+            f"run {run.run_id} is {run.state} at version {run.version} and asks for no fingerprint for version "
+            f"{sent.version}; go on without"
+        )
 
 
 def _checked(spec: RunSpec, upload: Upload, now: float) -> Fingerprint:
@@ -169,6 +190,7 @@ def _checked(spec: RunSpec, upload: Upload, now: float) -> Fingerprint:
     return Fingerprint(
         run_id=upload.run_id,
         client_id=upload.client_id,
+        version=upload.version,
         arrived_unix_s=now,
         asked=tuple(asked),
         dimensions=spec.clustering.dimensions,

@@ -18,7 +18,7 @@ from elsa.spec import RunSpec
 from services.cloud.clustering import Groups, grouped, neutral
 from services.cloud.events import Place
 from services.cloud.keys import works
-from services.cloud.records import Answer, Fingerprint, Member, Role
+from services.cloud.records import Answer, Fingerprint, Member, Role, Standing
 
 Array = NDArray[np.float64]
 
@@ -35,8 +35,17 @@ class Decision:
     """How it was decided, and what was fallen back to, on one line."""
 
 
-def decided(spec: RunSpec, members: Sequence[Member], fingerprints: Sequence[Fingerprint]) -> Decision:
+def decided(
+    spec: RunSpec,
+    members: Sequence[Member],
+    fingerprints: Sequence[Fingerprint],
+    standings: Mapping[str, Standing] | None = None,
+) -> Decision:
     """The clusters, trust and edges of a run's clients; what others sent is not looked at.
+
+    Args:
+        standings: how clients stood before, where it is decided anew. Who leaves its edge then has to save
+            `assignment.move_cost`, and who sent no fingerprint stays with those whom it was with.
 
     Raises CapacityError if not every client finds an edge, however far, naming one.
     """
@@ -47,12 +56,26 @@ def decided(spec: RunSpec, members: Sequence[Member], fingerprints: Sequence[Fin
     )
     names = {client.node_id for client in clients}
     sent = [kept for kept in fingerprints if kept.client_id in names]
-    groups = grouped(spec, sent, len(clients), len(edges))
+    before = standings or {}
+    groups = grouped(spec, sent, len(clients), len(edges), before)
     problem = _problem(spec, clients, edges, groups)
+    if before:
+        stood = {client.node_id: client.edge_id for client in clients if client.edge_id}
+        problem = replace(problem, previous=stood, move_cost=spec.assignment.move_cost)
     assignment, note = _assigned(problem)
-    labels = _labels(assignment.edges, groups.labels)
+    labels = _labels(assignment.edges, groups.labels, {name: kept.cluster for name, kept in before.items()})
+    trust = {name: kept.trust for name, kept in before.items()} | dict(groups.trust)
     return Decision(
-        places=tuple(_place(spec, client, assignment.edges[client.node_id], labels, groups) for client in clients),
+        places=tuple(
+            _place(
+                client,
+                assignment.edges[client.node_id],
+                labels,
+                trust.get(client.node_id, neutral(spec.trust)),
+                groups,
+            )
+            for client in clients
+        ),
         clusters=max(len(groups.medoids), 1),
         medoids=groups.medoids,
         detail="; ".join(filter(None, [*groups.notes, note])),
@@ -125,14 +148,22 @@ def _assigned(problem: Problem) -> tuple[Assignment, str]:
     return assignment, f"the latency bound is not held for {beyond} clients, since {fault}"
 
 
-def _labels(edges: Mapping[str, str], labels: Mapping[str, int]) -> dict[str, int]:
-    """The cluster of each client; one without a fingerprint is counted to the commonest at its edge."""
+def _labels(edges: Mapping[str, str], labels: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    """The cluster of each client; one without a fingerprint is counted to the commonest of those it was with.
+
+    Those are the clients of its cluster before, else the clients at its edge.
+    """
     at_edge: dict[str, Counter[int]] = {}
+    of_old: dict[int, Counter[int]] = {}
     for client in sorted(labels):
         at_edge.setdefault(edges[client], Counter())[labels[client]] += 1
+        if client in before:
+            of_old.setdefault(before[client], Counter())[labels[client]] += 1
     overall = Counter(labels.values())
     return {
-        client: labels[client] if client in labels else _commonest(at_edge.get(edge) or overall)
+        client: labels[client]
+        if client in labels
+        else _commonest(of_old.get(before.get(client, -1)) or at_edge.get(edge) or overall)
         for client, edge in edges.items()
     }
 
@@ -142,9 +173,8 @@ def _commonest(counted: Counter[int]) -> int:
     return min(counted, key=lambda label: (-counted[label], label), default=0)
 
 
-def _place(spec: RunSpec, client: Member, edge_id: str, labels: Mapping[str, int], groups: Groups) -> Place:
+def _place(client: Member, edge_id: str, labels: Mapping[str, int], trust: float, groups: Groups) -> Place:
     name = client.node_id
-    trust = groups.trust.get(name, neutral(spec.trust))
     latency_ms = next(link.latency_ms for link in client.links if link.edge_id == edge_id)
     return Place(
         client_id=name,

@@ -1,5 +1,6 @@
 """What the cloud keeps, a dataclass a table row; `tables.py` says how it is stored."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -132,6 +133,8 @@ class Fingerprint:
     arrived_unix_s: float
     asked: tuple[int, ...]
     """The probe at each place of the client's own order, repeats included."""
+    version: int = 0
+    """From which the clusters hold that it is for: 0 in the warm-up, else the one that the client trained towards."""
     dimensions: int
     embeddings: bytes = field(repr=False)
     """float32, little-endian, (places, dimensions)."""
@@ -163,10 +166,12 @@ class Standing:
     client_id: str
     cluster: int
     trust: float
+    told: float
+    """Its trust as the events say."""
     parts: Parts | None = None
-    """Of its newest score; None without a fingerprint."""
+    """Of its newest score; None without a fingerprint, before its first update."""
     low_rounds: int = 0
-    """In how many rounds up to now it was too low."""
+    """In how many rounds in a row up to now it was too low."""
     set_aside: bool = False
     detail: str = ""
     """Why it stands here, on one line."""
@@ -204,14 +209,39 @@ class ClientReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Update:
-    """An edge's aggregate, made from global version `version`."""
+    """An edge's aggregate, made from global version `version`; in a run that has clustered, of one cluster."""
 
     run_id: str
     version: int
     edge_id: str
+    cluster: int = 0
+    parts: int = 1
+    """How many make up what the edge delivers of this version, one a cluster."""
     rows: int
     sha256: str
     reports: tuple[ClientReport, ...] = ()
+    moved: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+    """By client, the sum over its edge rounds of a summary of how far its adapter went; until the round closes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterAdapter:
+    """What a version is for one cluster: the mean of its clients' updates alone."""
+
+    run_id: str
+    version: int
+    cluster: int
+    sha256: str
+    total_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterScore:
+    """One client's metrics of its cluster's adapter, on the same rows as those of the global one."""
+
+    cluster: int
+    loss: float
+    accuracy: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,3 +254,5 @@ class Evaluation:
     rows: int
     loss: float
     accuracy: float
+    own: ClusterScore | None = None
+    """Of its cluster's adapter of the version, where there is one."""

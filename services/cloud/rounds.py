@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from elsa.spec import RoundsSpec
 from services.cloud.enrolment import GO, WAIT, Verdict
 from services.cloud.events import Metrics
-from services.cloud.records import Answer, Evaluation, Member
+from services.cloud.records import Answer, Evaluation, Member, Update
 
 
 def working_edges(members: Sequence[Member]) -> tuple[str, ...]:
@@ -14,15 +14,24 @@ def working_edges(members: Sequence[Member]) -> tuple[str, ...]:
     return tuple(sorted({member.edge_id for member in members if member.answer is Answer.JOINED and member.edge_id}))
 
 
+def delivered(updates: Sequence[Update]) -> tuple[str, ...]:
+    """The edges whose updates of a version are all there, one for each cluster of which they have any."""
+    parts: dict[str, list[int]] = {}
+    for update in updates:
+        parts.setdefault(update.edge_id, []).append(update.parts)
+    return tuple(sorted(edge for edge, said in parts.items() if len(said) >= min(said)))
+
+
 def closing(
-    rounds: RoundsSpec, version: int, edges: Collection[str], delivered: Collection[str], open_s: float
+    rounds: RoundsSpec, version: int, edges: Collection[str], updates: Sequence[Update], open_s: float
 ) -> Verdict:
     """Whether the round that makes `version` closes: at its quorum, or at its deadline with what has come.
 
     An edge that delivered and then left counts in the round, but not towards the quorum of `edges`.
     """
     quorum = math.ceil(rounds.quorum * len(edges) - 1e-9)
-    if delivered and (len(set(delivered) & set(edges)) >= quorum or open_s >= rounds.deadline_s):
+    whole = set(delivered(updates))
+    if updates and (open_s >= rounds.deadline_s or (whole and len(whole & set(edges)) >= quorum)):
         return GO
     if open_s >= rounds.deadline_s:
         return Verdict(

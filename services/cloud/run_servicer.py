@@ -7,14 +7,15 @@ from typing import Any
 
 import grpc.aio
 
+from elsa.errors import MalformedError
 from elsa.v1 import fleet_pb2, run_pb2, run_pb2_grpc
 from elsa.wire.chunks import split_chunks
 from services.cloud import events
 from services.cloud.cluster_messages import clustered_to_proto, clusters_to_proto, trust_changed_to_proto
 from services.cloud.cluster_view import ClusterView
-from services.cloud.convert import fitting, reports_to_proto, state_to_proto
+from services.cloud.convert import fitting, metrics_to_proto, reports_to_proto, state_to_proto
 from services.cloud.export import Exports
-from services.cloud.records import Evaluation
+from services.cloud.records import ClusterScore, Evaluation
 from services.cloud.runs import Runs, RunView, page_token
 from services.cloud.watch import RunWatch
 
@@ -65,14 +66,15 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
 
     async def GetClusters(self, request: run_pb2.GetClustersRequest, context: Context) -> run_pb2.GetClustersResponse:
         """See run.proto."""
-        return clusters_to_proto(*await self._clusters.get(request.run_id))
+        return clusters_to_proto(await self._clusters.get(request.run_id))
 
     async def ExportAdapter(
         self, request: run_pb2.ExportAdapterRequest, context: Context
     ) -> AsyncIterator[run_pb2.ExportAdapterResponse]:
         """See run.proto."""
         wanted = request.version if request.HasField("version") else None
-        run, made = self._runs.version(request.run_id, wanted)
+        cluster = request.cluster if request.HasField("cluster") else None
+        run, made = self._runs.version(request.run_id, wanted, cluster)
         for name, data in await asyncio.to_thread(self._exports.files, run, made):
             header = run_pb2.FileHeader(name=name, total_bytes=len(data))
             yield run_pb2.ExportAdapterResponse(file=header)
@@ -98,20 +100,17 @@ def run_to_proto(view: RunView) -> run_pb2.Run:
     )
 
 
-def metrics_to_proto(metrics: events.Metrics) -> run_pb2.Evaluation:
-    """Metrics as a message."""
-    return run_pb2.Evaluation(
-        version=metrics.version,
-        rows=metrics.rows,
-        loss=metrics.loss,
-        accuracy=metrics.accuracy,
-        clients=metrics.clients,
-    )
-
-
 def evaluation_from_proto(request: run_pb2.ReportEvaluationRequest) -> Evaluation:
-    """A client's metrics, not yet checked."""
+    """A client's metrics, not yet checked. Raises MalformedError for two evaluations that do not go together."""
     message = request.evaluation
+    own = request.cluster_evaluation if request.HasField("cluster_evaluation") else None
+    if own is not None and (own.version, own.rows) != (message.version, message.rows):
+        raise MalformedError(
+            f"cluster_evaluation: version {own.version} on {own.rows} rows; it must be of the same version and rows "
+            f"as evaluation, {message.version} on {message.rows}"
+        )
+    if own is not None and not own.HasField("cluster"):
+        raise MalformedError("cluster_evaluation.cluster: not set; say whose adapter it was")
     return Evaluation(
         run_id=request.run_id,
         client_id=request.client_id,
@@ -119,6 +118,7 @@ def evaluation_from_proto(request: run_pb2.ReportEvaluationRequest) -> Evaluatio
         rows=message.rows,
         loss=message.loss,
         accuracy=message.accuracy,
+        own=None if own is None else ClusterScore(cluster=own.cluster, loss=own.loss, accuracy=own.accuracy),
     )
 
 
@@ -176,6 +176,7 @@ def _evaluated(body: events.EvaluationReported) -> run_pb2.EvaluationReported:
         client_id=body.client_id,
         evaluation=metrics_to_proto(body.evaluation),
         total=metrics_to_proto(body.total),
+        cluster_evaluation=metrics_to_proto(body.own) if body.own else None,
     )
 
 

@@ -16,11 +16,12 @@ from elsa.spec import RunSpec
 from services.cloud.changes import Changes
 from services.cloud.engine import Engine
 from services.cloud.events import EvaluationReported, Metrics, NodeJoined, StateChanged
+from services.cloud.export import Made
 from services.cloud.fleet import MOST, check_number, known_node
 from services.cloud.leaving import LEAVABLE, leave
 from services.cloud.lifecycle import RunState
 from services.cloud.offers import ClientOffer, Refusal, Reply, answered, check_edges, check_public_key, summary
-from services.cloud.records import Answer, Evaluation, KeyHolder, Member, Role, Round, Run
+from services.cloud.records import Answer, ClusterAdapter, Evaluation, KeyHolder, Member, Role, Round, Run
 from services.cloud.rounds import total, totals
 from services.cloud.store import Store, Transaction
 
@@ -97,16 +98,16 @@ class Runs:
             found = transaction.runs(int(token) if token else None, limit + 1)
             return [_brief(transaction, run) for run in found[:limit]], len(found) > limit
 
-    def version(self, run_id: str, version: int | None) -> tuple[Run, Round]:
-        """A run and the closed round that made `version`; None: the newest. Raises NotFoundError."""
+    def version(self, run_id: str, version: int | None, cluster: int | None = None) -> tuple[Run, Made]:
+        """A run and its adapter of `version`, None: the newest, or that of a cluster. Raises NotFoundError."""
         with self._store.transaction() as transaction:
             run = transaction.run(run_id)
             wanted = run.version if version is None else version
-            made = transaction.get(Round, run_id=run_id, version=wanted) if wanted is not None else None
+            made = _made(transaction, run_id, wanted, cluster) if wanted is not None else None
         if made is None or made.sha256 is None:
             newest = "it has none yet" if run.version is None else f"the newest is {run.version}"
             raise NotFoundError(f"run {run_id} has no version {'to export' if wanted is None else wanted}; {newest}")
-        return run, made
+        return run, Made(version=made.version, sha256=made.sha256, cluster=cluster)
 
     def cancel(self, run_id: str) -> None:
         """End a run. Raises NotFoundError, and StaleRoundError if it has ended already."""
@@ -166,12 +167,27 @@ class Runs:
             transaction.put(evaluation)
             body = EvaluationReported(
                 client_id=evaluation.client_id,
-                evaluation=_own(evaluation),
+                evaluation=_metrics(evaluation),
                 total=total(version, [*known, evaluation]),
+                own=_own_metrics(evaluation),
             )
             transaction.append(run_id, body, self._clock())
         self._changes.notify(("events", run_id))
         self._engine.kick(run_id)
+
+
+def _made(transaction: Transaction, run_id: str, version: int, cluster: int | None) -> Round | ClusterAdapter | None:
+    """What there is of a version, or of a version of a cluster. Raises NotFoundError for a cluster without one."""
+    if cluster is None:
+        return transaction.get(Round, run_id=run_id, version=version)
+    there = transaction.all(ClusterAdapter, run_id=run_id, version=version)
+    found = next((kept for kept in there if kept.cluster == cluster), None)
+    if found is None and transaction.get(Round, run_id=run_id, version=version) is not None:
+        known = ", ".join(str(kept.cluster) for kept in there) or "none"
+        raise NotFoundError(
+            f"run {run_id} has no adapter of cluster {cluster} at version {version}; there are: {known}"
+        )
+    return found
 
 
 def member_of(transaction: Transaction, run_id: str, node_id: str) -> Member:
@@ -226,9 +242,19 @@ def _check_evaluation(evaluation: Evaluation) -> None:
     check_number("evaluation.rows", evaluation.rows, 1, MOST)
     check_number("evaluation.loss", evaluation.loss)
     check_number("evaluation.accuracy", evaluation.accuracy, 0, 1)
+    if evaluation.own is not None:
+        check_number("cluster_evaluation.loss", evaluation.own.loss)
+        check_number("cluster_evaluation.accuracy", evaluation.own.accuracy, 0, 1)
 
 
-def _own(evaluation: Evaluation) -> Metrics:
+def _metrics(evaluation: Evaluation) -> Metrics:
     return Metrics(
         version=evaluation.version, rows=evaluation.rows, loss=evaluation.loss, accuracy=evaluation.accuracy
     )
+
+
+def _own_metrics(evaluation: Evaluation) -> Metrics | None:
+    own = evaluation.own
+    if own is None:
+        return None
+    return replace(_metrics(evaluation), loss=own.loss, accuracy=own.accuracy, cluster=own.cluster)

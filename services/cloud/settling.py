@@ -32,7 +32,7 @@ def settle_by_latency(
             edge_id = edges[member.node_id]
             latency_ms = next(link.latency_ms for link in member.links if link.edge_id == edge_id)
             detail = f"{latency_ms:.3g} ms, the least sum of latencies that the edges' room allows"
-            _give(transaction, spec, member, edge_id, detail, now)
+            give(transaction, spec, member, edge_id, detail, now)
     if spec.privacy.shares_key:
         ask_first(transaction, run.run_id, edges)
     transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
@@ -52,7 +52,7 @@ def settle(transaction: Transaction, run: Run, members: Sequence[Member], decisi
     transaction.put(made)
     for place in decision.places:
         transaction.put(_standing(run, place))
-        _give(transaction, spec, clients[place.client_id], place.edge_id, place.detail, now)
+        give(transaction, spec, clients[place.client_id], place.edge_id, place.detail, now)
     transaction.append(run.run_id, clustered(made, decision.places), now)
     transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
 
@@ -92,12 +92,13 @@ def _standing(run: Run, place: Place) -> Standing:
         client_id=place.client_id,
         cluster=place.cluster,
         trust=place.trust,
+        told=place.trust,
         parts=place.parts,
         detail=place.detail,
     )
 
 
-def _give(transaction: Transaction, spec: RunSpec, client: Member, edge_id: str, detail: str, now: float) -> None:
+def give(transaction: Transaction, spec: RunSpec, client: Member, edge_id: str, detail: str, now: float) -> None:
     """Assign a client to an edge, with its event."""
     given = _given(spec, client, edge_id)
     transaction.put(given)

@@ -5,39 +5,44 @@ to threads; what they made is written only if the run is still as it was.
 """
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from elsa.aggregate.fedavg import fedavg
 from elsa.spec import RunSpec
-from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
+from services.cloud.closing import close
 from services.cloud.enrolment import Verdict, after_enrolling, after_pending, after_warmup, fits, with_room
-from services.cloud.events import RoundClosed
-from services.cloud.export import Exports
+from services.cloud.export import Exports, Made
 from services.cloud.fleet import Fleet
 from services.cloud.keeper import Keeper
 from services.cloud.keys import look_after, works
 from services.cloud.leaving import nobody_left
 from services.cloud.lifecycle import RunState
+from services.cloud.merging import merged
 from services.cloud.placing import decided
 from services.cloud.reach import nearest, provisional, room_fault
 from services.cloud.records import (
     Answer,
+    ClusterAdapter,
     Clustering,
     Evaluation,
     Fingerprint,
     Member,
     Node,
+    Role,
     Round,
     Run,
+    Standing,
     Update,
 )
+from services.cloud.rehoming import rehome
+from services.cloud.renewing import Renewal, decided_anew, renew
 from services.cloud.rounds import closing, evaluated, working_edges
 from services.cloud.settling import begin_warmup, settle, settle_by_latency
 from services.cloud.store import Store, Transaction
 
 
 class Steps:
-    """Takes steps; a client silent for `gone_after_s` seconds is not waited for at the end.
+    """Takes steps; a node silent for `gone_after_s` seconds is not waited for: its clients go to other edges.
 
     Deadlines count from the cloud's start at the earliest: nobody could deliver while it was down.
     """
@@ -57,6 +62,8 @@ class Steps:
                 if offers:
                     return True
             members = transaction.all(Member, run_id=run_id)
+            if rehome(transaction, run, members, self._gone(members), self._fleet.is_alive, now):
+                return True
             if run.state is RunState.WARMUP:
                 return self._warm_up(transaction, run, members, now)
             if run.state is RunState.TRAINING and look_after(transaction, run, members, self._gone(members), now):
@@ -110,7 +117,7 @@ class Steps:
         verdict = after_warmup(
             RunSpec.from_yaml(run.spec).clustering,
             clients,
-            transaction.fingerprinted(run.run_id),
+            transaction.fingerprinted(run.run_id, 0),
             self._gone(members),
             self._age(clustering.began_unix_s, now),
         )
@@ -123,9 +130,16 @@ class Steps:
     def _is_as_it_was(self, transaction: Transaction, run: Run, members: list[Member]) -> bool:
         return transaction.run(run.run_id) == run and transaction.all(Member, run_id=run.run_id) == members
 
-    def _gone(self, members: list[Member]) -> list[str]:
-        """Those who have been silent for too long to be waited for."""
-        return [m.node_id for m in members if self._fleet.silent_s(m.node_id) > self._gone_after_s]
+    def _gone(self, members: list[Member]) -> dict[str, float]:
+        """Those who have been silent for too long to be waited for, and for how many seconds."""
+        silent_s = {member.node_id: self._fleet.silent_s(member.node_id) for member in members}
+        return {node_id: seconds for node_id, seconds in silent_s.items() if seconds > self._gone_after_s}
+
+    def _reachable(self, members: list[Member]) -> list[Member]:
+        """The members but for edges that are gone; all of them where no edge is there."""
+        gone = set(self._gone(members))
+        there = [member for member in members if member.role is Role.CLIENT or member.node_id not in gone]
+        return there if any(member.role is Role.EDGE for member in there) else members
 
     def _fitting(self, transaction: Transaction, spec: RunSpec) -> list[Node]:
         nodes = transaction.all(Node)
@@ -141,7 +155,7 @@ class Steps:
 
     async def _by_latency(self, run: Run, members: list[Member], now: float) -> bool:
         """The edges of a run that does not cluster."""
-        edges = await asyncio.to_thread(nearest, members)
+        edges = await asyncio.to_thread(nearest, self._reachable(members))
         with self._store.transaction() as transaction:
             if self._is_as_it_was(transaction, run, members):
                 settle_by_latency(transaction, run, members, edges, now)
@@ -152,13 +166,13 @@ class Steps:
         """Decide by the fingerprints, once more if another came meanwhile; without a warm-up by latency."""
         with self._store.transaction() as transaction:
             warmed_up = transaction.get(Clustering, run_id=run.run_id) is not None
-            sent = transaction.all(Fingerprint, run_id=run.run_id)
+            sent = transaction.all(Fingerprint, run_id=run.run_id, version=0)
         if not warmed_up:
             return await self._by_latency(run, members, now)
-        decision = await asyncio.to_thread(decided, RunSpec.from_yaml(run.spec), members, sent)
+        decision = await asyncio.to_thread(decided, RunSpec.from_yaml(run.spec), self._reachable(members), sent)
         with self._store.transaction() as transaction:
             known = {kept.client_id for kept in sent}
-            if self._is_as_it_was(transaction, run, members) and transaction.fingerprinted(run.run_id) == known:
+            if self._is_as_it_was(transaction, run, members) and transaction.fingerprinted(run.run_id, 0) == known:
                 settle(transaction, run, members, decision, now)
                 transaction.move(run, RunState.TRAINING, now)
         return True
@@ -170,20 +184,42 @@ class Steps:
                 return _moved(transaction, run, RunState.TRAINING, Verdict(failure=nobody_left(members)), now)
             opened = transaction.all(Round, run_id=run.run_id, version=(run.version or 0) + 1)[0]
             updates = transaction.all(Update, run_id=run.run_id, version=run.version)
-            delivered = [update.edge_id for update in updates]
-            verdict = closing(spec, opened.version, edges, delivered, self._age(opened.opened_unix_s, now))
+            verdict = closing(spec, opened.version, edges, updates, self._age(opened.opened_unix_s, now))
             if not verdict.go:
                 return _moved(transaction, run, RunState.TRAINING, verdict, now)
+            clustered = transaction.get(Clustering, run_id=run.run_id) is not None
         given = [(update, await self._keeper.get(update.sha256)) for update in updates]
-        data, digest = await asyncio.to_thread(_aggregate, given)
-        closed = replace(opened, closed_unix_s=now, sha256=digest, total_bytes=len(data), edge_ids=tuple(delivered))
-        async with self._keeper.holding(digest):
-            await self._keeper.put(data)
+        made = await asyncio.to_thread(merged, given, clustered=clustered)
+        renewal = await self._renewal(run, members, opened.version) if clustered else None
+        closed = replace(
+            opened,
+            closed_unix_s=now,
+            sha256=made.whole.sha256,
+            total_bytes=len(made.whole.data),
+            edge_ids=tuple(sorted({update.edge_id for update in updates})),
+        )
+        files = {file.sha256: file.data for file in (made.whole, *made.clusters.values())}
+        async with AsyncExitStack() as held:
+            for digest in sorted(files):  # in one order, so that nobody waits for another that waits
+                await held.enter_async_context(self._keeper.holding(digest))
+                await self._keeper.put(files[digest])
             with self._store.transaction() as transaction:
                 if transaction.run(run.run_id) == run:
-                    _close(transaction, run, closed, edges, now)
-        await self._keeper.drop([digest, *(update.sha256 for update in updates)])
+                    close(transaction, run, closed, made, updates, edges, now)
+                    if renewal is not None:
+                        renew(transaction, run, renewal, closed.version, now)
+        await self._keeper.drop([*files, *(update.sha256 for update in updates)])
         return True
+
+    async def _renewal(self, run: Run, members: list[Member], version: int) -> Renewal | None:
+        """Who learns with whom from `version` on, where the specification wants that decided anew then."""
+        spec = RunSpec.from_yaml(run.spec)
+        if not spec.clustering.renews(version, run.rounds):
+            return None
+        with self._store.transaction() as transaction:
+            sent = transaction.all(Fingerprint, run_id=run.run_id, version=version)
+            standings = transaction.all(Standing, run_id=run.run_id)
+        return await asyncio.to_thread(decided_anew, spec, self._reachable(members), sent, standings)
 
     async def _finish(self, run: Run, members: list[Member], now: float) -> bool:
         spec = RunSpec.from_yaml(run.spec).rounds
@@ -191,23 +227,19 @@ class Steps:
         gone = self._gone(members)
         with self._store.transaction() as transaction:
             last = transaction.all(Round, run_id=run.run_id, version=run.version)[0]
+            clusters = transaction.all(ClusterAdapter, run_id=run.run_id, version=run.version)
             reports = transaction.all(Evaluation, run_id=run.run_id, version=run.version)
         reported = [report.client_id for report in reports]
         if not evaluated(spec, clients, reported, gone, self._age(last.closed_unix_s or now, now)):
             return False
-        await asyncio.to_thread(self._exports.write, run, last)
+        whole = Made(version=last.version, sha256=last.sha256 or "")
+        own = [Made(version=kept.version, sha256=kept.sha256, cluster=kept.cluster) for kept in clusters]
+        for made in (whole, *own):
+            await asyncio.to_thread(self._exports.write, run, made)
         with self._store.transaction() as transaction:
             if transaction.run(run.run_id) == run:
                 transaction.move(run, RunState.COMPLETED, now)
         return True
-
-
-def _aggregate(given: list[tuple[Update, bytes]]) -> tuple[bytes, str]:
-    """The mean of the edges' adapters, weighted by rows, and its digest."""
-    data = encode_adapter(
-        fedavg({update.edge_id: (float(update.rows), decode_adapter(adapter)) for update, adapter in given})
-    )
-    return data, sha256(data)
 
 
 def _moved(transaction: Transaction, run: Run, state: RunState, verdict: Verdict, now: float) -> bool:
@@ -217,19 +249,3 @@ def _moved(transaction: Transaction, run: Run, state: RunState, verdict: Verdict
     elif verdict.go:
         transaction.move(run, state, now)
     return bool(verdict.go or verdict.failure)
-
-
-def _close(transaction: Transaction, run: Run, closed: Round, edges: tuple[str, ...], now: float) -> None:
-    """Make a round's version the newest, with its event, and open the next round if there is one."""
-    transaction.put(closed)
-    transaction.put(replace(run, version=closed.version))
-    missing = tuple(edge for edge in edges if edge not in closed.edge_ids)
-    event = RoundClosed(
-        version=closed.version,
-        edge_ids=closed.edge_ids,
-        missing_edge_ids=missing,
-        seconds=now - closed.opened_unix_s,
-    )
-    transaction.append(run.run_id, event, now)
-    if closed.version < run.rounds:
-        transaction.put(Round(run_id=run.run_id, version=closed.version + 1, opened_unix_s=now))

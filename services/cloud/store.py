@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, and_, create_engine, event, func, insert, select, update
+from sqlalchemy import Connection, Select, and_, create_engine, delete, event, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from elsa.errors import InputError, NotFoundError
@@ -17,6 +17,7 @@ from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
 from services.cloud.records import Answer, Evaluation, Fingerprint, KeyHolder, Member, Role, Run, Standing
 from services.cloud.tables import (
+    CLUSTER_ADAPTERS,
     EVALUATIONS,
     EVENTS,
     FINGERPRINTS,
@@ -63,6 +64,12 @@ class Transaction:
         if not self._connection.execute(update(table).where(same).values(values)).rowcount:
             self._connection.execute(insert(table).values(values))
 
+    def delete(self, record: object) -> None:
+        """Forget the record with this one's primary key."""
+        table = TABLE_OF[type(record)]
+        same = and_(*(column == getattr(record, column.name) for column in table.primary_key))
+        self._connection.execute(delete(table).where(same))
+
     def run(self, run_id: str) -> Run:
         """A run. Raises NotFoundError."""
         run = self.get(Run, run_id=run_id)
@@ -106,14 +113,14 @@ class Transaction:
         others = own & owner.in_(working) & owner.not_in(wrapped) & (owner != maker_id)
         return self._select(KeyHolder, select(KEY_HOLDERS).where(others).order_by(owner).limit(limit))
 
-    def fingerprinted(self, run_id: str) -> set[str]:
-        """The clients of a run whose fingerprints are there."""
-        own = FINGERPRINTS.c.run_id == run_id
+    def fingerprinted(self, run_id: str, version: int) -> set[str]:
+        """The clients of a run whose fingerprints of a version are there."""
+        own = (FINGERPRINTS.c.run_id == run_id) & (FINGERPRINTS.c.version == version)
         return set(self._connection.execute(select(FINGERPRINTS.c.client_id).where(own)).scalars())
 
-    def some_fingerprints(self, run_id: str, limit: int) -> list[Fingerprint]:
-        """Fingerprints of a run, at most `limit`, in order of the clients' names."""
-        own = select(FINGERPRINTS).where(FINGERPRINTS.c.run_id == run_id)
+    def some_fingerprints(self, run_id: str, version: int, limit: int) -> list[Fingerprint]:
+        """Fingerprints of a version of a run, at most `limit`, in order of the clients' names."""
+        own = select(FINGERPRINTS).where(FINGERPRINTS.c.run_id == run_id, FINGERPRINTS.c.version == version)
         return self._select(Fingerprint, own.order_by(FINGERPRINTS.c.client_id).limit(limit))
 
     def standings_at(self, run_id: str, edge_id: str) -> list[Standing]:
@@ -123,11 +130,12 @@ class Transaction:
         return self._select(Standing, select(STANDINGS).where(own).order_by(STANDINGS.c.client_id))
 
     def needs(self, digest: str) -> bool:
-        """Whether a blob is a version of a run, or an update that an open run has yet to aggregate."""
+        """Whether a blob is a run's or a cluster's version, or an update that an open run has yet to aggregate."""
         version = select(ROUNDS.c.run_id).where(ROUNDS.c.sha256 == digest)
+        of_cluster = select(CLUSTER_ADAPTERS.c.run_id).where(CLUSTER_ADAPTERS.c.sha256 == digest)
         waits = (UPDATES.c.sha256 == digest) & (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
         update = select(UPDATES.c.run_id).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits)
-        return any(self._connection.execute(query.limit(1)).first() for query in (version, update))
+        return any(self._connection.execute(query.limit(1)).first() for query in (version, of_cluster, update))
 
     def count(self, kind: type) -> int:
         """How many records there are."""

@@ -27,7 +27,9 @@ from services.cloud.lifecycle import RunState
 from services.cloud.records import (
     Answer,
     ClientReport,
+    ClusterAdapter,
     Clustering,
+    ClusterScore,
     Evaluation,
     Fingerprint,
     KeyHolder,
@@ -139,9 +141,21 @@ UPDATES = Table(
     _run(),
     _version(),
     _node("edge_id"),
+    Column("cluster", Integer, primary_key=True, autoincrement=False),
+    Column("parts", Integer, nullable=False),
     Column("rows", BigInteger, nullable=False),
     Column("sha256", _SHA, nullable=False),
     Column("reports", JsonOf(tuple[ClientReport, ...]), nullable=False),
+    Column("moved", JsonOf(dict[str, tuple[float, ...]]), nullable=False),
+)
+CLUSTER_ADAPTERS = Table(
+    "cluster_adapters",
+    METADATA,
+    _run(),
+    _version(),
+    Column("cluster", Integer, primary_key=True, autoincrement=False),
+    Column("sha256", _SHA, nullable=False, index=True),
+    Column("total_bytes", BigInteger, nullable=False),
 )
 EVALUATIONS = Table(
     "evaluations",
@@ -152,6 +166,7 @@ EVALUATIONS = Table(
     Column("rows", BigInteger, nullable=False),
     Column("loss", Float, nullable=False),
     Column("accuracy", Float, nullable=False),
+    Column("own", JsonOf(ClusterScore)),
 )
 KEY_HOLDERS = Table(
     "key_holders",
@@ -182,6 +197,7 @@ FINGERPRINTS = Table(
     "fingerprints",
     METADATA,
     _run(),
+    _version(),
     _node("client_id"),
     Column("arrived_unix_s", Float, nullable=False),
     Column("asked", JsonOf(tuple[int, ...]), nullable=False),
@@ -207,6 +223,7 @@ STANDINGS = Table(
     _node("client_id"),
     Column("cluster", Integer, nullable=False),
     Column("trust", Float, nullable=False),
+    Column("told", Float, nullable=False),
     Column("parts", JsonOf(Parts)),
     Column("low_rounds", Integer, nullable=False),
     Column("set_aside", Boolean, nullable=False),
@@ -227,6 +244,7 @@ TABLE_OF: dict[type, Table] = {
     Member: MEMBERS,
     Round: ROUNDS,
     Update: UPDATES,
+    ClusterAdapter: CLUSTER_ADAPTERS,
     Evaluation: EVALUATIONS,
     KeyHolder: KEY_HOLDERS,
     KeyMaking: KEY_MAKINGS,

@@ -126,8 +126,10 @@ class Site:
 
         return (await self.adapters.PushAdapter(messages(), timeout=20)).stored
 
-    async def pull(self, run, edge, version, wait_s=20.0):
-        request = adapter_pb2.PullAdapterRequest(run_id=run, node_id=edge, version=version, wait_s=wait_s)
+    async def pull(self, run, edge, version, wait_s=20.0, cluster=None):
+        request = adapter_pb2.PullAdapterRequest(
+            run_id=run, node_id=edge, version=version, wait_s=wait_s, cluster=cluster
+        )
         call = self.adapters.PullAdapter(request, timeout=30)
         header, whole = None, None
         async for message in call:
@@ -140,9 +142,11 @@ class Site:
         assert sha256(data) == header.sha256
         return header.version, decode_adapter(data)
 
-    async def evaluate(self, run, client, version, rows=3, loss=1.0, accuracy=0.5):
+    async def evaluate(self, run, client, version, rows=3, loss=1.0, accuracy=0.5, own=None):
         evaluation = run_pb2.Evaluation(version=version, rows=rows, loss=loss, accuracy=accuracy)
-        request = run_pb2.ReportEvaluationRequest(run_id=run, client_id=client, evaluation=evaluation)
+        request = run_pb2.ReportEvaluationRequest(
+            run_id=run, client_id=client, evaluation=evaluation, cluster_evaluation=own
+        )
         await self.runs.ReportEvaluation(request)
 
     async def enroll(self, run, edges=EDGES, clients=CLIENTS, data=None):

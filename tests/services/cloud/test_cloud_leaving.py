@@ -76,7 +76,7 @@ async def test_round_closes_without_an_edge_that_lost_its_clients(tmp_path):
             await at.refuse(run, client, "no memory")
         closed = (await at.closed(run, 1)).round_closed
         assert (list(closed.edge_ids), list(closed.missing_edge_ids)) == (["edge-1"], [])
-        async with refused(grpc.StatusCode.PERMISSION_DENIED, "edge-2 has no clients"):
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION, "edge-2 has no clients"):
             await at.push(run, "edge-2", adapter(1), version=1)
 
 

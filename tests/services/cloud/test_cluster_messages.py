@@ -5,6 +5,7 @@ import pytest
 
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.cloud.cluster_messages import clustered_to_proto, clusters_to_proto
+from services.cloud.cluster_view import View
 from services.cloud.events import Clustered, Place
 
 
@@ -25,11 +26,11 @@ def test_more_clients_than_a_message_holds_are_cut_and_it_says_so():
 @pytest.mark.parametrize("count", [1, 400])
 def test_divergences_of_up_to_400_clients_go_into_the_same_message(count):
     given = np.random.default_rng(0).random((count, count), np.float32)
-    message = clusters_to_proto(decision(count), given)
+    message = clusters_to_proto(View(clustered=decision(count), divergence=given, scores=()))
     assert message.ByteSize() <= MAX_MESSAGE_BYTES
     assert np.array_equal(np.frombuffer(message.divergence.data, "<f4").reshape(count, count), given)
 
 
 def test_divergences_that_do_not_fit_are_left_out():
-    message = clusters_to_proto(decision(600), np.zeros((600, 600), np.float32))
+    message = clusters_to_proto(View(clustered=decision(600), divergence=np.zeros((600, 600), np.float32), scores=()))
     assert not message.HasField("divergence") and len(message.clustered.places) == 600

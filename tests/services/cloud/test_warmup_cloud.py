@@ -75,7 +75,7 @@ async def test_run_without_a_fingerprint_trains_at_the_deadline(tmp_path):
         assert await edges_of(at, run) == {"edge-1": ["client-1", "client-3"], "edge-2": ["client-2", "client-4"]}
         assert not any(place.HasField("parts") for place in decided.places)
         for edge in EDGES:
-            await at.push(run, edge, adapter(1))
+            await at.push(run, edge, adapter(1), cluster=0)
         await at.closed(run, 1)
 
 

@@ -1,0 +1,62 @@
+"""Writes down a closed round: its version, those of the clusters, what it tells of clients, and the next round."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from elsa.spec import RunSpec
+from services.cloud.events import RoundClosed
+from services.cloud.merging import Merged
+from services.cloud.records import ClusterAdapter, Round, Run, Update
+from services.cloud.store import Transaction
+from services.cloud.trusting import judge
+
+
+def close(
+    transaction: Transaction,
+    run: Run,
+    closed: Round,
+    made: Merged,
+    updates: Sequence[Update],
+    edges: Sequence[str],
+    now: float,
+) -> None:
+    """Make a round's version the newest, with its event, and open the next round if there is one.
+
+    Args:
+        made: of `updates`.
+        edges: those that were waited for.
+    """
+    transaction.put(closed)
+    transaction.put(replace(run, version=closed.version))
+    _keep_clusters(transaction, run, closed.version, made)
+    judge(transaction, run, RunSpec.from_yaml(run.spec).trust, updates, now)
+    for update in updates:
+        if update.moved:
+            transaction.put(replace(update, moved={}))
+    event = RoundClosed(
+        version=closed.version,
+        edge_ids=closed.edge_ids,
+        missing_edge_ids=tuple(edge for edge in edges if edge not in closed.edge_ids),
+        seconds=now - closed.opened_unix_s,
+    )
+    transaction.append(run.run_id, event, now)
+    if closed.version < run.rounds:
+        transaction.put(Round(run_id=run.run_id, version=closed.version + 1, opened_unix_s=now))
+
+
+def _keep_clusters(transaction: Transaction, run: Run, version: int, made: Merged) -> None:
+    """The clusters' adapters of a version; one of which nothing came keeps that of the version before."""
+    kept = {
+        before.cluster: replace(before, version=version)
+        for before in transaction.all(ClusterAdapter, run_id=run.run_id, version=version - 1)
+    }
+    for cluster, file in made.clusters.items():
+        kept[cluster] = ClusterAdapter(
+            run_id=run.run_id,
+            version=version,
+            cluster=cluster,
+            sha256=file.sha256,
+            total_bytes=len(file.data),
+        )
+    for adapter in kept.values():
+        transaction.put(adapter)

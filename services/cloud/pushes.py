@@ -1,0 +1,188 @@
+"""What an edge pushes: how it is checked against its run, and written down once its bytes are there."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from elsa.errors import (
+    ChecksumError,
+    MalformedError,
+    NotFoundError,
+    PermissionDeniedError,
+    RoundGivenUpError,
+    StaleRoundError,
+)
+from elsa.model.adapter_config import AdapterConfig
+from elsa.wire.adapter import decode_adapter
+from services.cloud.events import UpdateReceived
+from services.cloud.fleet import check_number
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Answer, ClientReport, Clustering, Member, Role, Round, Run, Update
+from services.cloud.rounds import working_edges
+from services.cloud.runs import member_of
+from services.cloud.store import Transaction
+
+Layout = Mapping[str, tuple[int, ...]]
+MOST_CLUSTERS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push:
+    """What an edge says of the adapter that it pushes."""
+
+    run_id: str
+    node_id: str
+    version: int
+    rows: int
+    total_bytes: int
+    sha256: str
+    reports: tuple[ClientReport, ...] = ()
+    moved: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
+    cluster: int | None = None
+    """Whose aggregate it is; None in a run that does not cluster."""
+    parts: int = 1
+    """How many pushes make up the edge's delivery."""
+    initial: bool = False
+    config: AdapterConfig | None = None
+
+
+def first_of(transaction: Transaction, run_id: str) -> Round:
+    """Version 0 of a run. Raises NotFoundError where no edge has pushed it yet."""
+    first = transaction.get(Round, run_id=run_id, version=0)
+    if first is None or first.sha256 is None:
+        raise NotFoundError(f"run {run_id} has no first adapter; push that first")
+    return first
+
+
+def check_size(push: Push, first: Round) -> None:
+    """Adapters of a run have the same names and shapes, and so the same size."""
+    if push.total_bytes != first.total_bytes:
+        raise MalformedError(
+            f"header.total_bytes: {push.total_bytes} of {push.node_id}, version 0 has {first.total_bytes}; "
+            "push the whole adapter, with the names and shapes of version 0"
+        )
+
+
+def check_new(transaction: Transaction, push: Push) -> bool:
+    """Whether a push is wanted; False if it was taken before. Raises as `Adapters.take`."""
+    run, member = transaction.run(push.run_id), member_of(transaction, push.run_id, push.node_id)
+    if member.role is not Role.EDGE or member.answer in (Answer.REFUSED, Answer.LEFT_OUT):
+        raise PermissionDeniedError(f"{push.node_id} is no edge of run {push.run_id} ({member.answer})")
+    taken = _taken(transaction, push)
+    if taken == push.sha256:
+        return False
+    if run.state.ended:
+        raise RoundGivenUpError(f"run {push.run_id} has ended ({run.state})")
+    _check_initial(run, push, taken) if push.initial else _check_update(transaction, run, push, taken)
+    return True
+
+
+def _taken(transaction: Transaction, push: Push) -> str | None:
+    if push.initial:
+        first = transaction.get(Round, run_id=push.run_id, version=0)
+        return first.sha256 if first else None
+    update = transaction.get(
+        Update, run_id=push.run_id, version=push.version, edge_id=push.node_id, cluster=push.cluster or 0
+    )
+    return update.sha256 if update else None
+
+
+def _check_initial(run: Run, push: Push, taken: str | None) -> None:
+    if taken is not None:
+        raise MalformedError(
+            f"header.sha256: the first adapter of {push.node_id} ({push.sha256[:12]}) differs from the one that "
+            f"another edge pushed ({taken[:12]}); all edges need the same model files and versions of ELSA"
+        )
+    if push.version != 0 or push.config is None:
+        raise MalformedError("header: an initial adapter has version 0 and a config")
+    if run.state is not RunState.ENROLLING:
+        raise StaleRoundError(f"run {run.run_id} is {run.state} and takes no first adapter")
+
+
+def _check_update(transaction: Transaction, run: Run, push: Push, taken: str | None) -> None:
+    check_number("header.rows", push.rows, 1, 2**53)
+    _check_cluster(transaction, push)
+    if push.config is not None:
+        raise MalformedError("header.config: only an initial adapter has one; leave it out")
+    newest = f"the newest version of run {run.run_id} is {run.version}"
+    if run.state is not RunState.TRAINING or run.version is None:
+        raise StaleRoundError(f"run {run.run_id} is {run.state} and takes no updates yet")
+    if push.version > run.version:
+        raise MalformedError(f"header.version: {push.version}; {newest}")
+    if push.version < run.version or run.version == run.rounds:
+        raise StaleRoundError(f"the round on version {push.version} is over; {newest}; pull that")
+    if taken is not None:
+        raise StaleRoundError(
+            f"another update of {push.node_id} on version {push.version} was taken ({taken[:12]}); "
+            f"pull version {push.version + 1}"
+        )
+    if push.node_id not in working_edges(transaction.all(Member, run_id=run.run_id)):
+        raise StaleRoundError(f"{push.node_id} has no clients in run {run.run_id}")
+
+
+def keep(transaction: Transaction, push: Push, now: float) -> None:
+    """Write a push down that `check_new` wants, with its event."""
+    run = transaction.run(push.run_id)
+    if push.initial:
+        first = Round(
+            run_id=run.run_id,
+            version=0,
+            opened_unix_s=now,
+            closed_unix_s=now,
+            sha256=push.sha256,
+            total_bytes=push.total_bytes,
+            edge_ids=(push.node_id,),
+        )
+        transaction.put(first)
+        transaction.put(replace(run, version=0, config=push.config))
+        return
+    update = Update(
+        run_id=run.run_id,
+        version=push.version,
+        edge_id=push.node_id,
+        cluster=push.cluster or 0,
+        parts=push.parts,
+        rows=push.rows,
+        sha256=push.sha256,
+        reports=push.reports,
+        moved=push.moved,
+    )
+    transaction.put(update)
+    body = UpdateReceived(edge_id=push.node_id, version=push.version, rows=push.rows, reports=push.reports)
+    transaction.append(run.run_id, body, now)
+
+
+def _check_cluster(transaction: Transaction, push: Push) -> None:
+    """Raise MalformedError unless a push says of which cluster it is where its run has clustered, and only there.
+
+    An edge that has not heard yet of newer clusters may name one that there is no more.
+    """
+    clustered = transaction.get(Clustering, run_id=push.run_id) is not None
+    if (push.cluster is not None) != clustered:
+        has = "has clusters: say of which it is" if clustered else "has no clusters: leave it out"
+        raise MalformedError(f"header.cluster: {push.cluster}; run {push.run_id} {has}")
+    check_number("header.cluster", push.cluster or 0, 0, MOST_CLUSTERS - 1)
+    check_number("header.parts", push.parts, 1, MOST_CLUSTERS if clustered else 1)
+
+
+def verified_layout(push: Push, data: bytes) -> Layout:
+    """Names and shapes of what was pushed. Raises ChecksumError, and MalformedError for what is no adapter."""
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != push.sha256:
+        raise ChecksumError(f"adapter of {push.node_id}: SHA-256 is {digest}, announced {push.sha256}; push it again")
+    return layout_of(data)
+
+
+def layout_of(data: bytes) -> Layout:
+    """Names and shapes of an adapter. Raises MalformedError for what is none."""
+    return {name: tensor.shape for name, tensor in decode_adapter(data).items()}
+
+
+def check_layout(push: Push, layout: Layout, expected: Layout) -> None:
+    """Raise MalformedError, naming a tensor, unless a push has the names and shapes of version 0."""
+    for name in sorted({*layout, *expected}):
+        if layout.get(name) != expected.get(name):
+            raise MalformedError(
+                f"tensor {name} of {push.node_id} is {layout.get(name, 'missing')}, "
+                f"in version 0 {expected.get(name, 'missing')}; push the whole adapter"
+            )
