@@ -1,4 +1,4 @@
-"""A member that leaves a run which has begun: what becomes of it, and of the clients of an edge."""
+"""A member that leaves a run which has begun; `rehoming.py` finds other edges for the clients of one that left."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,18 +16,17 @@ _SHOWN = 8
 
 
 def leave(transaction: Transaction, member: Member, refusal: Refusal, now: float) -> None:
-    """Take a member out of its run, with its event; an edge takes its clients along.
+    """Take a member out of its run, with its event.
 
     Nothing happens to a member that is out already, so that the same refusal may come twice.
     """
-    if member.answer is not Answer.JOINED:
-        return
-    out = answered(member, refusal)
-    _put(transaction, out, now)
-    if member.role is Role.EDGE:
-        for client in transaction.all(Member, run_id=member.run_id, edge_id=member.node_id):
-            detail = f"its edge {member.node_id} left: {out.detail}"
-            _put(transaction, replace(client, answer=Answer.LEFT_OUT, edge_id=None, detail=detail), now)
+    if member.answer is Answer.JOINED:
+        _put(transaction, answered(member, refusal), now)
+
+
+def leave_out(transaction: Transaction, client: Member, why: str, now: float) -> None:
+    """Take a client for which there is no edge out of its run, with its event."""
+    _put(transaction, replace(client, answer=Answer.LEFT_OUT, edge_id=None, detail=why), now)
 
 
 def nobody_left(members: Sequence[Member]) -> str:

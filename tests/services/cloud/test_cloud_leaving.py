@@ -11,6 +11,7 @@ TRAINING, COMPLETED, FAILED = (
     fleet_pb2.RUN_STATE_COMPLETED,
     fleet_pb2.RUN_STATE_FAILED,
 )
+NO_ROOM = "no edge has room; add an edge or raise a capacity"
 
 
 async def clients_of(at, run, edge):
@@ -81,7 +82,7 @@ async def test_round_closes_without_an_edge_that_lost_its_clients(tmp_path):
 
 
 @run_async
-async def test_edge_that_leaves_takes_its_clients_along(tmp_path):
+async def test_edge_that_leaves_takes_the_clients_along_that_find_no_other(tmp_path):
     async with site(tmp_path) as at:
         run = await at.started()
         await at.push(run, "edge-2", adapter(7))
@@ -90,8 +91,8 @@ async def test_edge_that_leaves_takes_its_clients_along(tmp_path):
         assert list((await at.get(run)).client_ids) == ["client-2", "client-4"]
         assert await departures(at, run) == [
             ("edge-1", "disk is full"),
-            ("client-1", "its edge edge-1 left: disk is full"),
-            ("client-3", "its edge edge-1 left: disk is full"),
+            ("client-1", f"its edge edge-1 left: disk is full; {NO_ROOM}"),
+            ("client-3", f"its edge edge-1 left: disk is full; {NO_ROOM}"),
         ]
         async with refused(grpc.StatusCode.PERMISSION_DENIED, "left out"):
             await at.pull(run, "client-1", 0)

@@ -1,0 +1,107 @@
+"""Gives the clients of an edge that left its run, or that is silent for too long, to the edges that are still there.
+
+A client that finds none is left out with the reason. Where there is no other edge the clients of a silent one wait
+for it until the round's deadline, as those of a run with one edge must. An edge that delivered before it was lost
+keeps its clients until that round closes: trained again elsewhere, their rows would count twice in it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from elsa.cluster.assignment import assign
+from elsa.cluster.problem import Problem
+from elsa.cluster.room import left_over
+from elsa.spec import RunSpec
+from services.cloud.keys import works
+from services.cloud.leaving import LEAVABLE, leave_out
+from services.cloud.records import Answer, Member, Role, Run, Update
+from services.cloud.rounds import delivered
+from services.cloud.settling import give
+from services.cloud.store import Transaction
+
+
+def rehome(
+    transaction: Transaction,
+    run: Run,
+    members: Sequence[Member],
+    silent_s: Mapping[str, float],
+    is_alive: Callable[[str], bool],
+    now: float,
+) -> bool:
+    """Move or leave out the clients of lost edges, with the events; whether there were any.
+
+    Args:
+        silent_s: how long those have been silent who have been so for too long.
+        is_alive: whether a node was heard lately; no client is given to an edge that was not.
+    """
+    lost = _lost(members, silent_s) if run.state in LEAVABLE else {}
+    homeless = [member for member in members if works(member) and member.edge_id in lost]
+    if not homeless:
+        return False
+    others = [member for member in members if _joined(member) and member.node_id not in lost]
+    there = [edge for edge in others if is_alive(edge.node_id)]
+    if others and not there:  # they may be heard again
+        return False
+    if not others:
+        waited_for = {member.node_id for member in members if _joined(member)}
+        homeless = [client for client in homeless if client.edge_id not in waited_for]
+    homeless = _without_delivered(transaction, run, homeless)
+    _move(transaction, run, homeless, _room(members, there), lost, now)
+    return bool(homeless)
+
+
+def _joined(member: Member) -> bool:
+    return member.role is Role.EDGE and member.answer is Answer.JOINED
+
+
+def _lost(members: Sequence[Member], silent_s: Mapping[str, float]) -> dict[str, str]:
+    """The edges that are lost, with what became of them."""
+    lost = {}
+    for member in members:
+        if member.role is Role.EDGE and member.answer is Answer.REFUSED:
+            lost[member.node_id] = f"{member.node_id} left: {member.detail}"
+        elif _joined(member) and member.node_id in silent_s:
+            lost[member.node_id] = f"{member.node_id} was silent for {silent_s[member.node_id]:.0f} s"
+    return lost
+
+
+def _without_delivered(transaction: Transaction, run: Run, homeless: Sequence[Member]) -> list[Member]:
+    """Those whose rows are not in an update of the open round; an update that came in part is taken back."""
+    updates = transaction.all(Update, run_id=run.run_id, version=run.version)
+    done = delivered(updates)
+    free = [client for client in homeless if client.edge_id not in done]
+    edges = {client.edge_id for client in free}
+    for update in updates:
+        if update.edge_id in edges:
+            transaction.delete(update)
+    return free
+
+
+def _room(members: Sequence[Member], edges: Collection[Member]) -> dict[str, int]:
+    """How many more clients each of these edges may have."""
+    taken = Counter(member.edge_id for member in members if works(member))
+    return {edge.node_id: edge.room - taken[edge.node_id] for edge in edges}
+
+
+def _move(
+    transaction: Transaction,
+    run: Run,
+    homeless: Sequence[Member],
+    room: Mapping[str, int],
+    lost: Mapping[str, str],
+    now: float,
+) -> None:
+    """Give as many as can be an edge, with the least sum of latencies, and leave out the others."""
+    spec = RunSpec.from_yaml(run.spec)
+    latencies = {client.node_id: {link.edge_id: link.latency_ms for link in client.links} for client in homeless}
+    left = left_over(latencies, room)
+    staying = {client: links for client, links in latencies.items() if client not in left}
+    edges = assign(Problem.by_latency(staying, room)).edges
+    trunk = "; its trunk starts anew there" if spec.privacy.keeps_trunks else ""
+    for client in homeless:
+        name, why = client.node_id, lost[client.edge_id or ""]
+        if name in left:
+            leave_out(transaction, client, f"its edge {why}; {left[name]}", now)
+        else:
+            detail = f"{why}; {latencies[name][edges[name]]:.3g} ms to {edges[name]}{trunk}"
+            give(transaction, spec, client, edges[name], detail, now)
