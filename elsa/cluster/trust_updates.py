@@ -7,8 +7,6 @@ are, at an edge or at the cloud.
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa.cluster.trust_probes import NEUTRAL
-
 Array = NDArray[np.float64]
 
 ALONG = 0.75  # share of the cluster's middle cosine that is still a full agreement
@@ -21,24 +19,42 @@ def update_agreement(updates: Array, clusters: NDArray[np.int64]) -> tuple[Array
     """Direction and norm of each client's update against its cluster's: both (N,) in [0, 1], 1 for nothing amiss.
 
     `updates` (N, P) are differences to the model that all began from, `clusters` (N,) who is compared with whom.
+    A cluster of one or two has no majority: its clients' directions are 1, and its middle norm is twice the fleet's.
+    Where no cluster has more than two nothing is held against anybody.
 
-    - Direction: min(1, max(0, c) / (0.75 median c)), c the cosine with the coordinate-wise median of the cluster's
-      other updates and the median over the cluster. A cluster of one or two has no majority: its clients get the
-      median direction of all others, or NEUTRAL where there are none.
+    - Direction: 1 - e (1 - min(1, max(0, c) / (0.75 median c))), c the cosine with the coordinate-wise median of the
+      cluster's other updates and the median over the cluster. e in [0, 1] is the evidence: how far that median is a
+      direction of all and not of the few it is made of (`reliability`), times the margin (n - 2) / n by which the
+      others of a cluster of n outnumber one: that two agree makes a third neither good nor bad.
     - Norm: 1 up to m·e^s, and m / norm beyond, which is what the update must shrink by to be of middle length.
-      m is the cluster's lower median norm (the fleet's for a cluster of one or two), at most twice the fleet's; s is
-      3 · 1.4826 times the fleet's median of |log(norm / m)|, which is at least 0.1. Short updates are no fault.
-      NEUTRAL in a fleet of one or two.
+      m is the cluster's lower median norm, at least the fleet's (what is usual in the fleet is not too long, whoever
+      else is in the cluster) and at most twice that; s is 3 · 1.4826 times the median of |log(norm / m)| over
+      all whose cluster has a majority, which is at least 0.1. Short updates are no fault.
     """
     lengths = np.linalg.norm(updates, axis=1)
-    direction, middle = np.full(len(updates), np.nan), np.full(len(updates), _lower_median(lengths))
-    for cluster in np.unique(clusters):
-        rows = np.flatnonzero(clusters == cluster)
-        if len(rows) > 2:
-            direction[rows] = _direction(updates[rows], lengths[rows])
-            middle[rows] = np.minimum(_lower_median(lengths[rows]), LARGEST_MIDDLE * middle[rows])
-    judged = direction[~np.isnan(direction)]
-    return np.nan_to_num(direction, nan=float(np.median(judged)) if judged.size else NEUTRAL), _norm(lengths, middle)
+    usual = _lower_median(lengths)
+    marks = np.unique(clusters, return_inverse=True)[1]
+    many = np.bincount(marks)[marks] > 2  # (N,), whose cluster has a majority
+    direction, middle = np.ones(len(updates)), np.full(len(updates), LARGEST_MIDDLE * usual)
+    for mark in np.unique(marks[many]):
+        rows = np.flatnonzero(marks == mark)
+        direction[rows] = _direction(updates[rows], lengths[rows])
+        middle[rows] = np.clip(_lower_median(lengths[rows]), usual, LARGEST_MIDDLE * usual)
+    return direction, _norm(lengths, middle, many)
+
+
+def reliability(cosine: float, count: int) -> float:
+    """In [0, 1]: how much of the middle of `count` updates is common to all, given a further one's cosine with it.
+
+    Where each of n updates is a common part and one of its own, and two have the cosine r, the mean of n has with a
+    further one the cosine c = r / sqrt(r + (1 - r) / n), and a share n r / (1 + (n - 1) r) of it, c² / r, is common:
+    the reliability of a mean of n (Spearman, "Correlation calculated from faulty data", and Brown, "Some experimental
+    results in the correlation of mental abilities", both 1910).
+    """
+    if cosine <= 0:
+        return 0.0
+    half = cosine**2 * (1 - 1 / count) / 2
+    return cosine**2 / (half + float(np.sqrt(half**2 + cosine**2 / count)))
 
 
 def without_self(values: Array) -> Array:
@@ -59,8 +75,12 @@ def _direction(updates: Array, lengths: Array) -> Array:
     scale = lengths * np.linalg.norm(others, axis=1)
     inner = np.einsum("np,np->n", updates, others)
     cosine = np.maximum(np.divide(inner, scale, out=np.zeros_like(inner), where=scale > 0), 0)
-    full = ALONG * float(np.median(cosine))
-    return np.minimum(1, cosine / full) if full > 0 else np.full(len(cosine), NEUTRAL)
+    middle = float(np.median(cosine))
+    if middle <= 0:  # no direction is common
+        return np.ones(len(cosine))
+    lack = 1 - np.minimum(1, cosine / (ALONG * middle))
+    count = len(cosine)
+    return np.asarray(1 - reliability(middle, count - 1) * (count - 2) / count * lack)
 
 
 def _lower_median(lengths: Array) -> float:
@@ -68,13 +88,14 @@ def _lower_median(lengths: Array) -> float:
     return float(np.sort(lengths)[(len(lengths) - 1) // 2]) if len(lengths) else 0.0
 
 
-def _norm(lengths: Array, middle: Array) -> Array:
-    if len(lengths) < 3:
-        return np.full(len(lengths), NEUTRAL)
-    moved = (lengths > 0) & (middle > 0)
+def _norm(lengths: Array, middle: Array, many: NDArray[np.bool_]) -> Array:
+    score = np.ones(len(lengths))
+    if not many.any():
+        return score
+    score[(lengths > 0) & (middle == 0)] = 0  # all but a few still: those few are the fault
+    moved = np.flatnonzero((lengths > 0) & (middle > 0))
     off = np.log(lengths[moved] / middle[moved])
-    score = np.where(lengths > 0, np.where(middle > 0, 1.0, 0.0), 1.0)  # all but a few still: those few are the fault
-    if off.size:
-        spread = SPREAD * max(float(np.median(np.abs(off))), LEAST_SPREAD)
-        score[moved] = np.where(off > spread, np.exp(-off), 1)
+    own = np.abs(off[many[moved]])
+    spread = SPREAD * max(float(np.median(own)) if own.size else 0.0, LEAST_SPREAD)
+    score[moved] = np.where(off > spread, np.exp(-off), 1)
     return score

@@ -1,5 +1,7 @@
 """Laws of the whole score, on simulated fleets of 20 in which 4 are bad in one way: told apart, the rare kept."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import simulated_clients as simulated
@@ -66,6 +68,16 @@ def test_honest_clients_of_a_rare_kind_keep_half_the_trust_or_more(way: str, gro
         fleet = made(way, seed, groups)
         rare = (fleet.groups == 2) & ~fleet.bad
         assert (scores(fleet)[rare] >= 0.5).all()
+
+
+@pytest.mark.parametrize("steps", [5, 15, 60])
+@pytest.mark.parametrize("size", range(3, 9))
+def test_honest_clients_of_a_small_fleet_keep_half_the_trust_or_more_however_unlike(size: int, steps: int) -> None:
+    for seed in range(8):
+        unlike = tuple(np.random.default_rng(seed).permutation(8)[:size] % len(simulated.KINDS))
+        fleet = simulated.fleet(seed, groups=unlike, steps=steps)
+        for together in (np.zeros(size, int), np.arange(size) % 2):
+            assert scores(replace(fleet, groups=together)).min() >= 0.5
 
 
 @pytest.mark.parametrize("steps", [5, 60])

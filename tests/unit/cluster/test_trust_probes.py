@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import simulated_clients as simulated
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from elsa.cluster.trust_probes import (
@@ -15,6 +17,7 @@ from elsa.cluster.trust_probes import (
     originality,
     plausibility,
     repeatability,
+    standing,
 )
 
 FLEET = simulated.fleet(3, groups=(0,) * 8 + (1,) * 7)
@@ -43,7 +46,38 @@ def test_answers_without_a_bearing_on_the_probe_hold_no_knowledge() -> None:
     probabilities = FLEET.probabilities.copy()
     probabilities[0] = probabilities[0].mean(axis=0)
     told = knowledge(probabilities)
-    assert told[0] < 0.15 and told[1:].min() > 0.6
+    assert told[0] < 0.4 and told[1:].min() > 0.8
+
+
+FIGURES = st.lists(st.floats(0, 10), min_size=1, max_size=20).map(np.array)
+
+
+@given(FIGURES, st.floats(0.1, 10))
+def test_a_standing_is_one_from_the_middle_up_and_rises_with_the_figure_at_any_scale(
+    figures: np.ndarray, scale: float
+) -> None:
+    found = standing(figures)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (found[figures >= np.median(figures)] == 1).all()
+    assert (np.diff(found[np.argsort(figures)]) >= 0).all()
+    np.testing.assert_allclose(standing(scale * figures), found, rtol=1e-6, atol=1e-9)
+
+
+@given(st.lists(st.floats(0, 10), min_size=3, max_size=4).map(np.array))
+def test_among_three_or_four_an_unlike_figure_is_no_fault(figures: np.ndarray) -> None:
+    assert standing(figures).min() > 0.99 or np.median(figures) > 0.9 * figures.max()
+
+
+@pytest.mark.parametrize("scatter", [0.05, 0.2])
+def test_the_same_figure_is_held_against_its_client_the_more_the_more_there_are_and_the_closer_they_lie(
+    scatter: float,
+) -> None:
+    def last(count: int, wide: float) -> float:
+        return float(standing(np.append(1 + wide * np.linspace(-1, 1, count), 0.3))[-1])
+
+    told = [last(count, scatter) for count in (3, 5, 8, 20, 200)]
+    assert told == sorted(told, reverse=True) and told[0] > 0.95
+    assert last(20, scatter / 2) <= told[3]
 
 
 def test_answers_of_a_neighbour_in_the_wrong_places_are_told_by_agreement() -> None:
