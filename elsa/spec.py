@@ -296,7 +296,7 @@ class RunSpec(Part):
 
     def to_yaml(self) -> str:
         """The spec as YAML that `from_yaml` reads back to an equal value."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def loaded(text: str, origin: str) -> Any:
