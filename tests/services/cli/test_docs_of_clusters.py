@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from elsa.cluster import assignment, count, fingerprint, problem, trust, trust_probes
+from elsa.cluster import assignment, count, fingerprint, problem, trust, trust_probes, trust_updates
 from elsa.cluster.summary import SIZE
 from elsa.clustering import ASKED, MOST_PROBES, OWN
 from elsa.data.probes import FEWEST, MOST_BYTES
@@ -68,7 +68,11 @@ def test_what_a_fallback_is_told_as_is_in_the_code(told):
 CONSTANTS = {
     "median's neighbours": f"up to {trust_probes.NEIGHBOURS} nearest neighbours",
     "reach": f"farther than {trust_probes.REACH} times what is typical",
-    "copies": f"closer than {trust_probes.COPIED} of what is typical",
+    "copies": f"nearer than {trust_probes.COPIED} of what is typical",
+    "likeness": f"c / ({trust_probes.ALIKE} · median c)",
+    "along": f"max(0, c) / ({trust_updates.ALONG} · median c)",
+    "spread": f"|log(norm / m)|, at least {trust_updates.LEAST_SPREAD}",
+    "largest middle": {2.0: "at least the fleet's and at most twice that"}[trust_updates.LARGEST_MIDDLE],
     "neutral": f"gets {trust_probes.NEUTRAL} for consistency",
     "smoothing": f"τ ← {trust.KEPT} τ + {1 - trust.KEPT:.1f} ·",
     "least MAD": f"the MAD at least {trust.LEAST_MAD}",
