@@ -26,7 +26,7 @@ class CloudSettings(BaseSettings):
     heartbeat_s: float = Field(2.0, gt=0, le=600, description="between heartbeats of a node")
     tick_s: float = Field(0.5, gt=0, le=60, description="between looks at deadlines")
     gone_after_s: float = Field(
-        60.0, gt=0, description="silence after which a client's last evaluation is not awaited"
+        60.0, gt=0, description="silence after which nobody waits for a node, and an edge's clients go to others"
     )
     idle_s: float = Field(60.0, gt=0, description="silence after which a push is ended")
     grace_s: float = Field(5.0, ge=0, description="for calls in flight when the cloud stops")
