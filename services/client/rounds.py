@@ -7,8 +7,9 @@ from elsa.errors import RoundGivenUpError, StaleRoundError
 from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, run_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
+from services.client.fingerprints import Asked, Fingerprints
 from services.client.patience import Patience
-from services.client.trainer import RoundTrainer
+from services.client.trainer import RoundTrainer, Trained
 from services.rpc.adapters import Pulled, pull_when_there, push
 from services.rpc.channel import patiently
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
@@ -44,6 +45,7 @@ class RoundLoop:
         self._spec = spec
         self._trainer = trainer
         self._link = link
+        self._fingerprints = Fingerprints(run_id, spec, link)
         self._edge = edge
         self._peer = peer
         self._stop = stop
@@ -81,15 +83,11 @@ class RoundLoop:
         """Evaluate a global adapter that we have not evaluated yet, and tell the cloud."""
         if pulled.edge_round or pulled.version in self._evaluated:
             return
-        score = self._trainer.evaluate(pulled)
-        evaluation = run_pb2.Evaluation(
-            version=pulled.version,
-            rows=self._trainer.heldout_rows,
-            loss=score.loss / max(score.count, 1),
-            accuracy=score.correct / max(score.count, 1),
-        )
         request = run_pb2.ReportEvaluationRequest(
-            run_id=self._run_id, client_id=self._link.node_id, evaluation=evaluation
+            run_id=self._run_id,
+            client_id=self._link.node_id,
+            evaluation=self._score(pulled),
+            cluster_evaluation=None if pulled.cluster is None else self._of_cluster(pulled.version, pulled.cluster),
         )
         try:
             self._link.patiently(lambda: self._link.runs.ReportEvaluation(request, timeout=CALL_TIMEOUT_S))
@@ -97,9 +95,51 @@ class RoundLoop:
             log.warning("run %s: %s", self._run_id, error)
         self._evaluated.add(pulled.version)
 
+    def _of_cluster(self, version: int, cluster: int) -> run_pb2.Evaluation:
+        """How good our cluster's adapter of a version is."""
+        request = adapter_pb2.PullAdapterRequest(
+            run_id=self._run_id, node_id=self._link.node_id, version=version, cluster=cluster
+        )
+        pulled = pull_when_there(self._edge, request, self._peer, stop=self._stop, patience_s=self._patience_s)
+        return self._score(pulled, cluster)
+
+    def _score(self, pulled: Pulled, cluster: int | None = None) -> run_pb2.Evaluation:
+        score = self._trainer.evaluate(pulled, cluster)
+        return run_pb2.Evaluation(
+            version=pulled.version,
+            rows=self._trainer.heldout_rows,
+            loss=score.loss / max(score.count, 1),
+            accuracy=score.correct / max(score.count, 1),
+            cluster=cluster,
+        )
+
+    def _asked(self, pulled: Pulled) -> Asked | None:
+        """The probes, where clients are grouped anew with the version that this round makes; its last edge round."""
+        training = self._spec.training
+        last = pulled.edge_round + 1 == training.edge_rounds
+        if not (last and self._spec.clustering.renews(pulled.version + 1, training.rounds)):
+            return None
+        try:
+            return self._fingerprints.asked()
+        except StaleRoundError as error:  # the run has one edge, say, and does not cluster
+            log.info("run %s: %s", self._run_id, error)
+            return None
+
+    def _send(self, asked: Asked, trained: Trained, version: int) -> None:
+        """Send a fingerprint; one that comes too late is of no use, and the round goes on."""
+        if trained.answers is None:
+            return
+        try:
+            self._fingerprints.send(asked, trained.answers, version)
+        except StaleRoundError as error:
+            log.warning("run %s: %s", self._run_id, error)
+
     def _train(self, pulled: Pulled) -> tuple[int, int]:
         """Train a round and push; the place of the next."""
-        trained = self._trainer.train(pulled)
+        asked = self._asked(pulled)
+        trained = self._trainer.train(pulled, asked.probes if asked else ())
+        if asked is not None:  # before the push, which may close the round
+            self._send(asked, trained, pulled.version + 1)
         header = adapter_pb2.AdapterHeader(
             run_id=self._run_id,
             node_id=self._link.node_id,

@@ -43,6 +43,8 @@ class Trained:
     session_id: str
     data: bytes
     report: adapter_pb2.ClientReport
+    answers: Answers | None = None
+    """To the probes, if any were asked."""
 
 
 class RoundTrainer:
@@ -95,11 +97,14 @@ class RoundTrainer:
         """Rows that `evaluate` runs over."""
         return len(self._data.heldout)
 
-    def evaluate(self, pulled: Pulled) -> Score:
-        """Loss and hits of a global adapter on the rows kept back. Raises StaleRoundError if the edge is past it."""
+    def evaluate(self, pulled: Pulled, cluster: int | None = None) -> Score:
+        """Loss and hits on the rows kept back of a version, the run's or that of our `cluster`.
+
+        Raises StaleRoundError if the edge is past it.
+        """
         adapters.write(self._segment, decode_adapter(pulled.data))
-        self._tell(pulled, "evaluating")
-        trunk = self._predicting(pulled)
+        self._tell(pulled, "evaluating" if cluster is None else "evaluating its cluster's")
+        trunk = self._predicting(pulled, cluster=cluster)
         try:
             return evaluate(
                 self._segment,
@@ -124,32 +129,39 @@ class RoundTrainer:
         try:
             session.open()
             self._steps(session, pulled, watch, clustering.warmup_steps, "warming up")
-            self._tell(pulled, "answering probes")
-            trunk = self._predicting(pulled, session.opened.session_id)
-            try:
-                return answers(
-                    self._segment,
-                    trunk,
-                    probe_batches(
-                        self._checkpoint, probes, self._spec.model.max_tokens, min(self._spec.training.batch, ROWS)
-                    ),
-                    split=self._split,
-                    task=self._spec.model.task,
-                    pooling=clustering.probes.pooling,
-                )
-            finally:
-                trunk.close()
+            return self._answers(pulled, session.opened.session_id, probes)
         finally:
             session.abandon()
 
-    def train(self, pulled: Pulled) -> Trained:
-        """Train `local_steps` steps from a pulled adapter. Raises StaleRoundError if the edge is past its round."""
+    def _answers(self, pulled: Pulled, session_id: str, probes: Sequence[str]) -> Answers:
+        """What the model of a session that trains answers."""
+        self._tell(pulled, "answering probes")
+        model = self._spec.model
+        trunk = self._predicting(pulled, session_id)
+        try:
+            return answers(
+                self._segment,
+                trunk,
+                probe_batches(self._checkpoint, probes, model.max_tokens, min(self._spec.training.batch, ROWS)),
+                split=self._split,
+                task=model.task,
+                pooling=self._spec.clustering.probes.pooling,
+            )
+        finally:
+            trunk.close()
+
+    def train(self, pulled: Pulled, probes: Sequence[str] = ()) -> Trained:
+        """Train `local_steps` steps from a pulled adapter, then answer `probes`.
+
+        Raises StaleRoundError if the edge is past its round.
+        """
         self._write(decode_adapter(pulled.data))
         watch, begin = Stopwatch(), time.monotonic()
         trunk = self._training(pulled, watch)
         try:
             trunk.open()
             losses, tokens = self._steps(trunk, pulled, watch, self._spec.training.local_steps, "training")
+            said = self._answers(pulled, trunk.opened.session_id, probes) if probes else None
             finished = trunk.finish(len(losses))
         finally:
             trunk.abandon()
@@ -165,7 +177,7 @@ class RoundTrainer:
             float32_bytes=tokens * self._segment.width * self._float32_bytes,
         )
         own = encode_adapter(adapters.read(self._segment, split=self._split))
-        return Trained(session_id=trunk.opened.session_id, data=own, report=report)
+        return Trained(session_id=trunk.opened.session_id, data=own, report=report, answers=said)
 
     @property
     def _float32_bytes(self) -> int:
@@ -187,8 +199,8 @@ class RoundTrainer:
             timeout_s=self._spec.rounds.deadline_s,
         )
 
-    def _predicting(self, pulled: Pulled, session_id: str = "") -> PredictTrunk:
-        """The edge's trunk of a version, or of a session of ours that trains, forward only."""
+    def _predicting(self, pulled: Pulled, session_id: str = "", cluster: int | None = None) -> PredictTrunk:
+        """The edge's trunk of a version, of a cluster's version or of a session of ours that trains; forward only."""
         return PredictTrunk(
             self._stub,
             split_pb2.PredictOpen(
@@ -199,6 +211,7 @@ class RoundTrainer:
                 codecs=self._codecs,
                 window=self._spec.training.window,
                 session_id=session_id,
+                cluster=cluster,
             ),
             self._peer,
             end=self._end,

@@ -166,7 +166,7 @@ def _is_new(transaction: Transaction, run: Run, sent: Fingerprint) -> bool:
 
 
 def _check_asked(run: Run, sent: Fingerprint) -> None:
-    """Raise StaleRoundError unless a fingerprint is for the version in the making, with which clients are grouped anew."""
+    """Raise StaleRoundError unless it is for the version that is in the making, by which clients are grouped anew."""
     being_made = run.version is not None and run.state is RunState.TRAINING and run.version + 1 == sent.version
     asked = RunSpec.from_yaml(run.spec).clustering.renews(sent.version, run.rounds)
     if not (being_made and asked):
