@@ -1,7 +1,5 @@
 """What an edge tells the cloud of a global round, gathered over its edge rounds, and is told of its clients."""
 
-
-
 from elsa.errors import MalformedError
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.edge.own_trunks import Adapter

@@ -1,4 +1,4 @@
-"""What a client of a run that clusters does besides: it evaluates both ways, and answers as the unsplit model does."""
+"""What a client of a run that clusters does besides: it evaluates both ways, and answers as the whole model does."""
 
 import threading
 from types import SimpleNamespace
