@@ -1,4 +1,4 @@
-"""A run that clusters, over a real cloud, real edges and real clients: grouped, weighed, trained, evaluated both ways."""
+"""A run that clusters, over a real cloud, edges and clients: grouped, weighed, trained, evaluated both ways."""
 
 import json
 
