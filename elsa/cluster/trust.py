@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from elsa.cluster.trust_probes import NEIGHBOURS, consistency, nearest, originality, repeatability
+from elsa.cluster.trust_probes import NEIGHBOURS, Neighbours, consistency, nearest, originality, repeatability
 from elsa.cluster.trust_updates import update_agreement
 from elsa.errors import SpecError
 
@@ -64,7 +64,28 @@ def of_fingerprints(
     `divergence` is (N, N), `probabilities` (N, Q, L) are the head's where all clients have the same labels, and
     `arrival` (N,) tells when each fingerprint came.
     """
-    near = nearest(divergence, neighbours)
+    return of_neighbours(
+        ids,
+        first=first,
+        again=again,
+        repeated=repeated,
+        near=nearest(divergence, neighbours),
+        probabilities=probabilities,
+        arrival=arrival,
+    )
+
+
+def of_neighbours(
+    ids: Sequence[str],
+    *,
+    first: Array,
+    again: Array,
+    repeated: NDArray[np.int64],
+    near: Neighbours,
+    probabilities: Array | None = None,
+    arrival: Array | None = None,
+) -> dict[str, Parts]:
+    """As `of_fingerprints`, where the neighbours of each client are known and not the divergences of all."""
     columns = (
         consistency(first, probabilities, near),
         repeatability(first, again, repeated),
