@@ -1,7 +1,10 @@
 """Which run may open how many of an edge's sessions, so that runs that train at once do not take each other's room.
 
 A run that enrolls is promised all that is free, since nobody knows yet which clients it will bring; once it trains,
-only what they need. All methods may be called from any thread.
+only what they need. Clients that come later, from an edge that is gone, claim what is free then and what other runs
+give back. Where that is not enough nobody is turned away here: a client that opens a session while all are taken is
+refused with CapacityError (RESOURCE_EXHAUSTED), tries again, and leaves its run once its patience is spent. All
+methods may be called from any thread.
 """
 
 import threading
@@ -17,6 +20,7 @@ class Rooms:
         self._changed = threading.Condition()
         self._promised: dict[str, int] = {}
         self._enrolling: set[str] = set()
+        self._clients: dict[str, int] = {}
 
     def promise(self, run_id: str, stop: threading.Event) -> int:
         """All that is free, at least 1; waits while another run that enrolls has it.
@@ -38,18 +42,26 @@ class Rooms:
             return room
 
     def settle(self, run_id: str, clients: int) -> None:
-        """The run trains with so many clients."""
+        """The run trains with so many clients now; it is promised room for them as far as there is any."""
         with self._changed:
-            self._promised[run_id] = clients
+            self._clients[run_id] = clients
+            self._promised[run_id] = min(self._promised.get(run_id, 0), clients)
             self._enrolling.discard(run_id)
-            self._changed.notify_all()
+            self._share_out()
 
     def release(self, run_id: str) -> None:
         """The run has ended here, or waits to be told so."""
         with self._changed:
-            self._promised.pop(run_id, None)
+            for promises in (self._clients, self._promised):
+                promises.pop(run_id, None)
             self._enrolling.discard(run_id)
-            self._changed.notify_all()
+            self._share_out()
+
+    def _share_out(self) -> None:
+        """Give what is free to the runs that have more clients than room, then let those that enroll look."""
+        for run_id, clients in self._clients.items():
+            self._promised[run_id] += min(clients - self._promised[run_id], self._free())
+        self._changed.notify_all()
 
     def _free(self) -> int:
         return self._capacity - sum(self._promised.values())

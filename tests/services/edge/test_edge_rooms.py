@@ -1,8 +1,11 @@
 """An edge promises each of its sessions to one run."""
 
+import contextlib
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from elsa.errors import CapacityError, DrainingError
 from services.edge.rooms import Rooms
@@ -66,3 +69,46 @@ def test_a_run_that_ends_waits_for_no_room():
     rooms.release("b")
     thread.join(5)
     assert isinstance(results[0], DrainingError)
+
+
+def test_clients_that_come_later_claim_what_is_free_and_no_more():
+    rooms, go = Rooms(8), threading.Event()
+    rooms.promise("a", go)
+    rooms.settle("a", 3)
+    assert rooms.promise("b", go) == 5
+    rooms.settle("b", 2)
+    rooms.settle("a", 5)  # two came from an edge that is gone
+    assert rooms.promise("c", go) == 1
+    rooms.settle("a", 7)  # two more, for which there is no room
+    rooms.settle("c", 1)
+    with pytest.raises(CapacityError, match="promised to a, b, c"):
+        rooms.promise("d", go)
+    rooms.release("b")  # what it gives back is theirs first
+    with pytest.raises(CapacityError, match="promised to a, c"):
+        rooms.promise("d", go)
+    rooms.settle("a", 1)
+    assert rooms.promise("d", go) == 6
+
+
+RUNS = st.sampled_from("abcd")
+ACTS = st.lists(st.tuples(st.sampled_from(["promise", "settle", "release"]), RUNS, st.integers(0, 9)), max_size=30)
+
+
+@given(st.integers(1, 8), ACTS)
+def test_no_more_is_ever_promised_than_there_is(capacity, acts):
+    rooms, nobody_waits = Rooms(capacity), threading.Event()
+    settled = {}
+    for act, run_id, clients in acts:
+        if act == "promise" and run_id not in rooms._promised and not rooms._enrolling:
+            with contextlib.suppress(CapacityError):
+                rooms.promise(run_id, nobody_waits)
+        elif act == "settle":
+            rooms.settle(run_id, clients)
+            settled[run_id] = clients
+        elif act == "release":
+            rooms.release(run_id)
+            settled.pop(run_id, None)
+        assert sum(rooms._promised.values()) <= capacity
+        short = [run_id for run_id, wanted in settled.items() if rooms._promised[run_id] < wanted]
+        assert not short or sum(rooms._promised.values()) == capacity
+        assert all(rooms._promised[run_id] <= wanted for run_id, wanted in settled.items())
