@@ -22,10 +22,11 @@ def update_agreement(updates: Array, clusters: NDArray[np.int64]) -> tuple[Array
     A cluster of one or two has no majority: its clients' directions are 1, and its middle norm is twice the fleet's.
     Where no cluster has more than two nothing is held against anybody.
 
-    - Direction: 1 - e (1 - min(1, max(0, c) / (0.75 median c))), c the cosine with the coordinate-wise median of the
-      cluster's other updates and the median over the cluster. e in [0, 1] is the evidence: how far that median is a
-      direction of all and not of the few it is made of (`reliability`), times the margin (n - 2) / n by which the
-      others of a cluster of n outnumber one: that two agree makes a third neither good nor bad.
+    - Direction: 1 - e · max(0, 1 - c / (0.75 median c)), at least 0, c the cosine with the coordinate-wise median of
+      the cluster's other updates and the median over the cluster; an update against the others is worse than one
+      that has nothing to do with them. e in [0, 1] is the evidence: how far that median is a direction of all and
+      not of the few it is made of (`reliability`), times the margin (n - 2) / n by which the others of a cluster of
+      n outnumber one: that two agree makes a third neither good nor bad.
     - Norm: 1 up to m·e^s, and m / norm beyond, which is what the update must shrink by to be of middle length.
       m is the cluster's lower median norm, at least the fleet's (what is usual in the fleet is not too long, whoever
       else is in the cluster) and at most twice that; s is 3 · 1.4826 times the median of |log(norm / m)| over
@@ -74,13 +75,13 @@ def _direction(updates: Array, lengths: Array) -> Array:
     others = without_self(updates)
     scale = lengths * np.linalg.norm(others, axis=1)
     inner = np.einsum("np,np->n", updates, others)
-    cosine = np.maximum(np.divide(inner, scale, out=np.zeros_like(inner), where=scale > 0), 0)
-    middle = float(np.median(cosine))
+    cosine = np.divide(inner, scale, out=np.zeros_like(inner), where=scale > 0)
+    middle, count = float(np.median(cosine)), len(cosine)
     if middle <= 0:  # no direction is common
-        return np.ones(len(cosine))
-    lack = 1 - np.minimum(1, cosine / (ALONG * middle))
-    count = len(cosine)
-    return np.asarray(1 - reliability(middle, count - 1) * (count - 2) / count * lack)
+        return np.ones(count)
+    evidence = reliability(middle, count - 1) * (count - 2) / count
+    result: Array = np.clip(1 - evidence * np.maximum(0, 1 - cosine / (ALONG * middle)), 0, 1)
+    return result
 
 
 def _lower_median(lengths: Array) -> float:
