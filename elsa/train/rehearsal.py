@@ -15,7 +15,7 @@ from elsa.model import adapter as adapters
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec, Split
-from elsa.train.ends import client_end, edge_end
+from elsa.train.ends import client_end, edge_end, for_probes
 from elsa.train.exchanged import ExchangedTrunk, Run
 from elsa.train.loss import Score
 from elsa.train.packing import mask_of, pack, unpack
@@ -104,6 +104,12 @@ class Rehearsal:
     def trunk(self, run: TrunkSession | Run, kind: type[Exchanged]) -> Exchanged:
         """`run` behind both ends; a trunk that was made before is of no use any more."""
         return kind(self._client, self._edge, run, self._sides.split, turn=self._turn, keyed=self._keyed)
+
+    def answering(self, run: TrunkSession | Run) -> ExchangedTrunk:
+        """`run` behind ends for public probes alone; see `for_probes`."""
+        spec, width = for_probes(self._spec), self._sides.client.width
+        ends = client_end(spec, width, self._sides.split), edge_end(spec, width, Shelf(EDGE_BYTES, 0))
+        return ExchangedTrunk(*ends, run, self._sides.split)
 
     def train(self, trunk: Trunk, rows: EncodedData, steps: int) -> Iterator[Batch]:
         """Train `steps` steps; each batch once its step is done. Raises what a step raises."""

@@ -699,7 +699,8 @@ class PredictOpen(_message.Message):
     """Micro-batches that the client may have in flight, 1 to 16."""
     session_id: _builtins.str
     """A session of this client's that trains: its trunk, as it is now, stands in for that of the version. Empty: the
-    version's. NOT_FOUND for an unknown session, PERMISSION_DENIED for another client's.
+    version's. Its stream is for public probes alone: bf16 for h1 and h2, no turn. NOT_FOUND for an unknown session,
+    PERMISSION_DENIED for another client's.
     """
     cluster: _builtins.int
     """Set: that cluster's adapter of the version stands in for the global one. NOT_FOUND where the edge has none."""

@@ -6,6 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from elsa.model.weights import Checkpoint
 from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
 from elsa.train.answering import Answers, answers
-from elsa.train.ends import client_end
+from elsa.train.ends import client_end, for_probes
 from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
 from elsa.train.probing import ROWS, probe_activations, probe_batches
@@ -137,7 +138,7 @@ class RoundTrainer:
         """What the model of a session that trains answers."""
         self._tell(pulled, "answering probes")
         model = self._spec.model
-        trunk = self._predicting(pulled, session_id)
+        trunk = self._answering(pulled, session_id)
         try:
             return answers(
                 self._segment,
@@ -199,26 +200,39 @@ class RoundTrainer:
             timeout_s=self._spec.rounds.deadline_s,
         )
 
-    def _predicting(self, pulled: Pulled, session_id: str = "", cluster: int | None = None) -> PredictTrunk:
-        """The edge's trunk of a version, of a cluster's version or of a session of ours that trains; forward only."""
+    def _predicting(self, pulled: Pulled, cluster: int | None = None) -> PredictTrunk:
+        """The edge's trunk of a version, the run's or a cluster's, forward only."""
         return PredictTrunk(
             self._stub,
-            split_pb2.PredictOpen(
-                run_id=self._run_id,
-                client_id=self._name,
-                version=pulled.version,
-                split=self._split_message(),
-                codecs=self._codecs,
-                window=self._spec.training.window,
-                session_id=session_id,
-                cluster=cluster,
-            ),
+            split_pb2.PredictOpen(codecs=self._codecs, cluster=cluster, **self._prediction(pulled)),
             self._peer,
             end=self._end,
             turns=self._protection.turns(),
             keyed=self._protection.keyed,
             timeout_s=self._spec.rounds.deadline_s,
         )
+
+    def _answering(self, pulled: Pulled, session_id: str) -> PredictTrunk:
+        """The edge's trunk of a session of ours that trains, for probes."""
+        spec, width = for_probes(self._spec), self._segment.width
+        codecs = codec_set_to_proto(spec.codecs, width)
+        return PredictTrunk(
+            self._stub,
+            split_pb2.PredictOpen(codecs=codecs, session_id=session_id, **self._prediction(pulled)),
+            self._peer,
+            end=client_end(spec, width, self._split),
+            timeout_s=self._spec.rounds.deadline_s,
+        )
+
+    def _prediction(self, pulled: Pulled) -> dict[str, Any]:
+        """What every prediction says of itself."""
+        return {
+            "run_id": self._run_id,
+            "client_id": self._name,
+            "version": pulled.version,
+            "split": self._split_message(),
+            "window": self._spec.training.window,
+        }
 
     def _steps(
         self, trunk: TrainTrunk, pulled: Pulled, watch: Stopwatch, steps: int, activity: str

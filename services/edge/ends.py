@@ -6,6 +6,7 @@ They outlive sessions and go when their client leaves the run. All methods run o
 from collections.abc import Collection
 
 from elsa.spec import RunSpec
+from elsa.train import ends
 from elsa.train.edge_end import EdgeEnd
 from elsa.train.ends import edge_end
 from elsa.wire.kept import Shelf
@@ -20,8 +21,10 @@ class ClientEnds:
         self._shelf = shelf
         self._ends: dict[str, EdgeEnd] = {}
 
-    def of(self, client: str) -> EdgeEnd:
-        """A client's end."""
+    def of(self, client: str, *, for_probes: bool = False) -> EdgeEnd:
+        """A client's end; a new one, of which nothing is kept, for what it answers to probes."""
+        if for_probes:
+            return edge_end(ends.for_probes(self._spec), self._width, self._shelf)
         if client not in self._ends:
             self._ends[client] = edge_end(self._spec, self._width, self._shelf)
         return self._ends[client]

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from elsa.errors import MalformedError, StepOrderError
 from elsa.spec import RunSpec
+from elsa.train.ends import for_probes
 from elsa.train.messages import Chunks, encoded_to_proto, take_encoded, take_parcel
 from elsa.train.parcel import Parcel
 from elsa.train.phases import ByteCount
@@ -232,9 +233,10 @@ class PredictStream:
 
     def __init__(self, opening: pb.PredictOpen, run: EdgeRun, feed: Chunks, worker: Worker) -> None:
         width = run.trunk.segment.width
-        check_codecs(opening.codecs, run.spec, width)
+        spec = for_probes(run.spec) if opening.session_id else run.spec
+        check_codecs(opening.codecs, spec, width)
         known = checked_calibrations(opening.calibrations)
-        turns = turns_from_proto(opening.ssop if opening.HasField("ssop") else None, run.spec, width, feed)
+        turns = turns_from_proto(opening.ssop if opening.HasField("ssop") else None, spec, width, feed)
         self._run = run
         self._worker = worker
         self._client = opening.client_id
@@ -245,7 +247,7 @@ class PredictStream:
         self._session_id = opening.session_id
         self._cluster = opening.cluster if opening.HasField("cluster") else None
         self._check()
-        self._end = worker.run(lambda: run.ends.of(self._client)).value
+        self._end = worker.run(lambda: run.ends.of(self._client, for_probes=bool(self._session_id))).value
         self._exchange = self._end.stream(self._split, known, turns)
 
     def opened(self, idle_timeout_s: float) -> pb.PredictOpened:
