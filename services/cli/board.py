@@ -97,7 +97,7 @@ class Board:
         newest = self._newest_evaluations()
         both = any(each.own_accuracy is not None for each in newest.values())
         known = ("cluster", "trust") if self.trusts else ()
-        scored = ("accuracy", "own cluster's") if both else ()
+        scored = ("accuracy", "own") if both else ()
         table = Table("node", "edge", *known, *scored, "does", box=box.SIMPLE_HEAD, pad_edge=False)
         for node in sorted(self._activity):
             trust = self.trusts[node].words() if node in self.trusts else ("", "")

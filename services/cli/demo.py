@@ -78,7 +78,7 @@ def _print_groups(settings: DemoSettings, run_id: str, found: "Clusters") -> Non
     print_shares({name: read_all(str(settings.output / "data" / name)) for name in files}, settings.label)
     typer.echo("who learned with whom")
     print_clusters(run_id, found)
-    typer.echo(f"\nclusters.png is in {settings.output}")
+    typer.echo(f"\nclusters.png and the adapter of each cluster are in {settings.output}")
 
 
 def _print(report: "Report", output: Path) -> None:
@@ -90,6 +90,8 @@ def _print(report: "Report", output: Path) -> None:
     marks = report.yardsticks
     Console().print(rounds_table(report.versions))
     typer.echo("accuracy and loss by round are on the clients' own held-out rows; all steps went through the split")
+    if report.clusters is not None:
+        typer.echo("own: accuracy with the adapter of each client's cluster, on the same rows")
     typer.echo(f"\naccuracy on {marks.test_rows} test rows that no client saw")
     typer.echo(f"  {marks.adapter:.3f}  the fine-tuned adapter, loaded by plain PEFT")
     typer.echo(f"  {marks.frozen_head:.3f}  the frozen model with only a head trained, on what the head is given (*)")

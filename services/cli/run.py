@@ -53,6 +53,9 @@ def submit(
 def watch(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> int:
     """Follow a run from its first event to its end; exit 0 if it completes, 1 if it fails or is cancelled.
 
+    On a terminal it is one view that changes, elsewhere a line an event. Accuracy is of the run's adapter on rows
+    that clients keep back; "own" is that of the adapter of each client's cluster, where there is one.
+
     Example: elsa run watch 7f3a
     """
     with operator_of(cloud, patience) as operator:

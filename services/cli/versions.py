@@ -70,7 +70,7 @@ def rounds_table(versions: Mapping[int, Version]) -> Table:
     """A row a version: how good it is and what it took."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     own = any(version.own_accuracy is not None for version in versions.values())
-    scores = ("accuracy", "own cluster's") if own else ("accuracy",)
+    scores = ("accuracy", "own") if own else ("accuracy",)
     for heading in ("round", *scores, "loss", "training loss", "on the wire", "as float32", "seconds"):
         table.add_column(heading, justify="right")
     for number, version in sorted(versions.items()):

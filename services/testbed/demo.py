@@ -167,12 +167,20 @@ def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -
                 threading.Thread(target=_forward, args=(operator, run_id, happened), daemon=True).start()
                 board = _follow(run_id, happened)
                 operator.export(run_id, folder / "adapter")
-                clusters = clusters_from_proto(operator.clusters(run_id)) if settings.clusters else None
+                clusters = _clusters(operator, run_id, folder) if settings.clusters else None
         except KeyboardInterrupt:
             processes.stop()
             say(f"every process is stopped; logs and state are in {folder}")
             raise
     return board, clusters
+
+
+def _clusters(operator: Operator, run_id: str, folder: Path) -> Clusters:
+    """Who learned with whom; the adapter of each cluster that has been evaluated is exported beside the run's."""
+    found = clusters_from_proto(operator.clusters(run_id))
+    for score in found.scores:
+        operator.export(run_id, folder / f"adapter-of-cluster-{score.cluster}", cluster=score.cluster)
+    return found
 
 
 def _start(settings: DemoSettings, processes: Processes, folder: Path) -> str:

@@ -186,7 +186,7 @@ def test_both_accuracies_of_the_newest_version_stand_beside_each_client():
     busy = [progress(client, "evaluating") for client in ("c1", "c2")]
     does = ["round", "1.1:", "evaluating"]
     shown = rendered([*busy, judged("c1", 1, 0.5, 0.6), judged("c1", 2, 0.7, 0.8), judged("c2", 1, 0.4)])
-    assert ["node", "edge", "accuracy", "own", "cluster's", "does"] in shown
+    assert ["node", "edge", "accuracy", "own", "does"] in shown
     assert ["c1", "0.700", "0.800", *does] in shown
     assert ["c2", "0.400", "–", *does] in shown
     assert ["node", "edge", "does"] in rendered([*busy, judged("c1", 1, 0.5)])

@@ -7,7 +7,7 @@ import pytest
 
 from elsa.v1 import adapter_pb2
 from services.cli.demo import _print
-from services.cli.versions import Version, rounds_table
+from services.cli.versions import Evaluated, Version, rounds_table
 from services.testbed.report import Report, write_report
 from services.testbed.yardsticks import Yardsticks
 
@@ -67,3 +67,19 @@ def test_an_adapter_in_turned_coordinates_is_said_to_be_none_for_plain_peft(tmp_
     write_report(report, tmp_path)
     assert json.loads((tmp_path / "report.json").read_text())["trunk_is_turned"] == turned
     assert (tmp_path / "training.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("own", [None, 0.75])
+def test_nothing_of_the_table_of_rounds_is_cut_off_at_80_columns(own):
+    from rich.console import Console
+
+    versions = report_of([did(21_300_000, 0, 316_100_000)], [did(1_000_000_000, 0, 9_000_000_000)]).versions
+    for version in versions.values():
+        version.evaluations["c"] = Evaluated(rows=10, accuracy=0.5, own_accuracy=own)
+    console = Console(width=80, record=True)
+    console.print(rounds_table(versions))
+    text = console.export_text()
+    assert "…" not in text
+    assert ("own" in text.split()) == (own is not None)
+    assert "316.1" in text
+    assert ("0.750" in text) == (own is not None)
