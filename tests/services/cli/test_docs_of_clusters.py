@@ -70,7 +70,7 @@ CONSTANTS = {
     "reach": f"farther than {trust_probes.REACH} times what is typical",
     "copies": f"nearer than {trust_probes.COPIED} of what is typical",
     "likeness": f"c / ({trust_probes.ALIKE} · median c)",
-    "along": f"max(0, c) / ({trust_updates.ALONG} · median c)",
+    "along": f"1 − c / ({trust_updates.ALONG} · median c)",
     "spread": f"|log(norm / m)|, at least {trust_updates.LEAST_SPREAD}",
     "largest middle": {2.0: "at least the fleet's and at most twice that"}[trust_updates.LARGEST_MIDDLE],
     "neutral": f"gets {trust_probes.NEUTRAL} for consistency",
