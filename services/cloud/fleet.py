@@ -1,9 +1,11 @@
 """Who is registered and who is alive.
 
 Names, addresses and offers are in the database; when a node was last heard is in memory alone, and after a restart
-every known node counts as just heard.
+every known node counts as just heard. So does it after a time in which nobody at all was heard: then it was the cloud
+that slept or was cut off, and what follows from a node's silence must not befall all of them.
 """
 
+import logging
 import math
 import re
 from collections.abc import Callable
@@ -16,6 +18,8 @@ MOST = 2**31 - 1
 """Largest count that is taken: what every database keeps in an integer."""
 
 MOST_DATASETS = 64
+
+log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _NAMES_ARE = "1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first"
@@ -30,7 +34,8 @@ class Fleet:
         self._store = store
         self._max_nodes = max_nodes
         self._clock = clock
-        self.begin_unix_s = clock()
+        self.begin_unix_s = self._listens_unix_s = self._last_unix_s = clock()
+        self._lately_s = 3 * heartbeat_s + 1
         self._heard: dict[str, float] = {}
         with store.transaction() as transaction:
             self._known = set(transaction.node_ids())
@@ -55,16 +60,23 @@ class Fleet:
         if node_id not in self._known:
             raise _unknown(node_id)
         back = not self.is_alive(node_id)
-        self._heard[node_id] = self._clock()
+        self._hear(node_id)
         return back
 
     def is_alive(self, node_id: str) -> bool:
         """Whether a registered node was heard lately."""
-        return self.silent_s(node_id) <= 3 * self.heartbeat_s + 1
+        return self._clock() - self._heard.get(node_id, self.begin_unix_s) <= self._lately_s
 
     def silent_s(self, node_id: str) -> float:
-        """Seconds since a registered node was heard."""
-        return self._clock() - self._heard.get(node_id, self.begin_unix_s)
+        """Seconds since a registered node was heard, of those in which it could have been."""
+        return self._clock() - max(self._heard.get(node_id, self.begin_unix_s), self._listens_unix_s)
+
+    def _hear(self, node_id: str) -> None:
+        now = self._clock()
+        if now - self._last_unix_s > self._lately_s:
+            log.warning("nobody was heard for %.0f s; all nodes have time to come back", now - self._last_unix_s)
+            self._listens_unix_s = now
+        self._heard[node_id] = self._last_unix_s = now
 
     def _register(self, node: Node) -> None:
         if not _NAME.fullmatch(node.node_id):
@@ -77,7 +89,7 @@ class Fleet:
                 raise CapacityError(f"the fleet is full with {self._max_nodes} nodes; raise ELSA_MAX_NODES")
             transaction.put(node)
         self._known.add(node.node_id)
-        self._heard[node.node_id] = self._clock()
+        self._hear(node.node_id)
 
 
 def known_node(transaction: Transaction, node_id: str) -> Node:

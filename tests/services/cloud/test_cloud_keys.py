@@ -212,9 +212,7 @@ async def test_when_the_maker_falls_silent_the_next_is_asked_and_the_first_to_de
     async with site(tmp_path, heartbeat_s=1, gone_after_s=100) as at:
         run, holders = await sharing(at, rounds={"deadline_s": 100_000})
         old = await told(at, run, FIRST)
-        at.clock.now += 99
-        for node in (*EDGES, *OTHERS):
-            await at.heartbeat(node)
+        await at.silence(FIRST, seconds=99)
         at.later(2)
         asked = await told(at, run, "client-2", lambda keys: keys.makes)
         assert names(asked) == ["client-1", "client-3", "client-4"]

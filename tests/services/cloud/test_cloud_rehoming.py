@@ -38,17 +38,6 @@ async def training(at, text=None, room=4, links=EDGES):
     return run
 
 
-async def heard(at, *nodes):
-    for node in nodes:
-        await at.heartbeat(node)
-
-
-async def silence(at, *edges, seconds=101):
-    """Let so much time pass in which all are heard but these."""
-    at.clock.now += seconds
-    await heard(at, *(node for node in (*EDGES, *CLIENTS) if node not in edges))
-
-
 async def advance(at, run):
     await at.cloud.engine.advance(run, at.clock())
 
@@ -107,10 +96,10 @@ async def test_as_many_move_as_find_room(tmp_path):
 async def test_clients_of_a_silent_edge_move_once_it_has_been_so_for_too_long(tmp_path):
     async with site(tmp_path, **QUICK) as at:
         run = await training(at)
-        await silence(at, "edge-1", seconds=99)
+        await at.silence("edge-1", seconds=99)
         await advance(at, run)
         assert await members_at(at, run, "edge-1") == list(AT_EDGE_1)
-        await silence(at, "edge-1", seconds=2)
+        await at.silence("edge-1", seconds=2)
         await advance(at, run)
         assert await members_at(at, run, "edge-2") == list(CLIENTS)
         told = "edge-1 was silent for 101 s; 20 ms to edge-2"
@@ -121,9 +110,9 @@ async def test_clients_of_a_silent_edge_move_once_it_has_been_so_for_too_long(tm
 async def test_clients_of_an_edge_that_comes_back_in_time_stay(tmp_path):
     async with site(tmp_path, **QUICK) as at:
         run = await training(at)
-        await silence(at, "edge-1", seconds=99)
+        await at.silence("edge-1", seconds=99)
         await at.heartbeat("edge-1")
-        await silence(at, "edge-1", seconds=99)
+        await at.silence("edge-1", seconds=99)
         await advance(at, run)
         assert await moves(at, run) == []
 
@@ -132,7 +121,7 @@ async def test_clients_of_an_edge_that_comes_back_in_time_stay(tmp_path):
 async def test_silent_edge_that_comes_back_has_no_clients_and_is_not_waited_for(tmp_path):
     async with site(tmp_path, **QUICK) as at:
         run = await training(at)
-        await silence(at, "edge-1")
+        await at.silence("edge-1", seconds=101)
         await advance(at, run)
         await at.heartbeat("edge-1")
         assert await members_at(at, run, "edge-1") == []
@@ -162,7 +151,7 @@ async def test_clients_of_the_only_edge_wait_for_it_while_it_is_silent(tmp_path)
         await at.refuse(run, "edge-2", "disk is full")
         await advance(at, run)
         assert await members_at(at, run, "edge-1") == list(CLIENTS)
-        await silence(at, "edge-1", seconds=500)
+        await at.silence("edge-1", seconds=500)
         await advance(at, run)
         assert (await at.get(run)).state == TRAINING
         await at.heartbeat("edge-1")
@@ -184,7 +173,7 @@ async def test_clients_of_edges_that_all_left_are_left_out_and_the_run_fails(tmp
 async def test_clients_wait_while_the_other_edges_are_silent_but_not_for_too_long(tmp_path):
     async with site(tmp_path, **QUICK) as at:
         run = await training(at)
-        await silence(at, *EDGES, seconds=60)
+        await at.silence(*EDGES, seconds=60)
         await at.refuse(run, "edge-1", "disk is full")
         await advance(at, run)
         assert len((await at.get(run)).client_ids) == 4
@@ -226,6 +215,21 @@ async def test_moves_tell_of_a_trunk_that_starts_anew(tmp_path):
         await advance(at, run)
         details = {detail for _, _, detail in await moves(at, run)}
         assert details == {"edge-1 left: disk is full; 20 ms to edge-2; its trunk starts anew there"}
+
+
+@run_async
+async def test_cloud_that_slept_moves_nobody_before_it_has_listened(tmp_path):
+    async with site(tmp_path, **QUICK) as at:
+        run = await training(at)
+        await at.silence(seconds=9)
+        at.later(300)
+        await at.heartbeat("edge-2")
+        await at.silence("edge-1", seconds=99)
+        await advance(at, run)
+        assert await members_at(at, run, "edge-1") == list(AT_EDGE_1)
+        await at.silence("edge-1", seconds=2)
+        await advance(at, run)
+        assert await members_at(at, run, "edge-2") == list(CLIENTS)
 
 
 NAMES = [f"e{number}" for number in range(4)]

@@ -109,9 +109,7 @@ async def test_client_that_is_silent_is_not_waited_for_but_placed(tmp_path):
         run = await warming(at, TEXT)
         for client in CLIENTS[:3]:
             await at.fleet.UploadFingerprint(upload(TEXT, run, client))
-        at.clock.now += 101
-        for node in (*EDGES, *CLIENTS[:3]):
-            await at.heartbeat(node)
+        await at.silence("client-4", seconds=101)
         at.later(1)
         await at.reach(run, TRAINING)
         assert len((await clustered(at, run)).places) == 4
