@@ -48,8 +48,9 @@ def decided_anew(
         if place.client_id in before:
             counted.setdefault(place.cluster, Counter())[before[place.client_id].cluster] += 1
     origins = {cluster: min(found, key=lambda old: (-found[old], old)) for cluster, found in counted.items()}
-    moved = sum(place.edge_id != _edge(members, place.client_id) for place in decision.places)
-    return Renewal(decision=decision, detail=f"anew, {moved} clients move; {decision.detail}", origins=origins)
+    stood = {member.node_id: member.edge_id for member in members}
+    moved = sum(place.edge_id != stood[place.client_id] for place in decision.places)
+    return Renewal(decision=decision, detail=f"anew, {moved} of {len(decision.places)} clients move; {decision.detail}", origins=origins)
 
 
 def renew(transaction: Transaction, run: Run, renewal: Renewal, version: int, now: float) -> None:
@@ -104,7 +105,3 @@ def _hand_over(transaction: Transaction, run: Run, version: int, origins: Mappin
             transaction.put(replace(old[origin], cluster=cluster))
     for cluster in old.keys() - origins.keys():
         transaction.delete(old[cluster])
-
-
-def _edge(members: Sequence[Member], client_id: str) -> str | None:
-    return next((member.edge_id for member in members if member.node_id == client_id), None)

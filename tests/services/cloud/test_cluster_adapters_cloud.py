@@ -233,7 +233,7 @@ async def test_clusters_are_made_anew_and_those_who_changed_move(tmp_path):
         assert [cluster[client] for client in EIGHT] == [0, 1, 0, 1, 0, 1, 0, 0]
         before = {place.client_id: place.edge_id for place in decided.places}
         moved = [place.client_id for place in anew.places if place.edge_id != before[place.client_id]]
-        assert moved == ["client-8"] and "anew, 1 clients move" in anew.detail
+        assert moved == ["client-8"] and "anew, 1 of 8 clients move" in anew.detail
         told = await first(at, "client-8", run)
         assert [peer.edge_id for peer in told.edges] == [next(p.edge_id for p in anew.places if p.cluster == 0)]
         for number in range(2):
