@@ -91,7 +91,7 @@ def _marks(
     if scale == 0:
         return everyone, none, no_structure(clients, count)
     count, note = affordable(count, different(divergence))
-    near = spectral.affinity(divergence, scale, every)
+    near = spectral.affinity(divergence, scale)
     if method == "agglomerative" and count != "eigengap":
         return merged(near, count), none, note
     matrix = spectral.normalise(near)
@@ -100,7 +100,7 @@ def _marks(
     note += why
     if method == "agglomerative":
         del near, matrix
-        return merged(spectral.affinity(divergence, scale, every), chosen), eigenvalues, note
+        return merged(spectral.affinity(divergence, scale), chosen), eigenvalues, note
     marks = partition(spectral.directions(vectors[:, :chosen]), chosen, seed)
     return marks, eigenvalues, note + fewer(len(np.unique(marks)), chosen)
 

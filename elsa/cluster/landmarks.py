@@ -68,7 +68,7 @@ def _grouped(
         nothing = np.zeros((clients, 1))
         return np.zeros(clients, np.int64), np.empty(0), nothing, no_structure(clients, count)
     count, note = affordable(count, different(divergence[drawn]))
-    near = spectral.affinity(divergence, scale, np.arange(clients))
+    near = spectral.affinity(divergence, scale)
     eigenvalues, vectors = _leading(near, drawn, min(len(drawn), spare(count, most)))
     chosen, why = chosen_count(count, eigenvalues, clients)
     points = spectral.directions(vectors[:, :chosen])

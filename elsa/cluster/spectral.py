@@ -38,13 +38,13 @@ def median_scale(divergence: NDArray[np.float64], own: NDArray[np.int64], seed: 
     return float(np.median(apart)) if apart.size else 0.0
 
 
-def affinity(divergence: NDArray[np.float64], scale: float, order: NDArray[np.int64]) -> NDArray[np.floating]:
-    """Return exp(-divergence / scale), its rows in `order`: doubles for small fleets, else single precision."""
-    small = len(order) <= DENSE_UP_TO
-    near = np.empty(divergence.shape, np.float64 if small else np.float32)
-    for start in range(0, len(order), _BLOCK):
-        rows = order[start : start + _BLOCK]
-        near[start : start + _BLOCK] = np.exp(-divergence[rows] / scale)
+def affinity(divergence: NDArray[np.float64], scale: float) -> NDArray[np.floating]:
+    """Return exp(-divergence / scale): doubles for small fleets, else single precision."""
+    near = np.empty(divergence.shape, np.float64 if len(divergence) <= DENSE_UP_TO else np.float32)
+    for start in range(0, len(divergence), _BLOCK):
+        block = divergence[start : start + _BLOCK].astype(near.dtype)
+        block *= -1 / scale
+        np.exp(block, out=near[start : start + _BLOCK])
     return near
 
 

@@ -24,6 +24,7 @@ LEAST_SCATTER = 0.05  # of the fleet's middle: equal figures must not make a hai
 COPIED = 0.3  # share of the typical distance between neighbours below which two fingerprints are too close
 EQUAL = 1e-6  # share of the spread of the embeddings below which two fingerprints are equal whatever is typical
 _BLOCK = 256  # clients whose neighbours' answers are held at once
+_STRETCH = 64  # columns searched together for the nearest clients
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +49,34 @@ def nearest(divergence: Array, count: int = NEIGHBOURS) -> Neighbours:
     """The `count` nearest others of each client (all others where there are fewer) in the (N, N) divergence."""
     total = len(divergence)
     count = min(count, total - 1)
-    who = np.empty((total, count), np.int64)
-    how_far = np.empty((total, count))
-    for start in range(0, total, _BLOCK):
+    who, how_far = np.empty((total, count), np.int64), np.empty((total, count))
+    for start in range(0, total if count else 0, _BLOCK):
         rows = divergence[start : start + _BLOCK].copy()
         np.fill_diagonal(rows[:, start:], np.inf)
-        near = np.argpartition(rows, count - 1, axis=1)[:, :count] if count else who[start : start + _BLOCK]
+        near = _lowest(rows, count)
         far = np.take_along_axis(rows, near, axis=1)
         order = np.argsort(far, axis=1)
         who[start : start + _BLOCK] = np.take_along_axis(near, order, axis=1)
         how_far[start : start + _BLOCK] = np.take_along_axis(far, order, axis=1)
     return Neighbours(who=who, divergence=how_far)
+
+
+def _lowest(rows: Array, count: int) -> NDArray[np.int64]:
+    """The columns of the `count` lowest entries of each of some rows (n, N), in any order.
+
+    They lie among the `count` stretches of columns whose lowest entries are lowest, so only those are searched.
+    """
+    stretches = rows.shape[1] // _STRETCH
+    if stretches <= 2 * count:
+        return np.argpartition(rows, count - 1, axis=1)[:, :count]
+    whole = stretches * _STRETCH
+    lowest = rows[:, :whole].reshape(len(rows), stretches, _STRETCH).min(axis=2)
+    best = np.argpartition(lowest, count - 1, axis=1)[:, :count]
+    columns = (best[:, :, None] * _STRETCH + np.arange(_STRETCH)).reshape(len(rows), -1)
+    rest = np.broadcast_to(np.arange(whole, rows.shape[1]), (len(rows), rows.shape[1] - whole))
+    columns = np.hstack([columns, rest])
+    found = np.argpartition(np.take_along_axis(rows, columns, axis=1), count - 1, axis=1)[:, :count]
+    return np.take_along_axis(columns, found, axis=1)
 
 
 def agreement(probabilities: Array, neighbours: Neighbours) -> Array:
@@ -94,10 +112,16 @@ def plausibility(first: Array) -> Array:
     a good part of since they start from one model, whatever they learned after: so a rare client passes. Honest
     clients of fleets of three with label skew had down to 0.37 of the median, invented embeddings 0 to 0.1.
     """
-    flat = np.ascontiguousarray(first.reshape(len(first), -1).T)  # so laid out the median is four times as fast
-    common = _gram(np.median(flat, axis=1).reshape(1, *first.shape[1:]))
+    flat = first.reshape(len(first), -1)
+    middles = [_median_of_rows(flat[:, at : at + _BLOCK]) for at in range(0, flat.shape[1], _BLOCK)]
+    common = _gram(np.concatenate(middles).reshape(1, *first.shape[1:]))
     own = np.concatenate([_cka(_gram(first[at : at + _BLOCK]), common) for at in range(0, len(first), _BLOCK)])
     return _share(own, ALIKE * float(np.median(own)))
+
+
+def _median_of_rows(values: Array) -> Array:
+    """The coordinate-wise median of the rows (N, P): four times as fast on a copy that is laid out by coordinate."""
+    return np.asarray(np.median(np.ascontiguousarray(values.T), axis=1, overwrite_input=True))
 
 
 def knowledge(probabilities: Array) -> Array:
@@ -168,7 +192,8 @@ def repeatability(first: Array, again: Array, repeated: NDArray[np.int64]) -> Ar
         return np.ones(len(first))
     twice = np.take_along_axis(first, repeated[:, :, None], axis=1)
     within = np.square(again - twice).sum(axis=-1).mean(axis=1)
-    between = 2 * first.var(axis=1, ddof=1).sum(axis=-1)
+    blocks = [first[at : at + _BLOCK] for at in range(0, len(first), _BLOCK)]
+    between = 2 * np.concatenate([block.var(axis=1, ddof=1).sum(axis=-1) for block in blocks])
     result: Array = np.clip(
         1 - np.sqrt(np.divide(within, between, out=np.ones_like(within), where=between > 0)), 0, 1
     )

@@ -24,7 +24,7 @@ FLEET = simulated.fleet(3, groups=(0,) * 8 + (1,) * 7)
 NEAR = nearest(FLEET.divergence)
 
 
-@pytest.mark.parametrize("total", [1, 2, 5, 150])
+@pytest.mark.parametrize("total", [1, 2, 5, 150, 1100])
 def test_nearest_agrees_with_sorting_each_row(total: int) -> None:
     half = np.random.default_rng(total).random((total, total))
     divergence = half + half.T
