@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check protos format bench bench-wire bench-audit clean
+.PHONY: help demo test check protos format bench bench-wire bench-audit bench-cluster clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -42,6 +42,9 @@ bench: $(READY) ## Measure what benchmarks/README.md states
 
 bench-wire: $(READY) ## Measure codecs: accuracy, bytes and time on TREC-6 and AG News
 	$(BIN)/python -m benchmarks.wire $(ARGS)
+
+bench-cluster: $(READY) ## Measure clusters and trust: groups found, bad clients told, what trust is worth, what it costs
+	$(BIN)/python -m benchmarks.cluster $(ARGS)
 
 bench-audit: $(READY) ## Measure what docs/privacy.md states: what a curious edge recovers under each protection
 	$(BIN)/elsa audit --data ../shared/data/trec6/train.jsonl.gz --test ../shared/data/trec6/test.jsonl.gz \
