@@ -1,5 +1,6 @@
 """Balanced groups: every edge gets a mixture of clusters near the whole fleet's."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,12 +9,18 @@ from numpy.typing import NDArray
 from elsa.errors import CapacityError, SpecError
 
 
-def mixed(labels: Mapping[str, int], groups: int, sizes: Sequence[int] | None = None) -> dict[str, int]:
+def mixed(
+    labels: Mapping[str, int],
+    groups: int,
+    sizes: Sequence[int] | None = None,
+    stood: Mapping[str, int] | None = None,
+) -> dict[str, int]:
     """Deal the clients to `groups` so that each holds every cluster in about its share of the fleet.
 
     The clients are lined up by cluster, then id, and each group's places are spread evenly over the line, so that
     of any cluster a group gets its share to within two. The groups are equal to within one client, except where
-    `sizes`, the most that each may hold, lets one take fewer: the others share the rest.
+    `sizes`, the most that each may hold, lets one take fewer: the others share the rest. Which of a cluster's clients
+    go to which group makes no difference to the mixtures: those who `stood` in a group stay, as far as it takes them.
 
     Raises SpecError for no groups or other than one size a group, CapacityError when the sizes add up to too few.
     """
@@ -23,7 +30,23 @@ def mixed(labels: Mapping[str, int], groups: int, sizes: Sequence[int] | None = 
     shares = _shares(len(line), [len(line)] * groups if sizes is None else sizes, groups)
     places = np.concatenate([(np.arange(share) + 0.5) / share for share in shares if share])
     owners = np.repeat(np.arange(groups), shares)
-    return dict(zip(line, owners[np.argsort(places, kind="stable")].tolist(), strict=True))
+    dealt = dict(zip(line, owners[np.argsort(places, kind="stable")].tolist(), strict=True))
+    return dealt if not stood else _settled(dealt, labels, stood)
+
+
+def _settled(dealt: Mapping[str, int], labels: Mapping[str, int], stood: Mapping[str, int]) -> dict[str, int]:
+    """The same number of each cluster's clients in each group, as many of them as can be where they stood."""
+    places = Counter((labels[client], group) for client, group in dealt.items())
+    result: dict[str, int] = {}
+    for client in sorted(dealt):
+        place = (labels[client], stood.get(client, -1))
+        if places[place] > 0:
+            places[place] -= 1
+            result[client] = place[1]
+    left: dict[int, list[int]] = {}
+    for cluster, group in sorted(places.elements(), reverse=True):
+        left.setdefault(cluster, []).append(group)
+    return {client: result[client] if client in result else left[labels[client]].pop() for client in sorted(dealt)}
 
 
 def _shares(clients: int, sizes: Sequence[int], groups: int) -> NDArray[np.int64]:

@@ -58,10 +58,7 @@ def decided(
     sent = [kept for kept in fingerprints if kept.client_id in names]
     before = standings or {}
     groups = grouped(spec, sent, len(clients), len(edges), before)
-    problem = _problem(spec, clients, edges, groups)
-    if before:
-        stood = {client.node_id: client.edge_id for client in clients if client.edge_id}
-        problem = replace(problem, previous=stood, move_cost=spec.assignment.move_cost)
+    problem = _problem(spec, clients, edges, groups, anew=bool(before))
     assignment, note = _assigned(problem)
     labels = _labels(assignment.edges, groups.labels, {name: kept.cluster for name, kept in before.items()})
     trust = {name: kept.trust for name, kept in before.items()} | dict(groups.trust)
@@ -82,17 +79,24 @@ def decided(
     )
 
 
-def _problem(spec: RunSpec, clients: Sequence[Member], edges: Sequence[Member], groups: Groups) -> Problem:
-    """What decides: clients without a fingerprint are as far from all edges, and go by latency alone."""
+def _problem(
+    spec: RunSpec, clients: Sequence[Member], edges: Sequence[Member], groups: Groups, *, anew: bool
+) -> Problem:
+    """What decides: clients without a fingerprint are as far from all edges, and go by latency alone.
+
+    Where it is decided `anew`, clusters and clients stay where they stand unless a move saves what it costs.
+    """
     ids, names = tuple(client.node_id for client in clients), tuple(edge.node_id for edge in edges)
     latencies = latency_matrix(
         {client.node_id: {link.edge_id: link.latency_ms for link in client.links} for client in clients}, ids, names
     )
     room, weights = np.array([edge.room for edge in edges], int), spec.assignment
+    stood = {client.node_id: client.edge_id for client in clients if anew and client.edge_id}
     distance = None
     if groups.medoids:
+        columns = {client: names.index(edge) for client, edge in stood.items() if edge in names}
         near = _balanced if spec.clustering.edges == "balanced" else _similar
-        distance = near(groups, ids, latencies, np.minimum(room, len(ids)))
+        distance = near(groups, ids, latencies, np.minimum(room, len(ids)), columns, weights.move_cost)
     return Problem(
         ids=ids,
         edges=names,
@@ -104,16 +108,31 @@ def _problem(spec: RunSpec, clients: Sequence[Member], edges: Sequence[Member], 
         alpha=weights.alpha,
         beta=weights.beta,
         gamma=weights.gamma,
+        previous=stood,
+        move_cost=weights.move_cost if anew else 0.0,
     )
 
 
-def _similar(groups: Groups, ids: tuple[str, ...], latencies: Array, room: NDArray[np.int_]) -> Array:
-    """(clients, edges): how far each client is from the nearest of the clusters that are at home at an edge."""
+def _similar(
+    groups: Groups,
+    ids: tuple[str, ...],
+    latencies: Array,
+    room: NDArray[np.int_],
+    stood: Mapping[str, int],
+    move_cost: float,
+) -> Array:
+    """(clients, edges): how far each client is from the nearest of the clusters that are at home at an edge.
+
+    A cluster is at home where its clients are near, and where they stand: those who would move cost `move_cost`.
+    """
     label = np.array([groups.labels.get(client, -1) for client in ids])
     sizes = np.array([np.count_nonzero(label == cluster) for cluster in range(len(groups.medoids))])
     longest = latencies.max(initial=0.0, where=np.isfinite(latencies)) or 1.0
-    unreached = np.where(np.isfinite(latencies), latencies / longest, 1e3)
-    costs = np.stack([unreached[label == cluster].mean(axis=0) for cluster in range(len(sizes))])
+    price = np.where(np.isfinite(latencies), latencies / longest, 1e3)
+    for row, client in enumerate(ids):
+        if client in stood:
+            price[row] += move_cost * (np.arange(price.shape[1]) != stood[client])
+    costs = np.stack([price[label == cluster].mean(axis=0) for cluster in range(len(sizes))])
     at_home = homes(sizes, costs, room)
     result = np.zeros(latencies.shape)
     for row, client in enumerate(ids):
@@ -122,9 +141,16 @@ def _similar(groups: Groups, ids: tuple[str, ...], latencies: Array, room: NDArr
     return result
 
 
-def _balanced(groups: Groups, ids: tuple[str, ...], latencies: Array, room: NDArray[np.int_]) -> Array:
+def _balanced(
+    groups: Groups,
+    ids: tuple[str, ...],
+    latencies: Array,
+    room: NDArray[np.int_],
+    stood: Mapping[str, int],
+    move_cost: float,
+) -> Array:
     """(clients, edges): 0 at the edge whose mixture a client is dealt to, 1 median elsewhere."""
-    dealt = mixed(groups.labels, latencies.shape[1], room.tolist())
+    dealt = mixed(groups.labels, latencies.shape[1], room.tolist(), stood)
     result = np.zeros(latencies.shape)
     for row, client in enumerate(ids):
         if client in dealt:

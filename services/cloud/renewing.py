@@ -50,7 +50,11 @@ def decided_anew(
     origins = {cluster: min(found, key=lambda old: (-found[old], old)) for cluster, found in counted.items()}
     stood = {member.node_id: member.edge_id for member in members}
     moved = sum(place.edge_id != stood[place.client_id] for place in decision.places)
-    return Renewal(decision=decision, detail=f"anew, {moved} of {len(decision.places)} clients move; {decision.detail}", origins=origins)
+    return Renewal(
+        decision=decision,
+        detail=f"anew, {moved} of {len(decision.places)} clients move; {decision.detail}",
+        origins=origins,
+    )
 
 
 def renew(transaction: Transaction, run: Run, renewal: Renewal, version: int, now: float) -> None:

@@ -53,3 +53,18 @@ def test_what_cannot_be_asked_for_is_named():
         mixed({"a": 0}, 2, [1])
     with pytest.raises(SpecError, match="one number"):
         mixed({"a": 0}, 2, [-1, 2])
+
+
+@given(st.integers(2, 5), st.lists(st.integers(0, 3), min_size=4, max_size=40), st.randoms(use_true_random=False))
+def test_who_stood_in_a_group_stays_as_far_as_the_mixture_allows(groups, marks, draw):
+    labels = {f"c{n:02}": mark for n, mark in enumerate(marks)}
+    dealt = mixed(labels, groups)
+    stood = {client: draw.randrange(groups) for client in labels if draw.random() < 0.8}
+    settled = mixed(labels, groups, stood=stood)
+    count = Counter((labels[client], group) for client, group in dealt.items())
+    assert Counter((labels[client], group) for client, group in settled.items()) == count
+    wanted = Counter((labels[client], group) for client, group in stood.items())
+    for place, there in count.items():
+        stayed = sum(settled[c] == place[1] for c in stood if (labels[c], stood[c]) == place)
+        assert stayed == min(there, wanted[place])
+    assert mixed(labels, groups, stood=dealt) == dealt
