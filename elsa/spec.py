@@ -284,10 +284,19 @@ class RunSpec(Part):
 
     def groups_clients(self, edges: int) -> bool:
         """Whether clients are fingerprinted and clustered in a run over `edges` edges."""
-        method = self.clustering.method
-        if method != "auto":
-            return method != "none"
-        return edges > 1 and self.privacy.ssop is None and self._upload_bytes <= MOST_UPLOAD_BYTES
+        return not self.ungrouped(edges)
+
+    def ungrouped(self, edges: int) -> str:
+        """Why clients are not clustered in a run over `edges` edges; empty where they are."""
+        if self.clustering.method == "none":
+            return "clustering.method is none"
+        if self.clustering.method != "auto":
+            return ""
+        if edges < 2:
+            return "there is one edge"
+        if self.privacy.ssop is not None:
+            return "privacy.ssop is on, and probes may not travel under its key"
+        return "" if self._upload_bytes <= MOST_UPLOAD_BYTES else "a fingerprint would not go into a message"
 
     @classmethod
     def from_yaml(cls, text: str, origin: str = "spec") -> "RunSpec":

@@ -36,6 +36,7 @@ class _About(BaseModel):
     labels: tuple[str, ...]
     max_tokens: int = Field(ge=2)
     turned: Turned | None = None
+    cluster: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +61,12 @@ def export(
     labels: tuple[str, ...],
     max_tokens: int,
     turned: Turned | None = None,
+    cluster: int | None = None,
 ) -> None:
     """Write an adapter folder; one that an earlier export wrote there is replaced.
 
     Args:
+        cluster: whose clients alone made it; None for all of a run.
         turned: with SS-OP and blind edges, who shares a key: the card then says that plain PEFT is of no use.
 
     Raises:
@@ -71,7 +74,7 @@ def export(
     """
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _ABOUT).is_file())):
         raise InputError(f"{folder} exists and is no adapter folder; choose another one or remove it")
-    about = _About(task=config.task, labels=labels, max_tokens=max_tokens, turned=turned)
+    about = _About(task=config.task, labels=labels, max_tokens=max_tokens, turned=turned, cluster=cluster)
     mark = uuid.uuid4().hex[:8]
     beside, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
     try:
@@ -129,6 +132,7 @@ def _card(config: AdapterConfig, about: _About) -> str:
     labels = about.labels
     rows = [f"- Base model: `{config.base}`", f"- Task: {config.task}"]
     rows += [f"- Labels, in order: {', '.join(labels)}"] if config.task == "classification" else []
+    rows += [] if about.cluster is None else [f"- Made by the clients of cluster {about.cluster} alone"]
     rows += [f"- Longest text: {about.max_tokens} tokens"]
     rows += [f"- LoRA: rank {config.rank}, alpha {config.alpha:g}, on {', '.join(config.targets)}"]
     rows += [f"- Trained in full: {', '.join(config.modules_to_save)}"] if config.modules_to_save else []

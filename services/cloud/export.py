@@ -46,6 +46,7 @@ class Exports:
             labels=spec.data.labels,
             max_tokens=spec.model.max_tokens,
             turned=ssop.key if ssop is not None and ssop.edge == "blind" else None,
+            cluster=made.cluster,
         )
         return folder
 

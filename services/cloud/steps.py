@@ -107,7 +107,9 @@ class Steps:
                     if member.answer is Answer.OFFERED or member.node_id not in alive:
                         transaction.put(replace(member, answer=Answer.LEFT_OUT))
             if edges is None:
-                return _moved(transaction, run, RunState.CLUSTERING, verdict, now)
+                there = sum(member.role is Role.EDGE for member in staying) if verdict.go else 0
+                why = f"no clusters: {spec.ungrouped(there)}" if verdict.go else ""
+                return _moved(transaction, run, RunState.CLUSTERING, verdict, now, why)
             begin_warmup(transaction, run, staying, edges, now)
             return _moved(transaction, run, RunState.WARMUP, verdict, now)
 
@@ -242,10 +244,12 @@ class Steps:
         return True
 
 
-def _moved(transaction: Transaction, run: Run, state: RunState, verdict: Verdict, now: float) -> bool:
-    """Carry out a verdict: on to `state`, or FAILED; False if it is to wait."""
+def _moved(
+    transaction: Transaction, run: Run, state: RunState, verdict: Verdict, now: float, reason: str = ""
+) -> bool:
+    """Carry out a verdict: on to `state`, for a reason if there is one to tell, or FAILED; False if it is to wait."""
     if verdict.failure:
         transaction.move(run, RunState.FAILED, now, verdict.failure)
     elif verdict.go:
-        transaction.move(run, state, now)
+        transaction.move(run, state, now, reason)
     return bool(verdict.go or verdict.failure)

@@ -66,7 +66,12 @@ IN_FULL = Standing()
 
 
 def part_of(
-    updates: Mapping[str, Update], before: Adapter, standings: Mapping[str, Standing], own: OwnTrunks, *, seed: int
+    updates: Mapping[str, Update],
+    before: Adapter,
+    standings: Mapping[str, Standing],
+    own: OwnTrunks,
+    *,
+    seed: int | None,
 ) -> Part:
     """The updates of a cluster, at least one by client, aggregated by rows and trust.
 
@@ -75,17 +80,18 @@ def part_of(
     Args:
         before: what its clients started from.
         own: keeps what is never averaged.
-        seed: the run's, of the summaries.
+        seed: the run's, of the summaries; None for none.
     """
     weights = {client: u.report.rows * standings.get(client, IN_FULL).trust for client, u in updates.items()}
     weighted = {client: (weights[client], u.tensors) for client, u in updates.items() if weights[client] > 0}
     if not weighted:
         log.warning("none of %s is trusted: their adapter stays as it is", ", ".join(sorted(updates)))
+    told = [] if seed is None else [client for client in updates if client in standings]
     return Part(
         adapter=own.aggregate(weighted, before) if weighted else before,
         rows=max(round(sum(weights.values())), 1),
         reports=tuple(updates[client].report for client in sorted(updates)),
-        moved={c: summary(u.tensors, before, seed).tolist() for c, u in updates.items() if c in standings},
+        moved={c: summary(updates[c].tensors, before, seed or 0).tolist() for c in told},
     )
 
 

@@ -31,10 +31,10 @@ class EdgeRounds:
 
     Args:
         own: those of an adapter's names that stay with each client and are never averaged.
-        seed: the run's.
+        seed: the run's, of the summaries of updates; None where nobody is weighed by them.
     """
 
-    def __init__(self, quorum: float, own: NamesOf = none_of, *, seed: int = 0) -> None:
+    def __init__(self, quorum: float, own: NamesOf = none_of, *, seed: int | None = 0) -> None:
         self._quorum = quorum
         self._seed = seed
         self._own = OwnTrunks(own)

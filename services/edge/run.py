@@ -28,7 +28,8 @@ class EdgeRun:
         self.spec = spec
         self.trunk = trunk
         self.sessions = sessions
-        self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=spec.seed)
+        told = spec.seed if spec.trust.enabled else None
+        self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=told)
         self.ends = ClientEnds(spec, trunk.segment.width, shelf)
 
     def open_session(

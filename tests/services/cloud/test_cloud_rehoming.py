@@ -12,6 +12,7 @@ from services.cloud.events import ClientAssigned, NodeJoined
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Link, Member, Node, Role, Run, Update
 from services.cloud.rehoming import rehome
+from services.cloud.settings import CloudSettings
 from services.cloud.store import Store
 
 ENROLLING, TRAINING, FAILED = (
@@ -193,6 +194,27 @@ async def test_clients_move_in_the_warm_up_too(tmp_path):
         for client in CLIENTS:
             await at.fleet.UploadFingerprint(upload(text, run, client))
         assert {place.edge_id for place in (await clustered(at, run)).places} == {"edge-2"}
+
+
+@run_async
+async def test_silent_edge_is_given_no_clients_in_the_first_place(tmp_path):
+    async with site(tmp_path, **QUICK) as at:
+        await at.register()
+        run = await at.submit()
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for edge in EDGES:
+            await at.join(run, edge, room=4)
+        for client in CLIENTS[:3]:
+            await at.join(run, client, near="edge-1")
+        store = Store(CloudSettings(state=tmp_path / "cloud").database)  # as if the cloud was slow to decide
+        with store.transaction() as transaction:
+            transaction.move(transaction.run(run), RunState.CLUSTERING, at.clock())
+        store.close()
+        await at.silence("edge-1", seconds=101)
+        await advance(at, run)
+        assert await members_at(at, run, "edge-2") == list(CLIENTS[:3])
+        assert await members_at(at, run, "edge-1") == []
 
 
 @run_async

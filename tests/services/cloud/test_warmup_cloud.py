@@ -3,7 +3,18 @@
 import grpc
 import numpy as np
 from cloud_harness import CLIENTS, EDGES, Clock, adapter, refused, run_async, site, spec
-from fingerprint_harness import FAILED, TRAINING, WARMUP, clustered, clustering_spec, first, tensor, upload, warming
+from fingerprint_harness import (
+    CLUSTERING,
+    FAILED,
+    TRAINING,
+    WARMUP,
+    clustered,
+    clustering_spec,
+    first,
+    tensor,
+    upload,
+    warming,
+)
 
 from elsa.v1 import fleet_pb2, run_pb2
 
@@ -221,3 +232,21 @@ async def test_run_that_does_not_cluster_never_warms_up(tmp_path):
             await at.runs.GetClusters(run_pb2.GetClustersRequest(run_id=run))
         async with refused(grpc.StatusCode.FAILED_PRECONDITION, "does not cluster"):
             await at.fleet.GetProbes(fleet_pb2.GetProbesRequest(run_id=run, client_id="client-1"))
+
+
+@run_async
+async def test_a_run_that_does_not_cluster_says_why(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        told = await at.reach(run, CLUSTERING)
+        assert told.state_changed.reason == "no clusters: clustering.method is none"
+        one = await at.submit(clustering_spec(fleet={"min_clients": 2, "min_edges": 1}))
+        await at.reach(one, fleet_pb2.RUN_STATE_ENROLLING)
+        await at.push(one, "edge-1", adapter(), initial=True)
+        await at.join(one, "edge-1", room=4)
+        await at.refuse(one, "edge-2", "no memory")
+        for client in CLIENTS:
+            await at.join(one, client, edges=EDGES[:1])
+        assert (await at.reach(one, CLUSTERING)).state_changed.reason == "no clusters: there is one edge"
+        await at.reach(one, TRAINING)
+        assert (await at.get(one)).reason == ""

@@ -82,6 +82,11 @@ def test_what_moved_is_told_of_clients_that_are_weighed_alone():
     made = rounds.close(5).parts[0]
     assert list(made.moved) == ["ann"]
     np.testing.assert_allclose(made.moved["ann"], summary(given["ann"].tensors, START, 0))
+    quiet = EdgeRounds(1.0, seed=None)
+    quiet.admit(["ann"], {"ann": Standing()})
+    quiet.open(0, 0, START)
+    quiet.add(0, 0, "ann", given["ann"])
+    assert not quiet.close(5).parts[0].moved
 
 
 def test_the_adapter_stays_where_nobody_is_trusted():
