@@ -26,8 +26,12 @@ def nearest(members: Sequence[Member]) -> dict[str, str]:
 
 def provisional(spec: RunSpec, members: Sequence[Member]) -> dict[str, str] | None:
     """The edge at which each client warms up; None in a run that does not cluster, which has no warm-up."""
-    edges = sum(member.role is Role.EDGE and member.answer is Answer.JOINED for member in members)
-    return nearest(members) if spec.groups_clients(edges) else None
+    return nearest(members) if spec.groups_clients(len(joined_edges(members))) else None
+
+
+def joined_edges(members: Sequence[Member]) -> list[str]:
+    """The edges that take part."""
+    return [member.node_id for member in members if member.role is Role.EDGE and member.answer is Answer.JOINED]
 
 
 def _latencies_and_rooms(members: Sequence[Member]) -> tuple[dict[str, dict[str, float]], dict[str, int]]:

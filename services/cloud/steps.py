@@ -19,7 +19,7 @@ from services.cloud.leaving import nobody_left
 from services.cloud.lifecycle import RunState
 from services.cloud.merging import merged
 from services.cloud.placing import decided
-from services.cloud.reach import nearest, provisional, room_fault
+from services.cloud.reach import joined_edges, nearest, provisional, room_fault
 from services.cloud.records import (
     Answer,
     ClusterAdapter,
@@ -107,8 +107,7 @@ class Steps:
                     if member.answer is Answer.OFFERED or member.node_id not in alive:
                         transaction.put(replace(member, answer=Answer.LEFT_OUT))
             if edges is None:
-                there = sum(member.role is Role.EDGE for member in staying) if verdict.go else 0
-                why = f"no clusters: {spec.ungrouped(there)}" if verdict.go else ""
+                why = f"no clusters: {spec.ungrouped(len(joined_edges(staying)))}" if verdict.go else ""
                 return _moved(transaction, run, RunState.CLUSTERING, verdict, now, why)
             begin_warmup(transaction, run, staying, edges, now)
             return _moved(transaction, run, RunState.WARMUP, verdict, now)
