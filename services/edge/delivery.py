@@ -1,5 +1,6 @@
 """What an edge tells the cloud of a global round, gathered over its edge rounds, and is told of its clients."""
 
+from elsa.aggregate.fedavg import fedavg
 from elsa.errors import MalformedError
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.edge.own_trunks import Adapter
@@ -21,6 +22,12 @@ class Delivery:
             self.adapters[cluster] = part.adapter
             self.rows[cluster] = part.rows
             self.reports.setdefault(cluster, []).extend(_reports(part))
+
+
+def mean_of(closed: Closed, before: Adapter) -> Adapter:
+    """The mean of what all clusters made in an edge round, by rows; `before` where nobody delivered."""
+    parts = {str(cluster): (float(part.rows), part.adapter) for cluster, part in closed.parts.items()}
+    return fedavg(parts) if parts else before
 
 
 def _reports(part: Part) -> list[adapter_pb2.ClientReport]:

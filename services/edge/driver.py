@@ -20,7 +20,7 @@ from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
-from services.edge.delivery import Delivery, standings_of
+from services.edge.delivery import Delivery, mean_of, standings_of
 from services.edge.own_trunks import Adapter
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
@@ -221,16 +221,21 @@ class RunDriver:
         return adapter
 
     def _edge_rounds(self, run: EdgeRun, version: int, adapter: Adapter) -> None:
-        """All edge rounds of a global round on its `adapter`, and the push of what each cluster made."""
+        """All edge rounds of a global round on its `adapter`, and the push of what each cluster made.
+
+        Between them the clusters of an edge whose clients behave alike go on apart, those of a mixture together.
+        """
         count = self._spec.training.edge_rounds
         deadline_s = EDGE_SHARE * self._spec.rounds.deadline_s / count
-        delivery = Delivery()
+        delivery, together = Delivery(), self._spec.clustering.edges == "balanced"
         for edge_round in range(count):
             closed = run.rounds.close(deadline_s)
             run.sessions.forget_round(self._run_id)
             delivery.add(closed)
             if edge_round + 1 < count:
-                run.rounds.open(version, edge_round + 1, adapter, of_clusters=delivery.adapters)
+                adapter = mean_of(closed, adapter) if together else adapter
+                own = {} if together else delivery.adapters
+                run.rounds.open(version, edge_round + 1, adapter, of_clusters=own)
         if not delivery.adapters:
             log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
         clustered = bool(run.rounds.clusters())

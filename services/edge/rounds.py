@@ -1,7 +1,7 @@
 """One run at one edge: the adapters of the current (version, edge round), and the updates that make the next.
 
 Every version begins from the run's adapter for all. What the clients make of it is aggregated apart for each cluster,
-and within the version's later edge rounds a cluster's clients go on from their own cluster's. A run that does not
+and within the version's later edge rounds a cluster's clients may go on from their own cluster's. A run that does not
 cluster is one cluster, 0. A round closes when the quorum of the edge's clients has delivered, or at its deadline with
 what has come. All methods may be called from any thread.
 """

@@ -5,7 +5,7 @@ import pytest
 
 from elsa.errors import NotFoundError, StaleRoundError
 from elsa.wire.adapter import decode_adapter
-from services.edge.delivery import Delivery
+from services.edge.delivery import Delivery, mean_of
 from services.edge.parts import Report, Standing, Update
 from services.edge.rounds import EdgeRounds
 
@@ -93,3 +93,14 @@ def test_an_edge_that_is_told_of_no_clusters_has_none():
     assert rounds.clusters() == ()
     assert rounds.wait_for("ann", 1, 0, 0).cluster is None
     assert deliver(rounds, (1, 0), ann=1.0, bob=3.0, cat=8.0).parts.keys() == {0}
+
+
+def test_what_all_clusters_made_is_the_mean_of_all_clients():
+    rounds = opened()
+    closed = deliver(rounds, (3, 0), ann=1.0, bob=3.0, cat=8.0)
+    np.testing.assert_allclose(mean_of(closed, START)["a"], 4.0)
+    rounds.open(3, 1, mean_of(closed, START))
+    for client in CLIENTS:
+        np.testing.assert_allclose(rounds.adapter_of(client, 3, 1)["a"], 4.0)
+    nobody = rounds.close(0.01)
+    assert mean_of(nobody, START) is START
