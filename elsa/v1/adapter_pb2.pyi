@@ -183,7 +183,7 @@ class AdapterHeader(_message.Message):
     bytes from the run's seed.
     """
     cluster: _builtins.int
-    """Edge, in a run that has clustered: the cluster whose clients' aggregate this is."""
+    """Edge, in a run that has clustered: the cluster whose clients' aggregate this is; not set for clients of several."""
     parts: _builtins.int
     """Edge: how many pushes make up what it delivers of this version, one for each cluster; 0 counts as 1."""
     @_builtins.property

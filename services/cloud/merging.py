@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from elsa.aggregate.fedavg import fedavg
 from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
-from services.cloud.records import Update
+from services.cloud.records import MIXED, Update
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +25,11 @@ class Merged:
     """By cluster, of those that delivered; of none in a run that does not cluster."""
 
 
-def merged(given: Sequence[tuple[Update, bytes]], *, clustered: bool) -> Merged:
+def merged(given: Sequence[tuple[Update, bytes]]) -> Merged:
     """The means of at least one update, weighted by rows; those of a cluster are of its own updates alone."""
     tensors = {(update.edge_id, update.cluster): decode_adapter(data) for update, data in given}
     rows = {(update.edge_id, update.cluster): float(update.rows) for update, _ in given}
-    numbers = sorted({cluster for _, cluster in rows}) if clustered else []
+    numbers = sorted({cluster for _, cluster in rows if cluster != MIXED})
 
     def mean(of: int | None) -> File:
         part = {f"{edge} {n}": (rows[edge, n], tensors[edge, n]) for edge, n in rows if of is None or n == of}

@@ -17,7 +17,7 @@ from elsa.wire.adapter import decode_adapter
 from services.cloud.events import UpdateReceived
 from services.cloud.fleet import check_number
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Answer, ClientReport, Clustering, Member, Role, Round, Run, Update
+from services.cloud.records import MIXED, Answer, ClientReport, Clustering, Member, Role, Round, Run, Update
 from services.cloud.rounds import working_edges
 from services.cloud.runs import member_of
 from services.cloud.store import Transaction
@@ -82,7 +82,7 @@ def _taken(transaction: Transaction, push: Push) -> str | None:
         first = transaction.get(Round, run_id=push.run_id, version=0)
         return first.sha256 if first else None
     update = transaction.get(
-        Update, run_id=push.run_id, version=push.version, edge_id=push.node_id, cluster=push.cluster or 0
+        Update, run_id=push.run_id, version=push.version, edge_id=push.node_id, cluster=_number(push)
     )
     return update.sha256 if update else None
 
@@ -140,7 +140,7 @@ def keep(transaction: Transaction, push: Push, now: float) -> None:
         run_id=run.run_id,
         version=push.version,
         edge_id=push.node_id,
-        cluster=push.cluster or 0,
+        cluster=_number(push),
         parts=push.parts,
         rows=push.rows,
         sha256=push.sha256,
@@ -152,15 +152,18 @@ def keep(transaction: Transaction, push: Push, now: float) -> None:
     transaction.append(run.run_id, body, now)
 
 
+def _number(push: Push) -> int:
+    return MIXED if push.cluster is None else push.cluster
+
+
 def _check_cluster(transaction: Transaction, push: Push) -> None:
-    """Raise MalformedError unless a push says of which cluster it is where its run has clustered, and only there.
+    """Raise MalformedError if a push names a cluster, or is one of several, in a run that has no clusters.
 
     An edge that has not heard yet of newer clusters may name one that there is no more.
     """
     clustered = transaction.get(Clustering, run_id=push.run_id) is not None
-    if (push.cluster is not None) != clustered:
-        has = "has clusters: say of which it is" if clustered else "has no clusters: leave it out"
-        raise MalformedError(f"header.cluster: {push.cluster}; run {push.run_id} {has}")
+    if push.cluster is not None and not clustered:
+        raise MalformedError(f"header.cluster: {push.cluster}; run {push.run_id} has no clusters: leave it out")
     check_number("header.cluster", push.cluster or 0, 0, MOST_CLUSTERS - 1)
     check_number("header.parts", push.parts, 1, MOST_CLUSTERS if clustered else 1)
 

@@ -207,6 +207,10 @@ class ClientReport:
     float32_bytes: int = 0
 
 
+MIXED = -1
+"""In place of a cluster: of clients of several, or of a run that does not cluster."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """An edge's aggregate, made from global version `version`; in a run that has clustered, of one cluster."""
@@ -214,7 +218,7 @@ class Update:
     run_id: str
     version: int
     edge_id: str
-    cluster: int = 0
+    cluster: int = MIXED
     parts: int = 1
     """How many make up what the edge delivers of this version, one a cluster."""
     rows: int

@@ -190,7 +190,7 @@ class Steps:
                 return _moved(transaction, run, RunState.TRAINING, verdict, now)
             clustered = transaction.get(Clustering, run_id=run.run_id) is not None
         given = [(update, await self._keeper.get(update.sha256)) for update in updates]
-        made = await asyncio.to_thread(merged, given, clustered=clustered)
+        made = await asyncio.to_thread(merged, given)
         renewal = await self._renewal(run, members, opened.version) if clustered else None
         closed = replace(
             opened,

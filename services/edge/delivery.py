@@ -1,10 +1,27 @@
 """What an edge tells the cloud of a global round, gathered over its edge rounds, and is told of its clients."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
 from elsa.aggregate.fedavg import fedavg
 from elsa.errors import MalformedError
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.edge.own_trunks import Adapter
 from services.edge.parts import Closed, Part, Standing
+
+LEAST = 2
+"""Clients behind an adapter that goes to the cloud, where the edge has so many at all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """One push of a delivery."""
+
+    cluster: int | None
+    """Whose clients alone made it; None for clients of several."""
+    adapter: Adapter = field(repr=False)
+    rows: int
+    reports: tuple[adapter_pb2.ClientReport, ...] = field(repr=False)
 
 
 class Delivery:
@@ -13,15 +30,41 @@ class Delivery:
     def __init__(self) -> None:
         self.adapters: dict[int, Adapter] = {}
         """By cluster, the newest; a cluster none of whose clients delivered is not in it."""
-        self.rows: dict[int, int] = {}
-        self.reports: dict[int, list[adapter_pb2.ClientReport]] = {}
+        self._newest: dict[int, Part] = {}
+        self._reports: dict[int, list[adapter_pb2.ClientReport]] = {}
 
     def add(self, closed: Closed) -> None:
         """Take the next edge round."""
         for cluster, part in closed.parts.items():
             self.adapters[cluster] = part.adapter
-            self.rows[cluster] = part.rows
-            self.reports.setdefault(cluster, []).extend(_reports(part))
+            self._newest[cluster] = part
+            self._reports.setdefault(cluster, []).extend(_reports(part))
+
+    def parcels(self) -> list[Parcel]:
+        """What is pushed: an adapter a cluster, and one of all clusters together that are too small to stand alone.
+
+        The adapter of a cluster with one client here is that client's own: it goes to the cloud only mixed with
+        others', with those of the next smallest cluster if it is the only such one.
+        """
+        by_size = sorted(self._newest, key=lambda cluster: (self._newest[cluster].clients, cluster))
+        small = [cluster for cluster in by_size if self._newest[cluster].clients < LEAST]
+        small = by_size[: max(len(small), 2)] if small else []
+        alone = [cluster for cluster in sorted(self._newest) if cluster not in small]
+        return [self._parcel(cluster) for cluster in alone] + ([self._mixed(small)] if small else [])
+
+    def _parcel(self, cluster: int) -> Parcel:
+        part = self._newest[cluster]
+        return Parcel(cluster=cluster, adapter=part.adapter, rows=part.rows, reports=tuple(self._reports[cluster]))
+
+    def _mixed(self, clusters: Sequence[int]) -> Parcel:
+        """One parcel of some clusters; of one alone where the edge has no other."""
+        parts = [self._newest[cluster] for cluster in sorted(clusters)]
+        return Parcel(
+            cluster=None,
+            adapter=fedavg({f"{n:06}": (float(part.rows), part.adapter) for n, part in enumerate(parts)}),
+            rows=sum(part.rows for part in parts),
+            reports=tuple(report for cluster in sorted(clusters) for report in self._reports[cluster]),
+        )
 
 
 def mean_of(closed: Closed, before: Adapter) -> Adapter:

@@ -238,19 +238,19 @@ class RunDriver:
                 run.rounds.open(version, edge_round + 1, adapter, of_clusters=own)
         if not delivery.adapters:
             log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
-        clustered = bool(run.rounds.clusters())
-        for cluster, made in delivery.adapters.items():
+        clustered, parcels = bool(run.rounds.clusters()), delivery.parcels()
+        for parcel in parcels:
             header = adapter_pb2.AdapterHeader(
                 run_id=self._run_id,
                 node_id=self._link.node_id,
                 version=version,
                 edge_round=count,
-                rows=delivery.rows[cluster],
-                reports=delivery.reports[cluster],
-                cluster=cluster if clustered else None,
-                parts=len(delivery.adapters),
+                rows=parcel.rows,
+                reports=parcel.reports,
+                cluster=parcel.cluster if clustered else None,
+                parts=len(parcels),
             )
-            self._push(header, encode_adapter(made))
+            self._push(header, encode_adapter(parcel.adapter))
 
     def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> None:
         try:

@@ -47,6 +47,8 @@ class Part:
     """The mean; what there was before where none of them is trusted."""
     rows: int
     """Behind it, each client's times its trust; at least 1, so that it is pushed."""
+    clients: int
+    """Whose updates it is made of; those that are set aside are not counted."""
     reports: tuple[Report, ...]
     moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
@@ -90,6 +92,7 @@ def part_of(
     return Part(
         adapter=own.aggregate(weighted, before) if weighted else before,
         rows=max(round(sum(weights.values())), 1),
+        clients=len(weighted),
         reports=tuple(updates[client].report for client in sorted(updates)),
         moved={c: summary(updates[c].tensors, before, seed or 0).tolist() for c in told},
     )

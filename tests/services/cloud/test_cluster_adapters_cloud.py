@@ -57,6 +57,17 @@ async def test_a_version_is_the_mean_of_all_and_each_cluster_s_of_its_own(tmp_pa
 
 
 @run_async
+async def test_what_clients_of_several_clusters_made_is_in_the_version_and_in_no_cluster_s(tmp_path):
+    async with site(tmp_path) as at:
+        run = await clustering_run(at, text_of())
+        await at.push(run, "edge-1", adapter(1), rows=10, cluster=0, parts=2)
+        await at.push(run, "edge-1", adapter(4), rows=10, parts=2)
+        await at.push(run, "edge-2", adapter(7), rows=10, cluster=1)
+        await at.closed(run, 1)
+        assert [await value_of(at, run, 1, cluster) for cluster in (None, 0, 1)] == [4.0, 1.0, 7.0]
+
+
+@run_async
 async def test_an_edge_has_delivered_once_all_its_parts_are_there(tmp_path):
     async with site(tmp_path) as at:
         run = await clustering_run(at, text_of())
@@ -85,11 +96,10 @@ async def test_a_cluster_of_which_nothing_came_keeps_what_it_had(tmp_path):
 
 
 @run_async
-async def test_what_says_nothing_of_its_cluster_or_too_much_is_refused(tmp_path):
+async def test_what_says_too_much_of_its_clusters_is_refused(tmp_path):
     async with site(tmp_path) as at:
         run = await clustering_run(at, text_of())
         for header, words in (
-            ({}, "header.cluster: None"),
             ({"cluster": 1000}, "header.cluster"),
             ({"cluster": 0, "parts": 1001}, "header.parts"),
             (

@@ -60,8 +60,8 @@ def test_a_cluster_that_did_not_deliver_starts_from_the_version_and_is_pushed_by
     np.testing.assert_array_equal(rounds.adapter_of("cat", 3, 1)["a"], START["a"])
     delivery.add(deliver(rounds, (3, 1), ann=5.0, cat=7.0))
     assert {cluster: made["a"][0, 0] for cluster, made in delivery.adapters.items()} == {0: 5.0, 2: 7.0}
-    assert delivery.rows == {0: 1, 2: 1}
-    assert len(delivery.reports[0]) == 3
+    (parcel,) = delivery.parcels()
+    assert (parcel.cluster, parcel.rows, parcel.adapter["a"][0, 0], len(parcel.reports)) == (None, 2, 6.0, 4)
 
 
 def test_a_whole_version_begins_from_the_run_s_adapter_and_shows_the_cluster_s_beside_it():
@@ -104,3 +104,25 @@ def test_what_all_clusters_made_is_the_mean_of_all_clients():
         np.testing.assert_allclose(rounds.adapter_of(client, 3, 1)["a"], 4.0)
     nobody = rounds.close(0.01)
     assert mean_of(nobody, START) is START
+
+
+def parcels_of(aside=(), **clusters):
+    """What an edge pushes of clients that each made their number of one edge round."""
+    rounds, delivery = EdgeRounds(1.0), Delivery()
+    standings = {c: Standing(cluster=n, trust=float(c not in aside)) for c, n in clusters.items()}
+    rounds.admit(clusters, standings)
+    rounds.open(0, 0, START)
+    delivery.add(deliver(rounds, (0, 0), **{client: float(ord(client) - ord("a")) for client in clusters}))
+    return [(p.cluster, p.rows, float(p.adapter["a"][0, 0]), len(p.reports)) for p in delivery.parcels()]
+
+
+def test_no_client_s_adapter_goes_to_the_cloud_alone_where_there_are_others():
+    assert parcels_of(a=0, c=0, b=1, f=1) == [(0, 2, 1.0, 2), (1, 2, 3.0, 2)]
+    assert parcels_of(a=0, c=0, b=1, f=1, d=2, h=3) == [(0, 2, 1.0, 2), (1, 2, 3.0, 2), (None, 2, 5.0, 2)]
+    assert parcels_of(a=0, c=0, b=1, f=1, j=1, d=2) == [(1, 3, 5.0, 3), (None, 3, pytest.approx(5 / 3), 3)]
+    assert parcels_of(a=0, c=1) == [(None, 2, 1.0, 2)]
+    assert parcels_of(aside="b", a=0, c=0, b=1, f=1, j=2, l=2) == [
+        (2, 2, 10.0, 2),
+        (None, 3, pytest.approx(7 / 3), 4),
+    ]
+    assert parcels_of(c=4) == [(None, 1, 2.0, 1)]
