@@ -41,6 +41,7 @@ def specification() -> RunSpec:
             "data": {"labels": LABELS},
             "training": {"rounds": ROUNDS, "edge_rounds": 1},
             "fleet": {"min_clients": CLIENTS, "min_edges": 2},
+            "clustering": {"method": "none"},
         }
     )
 

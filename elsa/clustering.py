@@ -64,7 +64,7 @@ class ClusteringSpec(Part):
     """How clients are grouped before the first round, and again later."""
 
     method: Literal["auto", "spectral", "agglomerative", "none"] = Field(
-        "none",
+        "auto",
         description="auto: spectral where there is more than one edge and no turned activations; none: nobody is",
     )
     clusters: Annotated[int, Field(ge=1, le=1000)] | Literal["edges", "eigengap"] = Field(

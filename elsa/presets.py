@@ -35,6 +35,7 @@ PRESETS: Mapping[PresetName, Mapping[str, Any]] = {
             "h1": "subspace(ratio=24) | int4",
         },
         "privacy": {"noise": {"clip": 1.0, "multiplier": 0.1}, "public_calibration": True},
+        "clustering": {"method": "none"},
     },
     "paper": {
         "codecs": _codecs(_SKETCH, _SKETCH),

@@ -109,5 +109,5 @@ class DemoSettings(BaseModel):
             ),
             fleet=FleetSpec(min_clients=self.clients, min_edges=self.edges, enroll_timeout_s=ENROLL_S),
             rounds=RoundsSpec(deadline_s=DEADLINE_S),
-            clustering=clustering if self.clusters else ClusteringSpec(),
+            clustering=clustering if self.clusters else ClusteringSpec(method="none"),
         )
