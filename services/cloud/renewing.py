@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from elsa.cluster.trust import smoothed
+from elsa.errors import CapacityError
 from elsa.spec import RunSpec
 from services.cloud.clustering import followed
 from services.cloud.events import Place
@@ -34,7 +35,7 @@ def decided_anew(
 ) -> Renewal:
     """The clusters, trust and edges from now on; as before where too few clients answered again.
 
-    Raises CapacityError as `decided`.
+    As before too where not every client finds an edge, as after one was lost: `rehoming.py` then sees to those.
     """
     before = {kept.client_id: kept for kept in standings}
     clients = {member.node_id for member in members if works(member)}
@@ -42,7 +43,10 @@ def decided_anew(
     wanted = max(math.ceil(spec.clustering.quorum * len(clients) - 1e-9), 2)
     if len(sent) < wanted:
         return Renewal(detail=f"as before: {len(sent)} of {len(clients)} clients answered again", origins={})
-    decision = decided(spec, members, sent, before)
+    try:
+        decision = decided(spec, members, sent, before)
+    except CapacityError as error:
+        return Renewal(detail=f"as before: {error}", origins={})
     counted: dict[int, Counter[int]] = {}
     for place in decision.places:
         if place.client_id in before:

@@ -197,13 +197,15 @@ class RunDriver:
             self._open_round(run, self._pull(0))
 
     def _serve(self, run: EdgeRun, version: int) -> None:
+        """Serve round after round while there are clients; those of another edge may come at any time."""
         while not self._stop.is_set():
+            run.rounds.wait_for_clients()
             pulled = self._pull(version)
             adapter = self._open_round(run, pulled)
             if pulled.version >= self._spec.training.rounds:
                 break  # clients evaluate; the run's end comes as an assignment
-            self._edge_rounds(run, pulled.version, adapter)
-            version = pulled.version + 1
+            delivered = self._edge_rounds(run, pulled.version, adapter)
+            version = pulled.version + 1 if delivered else pulled.version
         self._stop.wait()
 
     def _open_round(self, run: EdgeRun, pulled: Pulled) -> Adapter:
@@ -220,8 +222,8 @@ class RunDriver:
         self._worker.run(open_round)
         return adapter
 
-    def _edge_rounds(self, run: EdgeRun, version: int, adapter: Adapter) -> None:
-        """All edge rounds of a global round on its `adapter`, and the push of what each cluster made.
+    def _edge_rounds(self, run: EdgeRun, version: int, adapter: Adapter) -> bool:
+        """All edge rounds of a global round on its `adapter`, and the push of what each cluster made; if any did.
 
         Between them the clusters of an edge whose clients behave alike go on apart, those of a mixture together.
         """
@@ -251,6 +253,7 @@ class RunDriver:
                 parts=len(parcels),
             )
             self._push(header, encode_adapter(parcel.adapter))
+        return bool(parcels)
 
     def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> None:
         try:

@@ -62,6 +62,12 @@ class EdgeRounds:
             self._standings = dict(standings or {})
             self._changed.notify_all()
 
+    def wait_for_clients(self) -> None:
+        """Wait until there is a client. Raises what `end` was given, if that came meanwhile."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._ended or self._clients)
+            self._check_ended()
+
     def clusters(self) -> tuple[int, ...]:
         """The clusters of our clients, where the cloud has told of any."""
         with self._changed:

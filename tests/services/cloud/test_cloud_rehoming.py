@@ -235,6 +235,30 @@ async def test_cloud_that_restarts_moves_nobody_before_it_has_listened(tmp_path)
 
 
 @run_async
+async def test_clusters_stay_as_they_are_when_a_lost_edge_leaves_too_little_room_for_new_ones(tmp_path):
+    text = clustering_spec(clustering={"every": 1}, training={"rounds": 3})
+    async with site(tmp_path) as at:
+        run = await warming(at, text, near=lambda number: EDGES[number % 2])
+        for number, client in enumerate(CLIENTS):
+            await at.fleet.UploadFingerprint(upload(text, run, client, group=number % 2))
+        places = (await clustered(at, run)).places
+        for client in CLIENTS:
+            await at.fleet.UploadFingerprint(upload(text, run, client, version=1))
+        for edge in EDGES:
+            own = sorted({place.cluster for place in places if place.edge_id == edge})
+            for cluster in own:
+                await at.push(run, edge, adapter(1), cluster=cluster, parts=len(own))
+            if edge == "edge-1":
+                await at.refuse(run, edge, "disk is full")
+        await at.closed(run, 1)
+        await advance(at, run)
+        view = await at.get(run)
+        assert (view.state, len(view.client_ids)) == (TRAINING, 2)
+        told = await at.wait(run, lambda event: event.clustered.version == 1)
+        assert "as before: client-" in told.clustered.detail and "no room" in told.clustered.detail
+
+
+@run_async
 async def test_moves_tell_of_a_trunk_that_starts_anew(tmp_path):
     text = spec(preset="none", privacy={"ssop": {"rank": 4, "edge": "blind", "key": "client"}})
     async with site(tmp_path) as at:

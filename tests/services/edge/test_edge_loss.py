@@ -124,6 +124,23 @@ def test_an_edge_that_comes_back_in_time_keeps_its_clients_whatever_its_address(
     check_every_row_counts_once(events, [])
 
 
+def test_an_edge_that_had_no_clients_takes_those_of_one_that_is_lost(tiny_bert, tmp_path, homes, monkeypatch):
+    for name in HOMES:
+        monkeypatch.setitem(HOMES, name, "edge-1")
+    with system(tmp_path, gone_after_s=2.5) as whole:
+        lost = whole.edge("edge-1")
+        whole.edge("edge-2")
+        clients(whole, tmp_path)
+        run_id = whole.submit(spec_here(tiny_bert))
+        trains(whole, run_id, "ann")
+        lost.close()
+        events = list(whole.events(run_id))
+        run = whole.get(run_id)
+        assert run.state == COMPLETED, run.reason
+        assert not [role.failure for role in whole.nodes.values() if role.failure]
+    check_every_row_counts_once(events, sorted(HOMES))
+
+
 def test_an_edge_that_is_lost_in_the_warm_up_is_left_there(tiny_bert, tmp_path, homes):
     clustering = {"method": "auto", "warmup_steps": 50, "dimensions": 4, "probes": {"count": 16, "repeated": 4}}
     with system(tmp_path, gone_after_s=2.5) as whole:
