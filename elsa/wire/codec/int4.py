@@ -6,15 +6,11 @@ import torch
 
 from elsa.errors import MalformedError
 from elsa.wire.codec.scales import as_scale, checked_scales, scale_layout
+from elsa.wire.codec.sizes import needs_even
 from elsa.wire.tensor import Layout
 
 REACH = 0.9
 """Share of a token's largest magnitude that the numbers reach; the rest is clipped, which lowers the mean error."""
-
-
-def needs_even(columns: int) -> str | None:
-    """What is wrong with int4 on `columns` columns, if anything."""
-    return f"int4 needs an even number of columns; here are {columns}" if columns % 2 else None
 
 
 class Int4Rounding:

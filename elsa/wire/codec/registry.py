@@ -14,11 +14,11 @@ from elsa.v1 import tensor_pb2 as pb
 from elsa.wire.codec.base import Codec
 from elsa.wire.codec.bf16 import Bfloat16Rounding
 from elsa.wire.codec.hashes import Hashing
-from elsa.wire.codec.int4 import Int4Rounding, needs_even
+from elsa.wire.codec.int4 import Int4Rounding
 from elsa.wire.codec.int8 import Int8Rounding
 from elsa.wire.codec.none import NoneRounding
 from elsa.wire.codec.pipeline import Pipeline
-from elsa.wire.codec.sizes import codec_to_proto
+from elsa.wire.codec.sizes import codec_to_proto, needs_even
 from elsa.wire.codec.sketch import MedianSketch, MmseSketch
 from elsa.wire.codec.stages import Calibrated, Narrowing, Rounding
 from elsa.wire.codec.subspace import SubspaceStage

@@ -1,4 +1,7 @@
-"""From what people write to what travels: ratios and fractions of a width become whole numbers of columns."""
+"""From what people write to what travels: ratios and fractions of a width become whole numbers of columns.
+
+No torch here: the cloud reckons with these sizes too.
+"""
 
 from math import ceil
 
@@ -6,7 +9,6 @@ from elsa.codecs import Bf16, Int4, Int8, Sketch, Subspace, TopK
 from elsa.errors import SpecError
 from elsa.parsing import Part
 from elsa.v1 import tensor_pb2 as pb
-from elsa.wire.codec.int4 import needs_even
 
 _DECODES = {"median": pb.SKETCH_DECODE_MEDIAN, "mmse": pb.SKETCH_DECODE_MMSE}
 _ROUNDINGS = {
@@ -28,6 +30,11 @@ def codec_to_proto(stages: tuple[Part, ...], width: int, field: str) -> pb.Codec
         sized, columns = _sized(stage, columns, even, f"{field}.{stage.name}")  # type: ignore[attr-defined]
         message.stages.append(sized)
     return message
+
+
+def needs_even(columns: int) -> str | None:
+    """What is wrong with int4 on `columns` columns, if anything."""
+    return f"int4 needs an even number of columns; here are {columns}" if columns % 2 else None
 
 
 def _sized(stage: Part, columns: int, even: bool, field: str) -> tuple[pb.CodecStage, int]:
