@@ -1,0 +1,1 @@
+"""Which blocks each device keeps; NumPy only."""

@@ -1,0 +1,77 @@
+"""Who can take part in a plan at all; everyone else is refused by name, with what is needed and what is there."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from elsa.plan.cost import Ints
+from elsa.plan.memory import EdgeNeeds
+from elsa.plan.problem import Problem, Refusal
+from elsa.plan.profile import ClientProfile, EdgeProfile
+
+
+def mebibytes(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{size / 2**20:.1f} MiB"
+
+
+def own_fault(problem: Problem, least_bytes: int, client: ClientProfile, edge: str) -> str | None:
+    """Why a client cannot train at an edge whoever else is there, if so: its link, its cap or its memory.
+
+    Args:
+        least_bytes: what the bounds' blocks take at a client.
+    """
+    if edge not in client.links:
+        return f"has no figures of its link to {edge}; measure it"
+    if client.max_bottom is not None and client.max_bottom < problem.min_bottom:
+        return (
+            f"max_bottom {client.max_bottom} is below the run's min_bottom {problem.min_bottom}; "
+            f"raise the one or lower the other"
+        )
+    if least_bytes > client.memory_bytes:
+        return (
+            f"needs {mebibytes(least_bytes)} for bottom {problem.min_bottom} and top {problem.min_top}, "
+            f"{mebibytes(client.memory_bytes)} are there; give it more memory, or lower the bounds or the batch"
+        )
+    return None
+
+
+def edge_fault(edge: EdgeProfile, needs: EdgeNeeds, held_blocks: int) -> str | None:
+    """Why an edge cannot serve anybody, if so: it lacks memory for one session of one block."""
+    least = needs.of(1, 1).total
+    if least <= edge.memory_bytes:
+        return None
+    return (
+        f"needs {mebibytes(least)} for {held_blocks} blocks and one session, "
+        f"{mebibytes(edge.memory_bytes)} are there; "
+        "give it more memory, or raise min_bottom or min_top"
+    )
+
+
+def seated(
+    edge: EdgeProfile, needs: EdgeNeeds, clients: Sequence[ClientProfile], smallest: Ints
+) -> tuple[list[int], list[Refusal]]:
+    """Rows of the clients that an edge has sessions and memory for, rising, and the others' refusals.
+
+    Those whose own memory allows the smallest trunk, `smallest` (N,), come first, so that as many as possible find
+    room; between equals the order of `clients` decides.
+    """
+    empty, session, block = needs.base.total, needs.session.total, needs.session_block.total
+    kept: list[int] = []
+    refused: list[Refusal] = []
+    taken = empty
+    for row in np.argsort(smallest, kind="stable"):
+        needed = taken + session + block * int(smallest[row])
+        if len(kept) < edge.capacity and needed <= edge.memory_bytes:
+            kept.append(int(row))
+            taken = needed
+            continue
+        reason = f"all {edge.capacity} sessions of {edge.name} are taken; assign it to another edge"
+        if len(kept) < edge.capacity:
+            reason = (
+                f"{edge.name} needs {mebibytes(needed)} with it beside {len(kept)} others, "
+                f"{mebibytes(edge.memory_bytes)} are there, and it cannot leave fewer than {smallest[row]} blocks; "
+                "assign it to another edge, or give either more memory"
+            )
+        refused.append(Refusal(name=clients[row].name, role="client", reason=reason))
+    return sorted(kept), refused

@@ -1,0 +1,133 @@
+"""What memory a split takes at a client, and what sessions take at an edge.
+
+Both are sums of the same few kinds of bytes, and linear in blocks: an amount for having the model at all, and one for
+each block. Weights are in the base type, adapters with their gradients and the two moments of AdamW in float32.
+"""
+
+from dataclasses import dataclass, fields
+
+from elsa.plan.shape import BYTES_OF, ModelShape, Workload
+
+FLOAT32_BYTES = 4
+MOMENTS = 2
+CUT_TENSORS = 4
+"""Activations and gradient at both cuts, float32, held for each micro-batch in flight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """Bytes by what they are for."""
+
+    weights: int = 0
+    """Frozen."""
+    adapter: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    activations: int = 0
+    loading: int = 0
+    """The largest tensor once more, while it is read and converted."""
+
+    @property
+    def total(self) -> int:
+        """Of all kinds."""
+        return sum(getattr(self, one.name) for one in fields(self))
+
+    def __add__(self, other: "Need") -> "Need":
+        return Need(**{one.name: getattr(self, one.name) + getattr(other, one.name) for one in fields(self)})
+
+    def __mul__(self, times: int) -> "Need":
+        return Need(**{one.name: times * getattr(self, one.name) for one in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientNeeds:
+    """Of a client: both ends of the model once, and each block that it keeps."""
+
+    ends: Need
+    bottom_block: Need
+    top_block: Need
+
+    def of(self, bottom: int, top: int) -> Need:
+        """What so many blocks at each end take."""
+        return self.ends + self.bottom_block * bottom + self.top_block * top
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeNeeds:
+    """Of an edge: its blocks once for all, each open session, and each block that a session trains."""
+
+    base: Need
+    session: Need
+    session_block: Need
+
+    def of(self, sessions: int, blocks: int) -> Need:
+        """What so many sessions take that train so many blocks, all of them together."""
+        return self.base + self.session * sessions + self.session_block * blocks
+
+
+def client_needs(model: ModelShape, workload: Workload) -> ClientNeeds:
+    """What a client of this run needs.
+
+    A block before the cut keeps activations of all micro-batches in flight. One after the trunk keeps those of one
+    micro-batch: its backward follows its forward at once. Head and loss likewise.
+    """
+    weight_bytes = BYTES_OF[workload.base]
+    frozen = Need(weights=weight_bytes * model.block_weights)
+    trained = _trained(model.block_adapter)
+    passive = Need(adapter=FLOAT32_BYTES * model.block_adapter)
+    kept_bytes = weight_bytes * _kept_values(model, workload)
+    ends = Need(
+        weights=weight_bytes * (model.embedding_weights + model.head_weights),
+        activations=weight_bytes * model.head_activations * workload.part_tokens
+        + _cut_bytes(model, workload)
+        + _passing_bytes(model, workload, whole=workload.checkpointing or not workload.trains_bottom),
+        loading=weight_bytes * model.largest_weights,
+    )
+    below = trained + Need(activations=kept_bytes * workload.open_tokens) if workload.trains_bottom else passive
+    return ClientNeeds(
+        ends=ends + _trained(model.head_adapter),
+        bottom_block=frozen + below,
+        top_block=frozen + trained + Need(activations=kept_bytes * workload.part_tokens),
+    )
+
+
+def edge_needs(model: ModelShape, workload: Workload, held_blocks: int) -> EdgeNeeds:
+    """What an edge needs that holds so many blocks, for clients of this run.
+
+    An adapter slot spans all blocks that are held, whatever the split of its session, and one more is there to answer
+    predictions with. Gradients, optimizer and activations are those of the session's own trunk.
+    """
+    weight_bytes = BYTES_OF[workload.base]
+    slot = Need(adapter=FLOAT32_BYTES * model.block_adapter * held_blocks)
+    base = Need(
+        weights=weight_bytes * model.block_weights * held_blocks,
+        activations=_passing_bytes(model, workload, whole=workload.checkpointing),
+        loading=weight_bytes * model.largest_weights,
+    )
+    learning = _trained(model.block_adapter)
+    kept = weight_bytes * _kept_values(model, workload) * workload.open_tokens
+    return EdgeNeeds(
+        base=base + slot,
+        session=slot + Need(activations=_cut_bytes(model, workload)),
+        session_block=Need(gradients=learning.gradients, optimizer=learning.optimizer, activations=kept),
+    )
+
+
+def _trained(values: int) -> Need:
+    """So many values that AdamW trains."""
+    size = FLOAT32_BYTES * values
+    return Need(adapter=size, gradients=size, optimizer=MOMENTS * size)
+
+
+def _kept_values(model: ModelShape, workload: Workload) -> int:
+    """Values a token that a block keeps until its backward."""
+    return model.width if workload.checkpointing else model.block_activations
+
+
+def _cut_bytes(model: ModelShape, workload: Workload) -> int:
+    return CUT_TENSORS * FLOAT32_BYTES * model.width * workload.open_tokens
+
+
+def _passing_bytes(model: ModelShape, workload: Workload, *, whole: bool) -> int:
+    """What one block holds only while it runs, where blocks that have run keep less than that."""
+    return BYTES_OF[workload.base] * model.block_activations * workload.part_tokens if whole else 0

@@ -1,0 +1,122 @@
+"""What the planner must know of a model and of a run's batches, as plain numbers; no model is touched here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from elsa.errors import SpecError
+from elsa.plan.traffic import Traffic, traffic_of
+from elsa.spec import RunSpec
+
+BaseType = Literal["float32", "float16", "bfloat16"]
+BYTES_OF: Mapping[BaseType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+MOST_VALUES = 2**48
+MOST_BLOCKS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelShape:
+    """Numbers of values, not bytes, of a task model with the adapter of a run.
+
+    Weights and adapter are counted on the model's skeleton, which allocates nothing; activations are those that
+    autograd saves in one forward of one block, or of the head, divided by the tokens that it ran on.
+
+    Raises:
+        SpecError: naming the field.
+    """
+
+    blocks: int
+    """M."""
+    width: int
+    """Of a hidden state."""
+    block_weights: int
+    """Frozen values of one block."""
+    embedding_weights: int
+    """Frozen values of all that stands before the first block."""
+    head_weights: int
+    """Frozen values of final norm, pooler and head; what is tied to the embeddings is counted there alone."""
+    largest_weights: int
+    """Of the largest single tensor: while it is loaded it is there as stored and once more in the base type."""
+    block_adapter: int
+    """Trained values of one block: rank x (in + out) for each target."""
+    head_adapter: int = 0
+    """Trained values of head modules that are trained in full, beside their frozen originals."""
+    block_activations: int
+    """Values a token that one block keeps from its forward to its backward, if none are computed again."""
+    head_activations: int
+    """Values a token that final norm, head and loss keep; of a language model mostly its vocabulary, twice."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.blocks <= MOST_BLOCKS:
+            raise SpecError(f"model: {self.blocks} blocks; a split needs 2 to {MOST_BLOCKS}")
+        for one in fields(self):
+            if not 0 <= getattr(self, one.name) <= MOST_VALUES:
+                raise SpecError(f"model: {one.name} is {getattr(self, one.name)}; it must be 0 to 2^48")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What one optimizer step of a client works on.
+
+    Raises:
+        SpecError: naming the field.
+    """
+
+    rows: int
+    """Of a batch."""
+    row_tokens: float
+    """Real tokens of a row on average: they are sent."""
+    longest_row: int
+    """Tokens that a row may have: rows are padded to the longest of their micro-batch, and memory must hold that."""
+    traffic: Traffic
+    micro_batches: int = 1
+    window: int = 2
+    """Micro-batches in flight at once."""
+    trains_bottom: bool = True
+    """Whether the blocks before the cut have an adapter that learns; if not, they run forward only."""
+    checkpointing: bool = False
+    """Whether blocks keep only their input and run forward again in their backward. Profiles are measured so too."""
+    base: BaseType = "float32"
+    """In what frozen weights and activations are held. Adapters and their optimizer are float32 always."""
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "row_tokens", "longest_row", "micro_batches", "window"):
+            if not 0 < getattr(self, name) <= 2**31:
+                raise SpecError(f"workload: {name} is {getattr(self, name)}; it must be above 0 and at most 2^31")
+
+    @classmethod
+    def of(cls, spec: RunSpec, width: int, row_tokens: float) -> "Workload":
+        """Of a run for a model of `width` whose rows have so many real tokens on average.
+
+        Raises SpecError where a codec does not fit the width.
+        """
+        trains_bottom = spec.lora.bottom_adapters
+        return cls(
+            rows=spec.training.batch,
+            row_tokens=row_tokens,
+            longest_row=spec.model.max_tokens,
+            traffic=traffic_of(spec.codecs, width, wants_gradient=trains_bottom),
+            micro_batches=spec.training.micro_batches,
+            window=spec.training.window,
+            trains_bottom=trains_bottom,
+        )
+
+    @property
+    def up_bytes(self) -> float:
+        """Encoded bytes of a step from client to edge."""
+        return self.rows * self.row_tokens * self.traffic.up
+
+    @property
+    def down_bytes(self) -> float:
+        """Encoded bytes of a step from edge to client."""
+        return self.rows * self.row_tokens * self.traffic.down
+
+    @property
+    def part_tokens(self) -> int:
+        """Most tokens of a micro-batch, padding counted."""
+        return -(-self.rows // self.micro_batches) * self.longest_row
+
+    @property
+    def open_tokens(self) -> int:
+        """Most tokens of all micro-batches between forward and backward at once, padding counted."""
+        return min(self.window, self.micro_batches) * self.part_tokens

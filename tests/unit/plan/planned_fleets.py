@@ -1,0 +1,134 @@
+"""Small fleets whose figures are exact in binary, and the planner's objective by trying everything."""
+
+import itertools
+import math
+from collections.abc import Mapping
+
+from hypothesis import strategies as st
+
+from elsa.plan.memory import client_needs, edge_needs
+from elsa.plan.problem import Problem
+from elsa.plan.profile import ClientProfile, EdgeProfile, LinkProfile
+from elsa.plan.shape import ModelShape, Workload
+from elsa.plan.traffic import Traffic
+
+EIGHTHS = st.integers(1, 24).map(lambda n: n / 8)
+AMPLE = 2**40
+
+
+def model_of(blocks=6, **figures):
+    shape = {
+        "width": 8,
+        "block_weights": 1000,
+        "embedding_weights": 3000,
+        "head_weights": 50,
+        "largest_weights": 2500,
+        "block_adapter": 64,
+        "head_adapter": 20,
+        "block_activations": 100,
+        "head_activations": 10,
+    }
+    return ModelShape(blocks=blocks, **{**shape, **figures})
+
+
+def workload_of(**figures):
+    given = {"rows": 4, "row_tokens": 8, "longest_row": 16, "traffic": Traffic(h1=32, h2=32, dh2=32, dh1=32)}
+    return Workload(**{**given, **figures})
+
+
+def client_of(name="client-1", edges=("edge-1",), **figures):
+    link = LinkProfile(latency_ms=125, up_bytes_per_s=2**14, down_bytes_per_s=2**15)
+    given = {"block_s": 1.0, "embeddings_s": 0.25, "head_s": 0.5, "memory_bytes": AMPLE}
+    return ClientProfile(name=name, **{**given, "links": dict.fromkeys(edges, link), **figures})
+
+
+def edge_of(name="edge-1", **figures):
+    return EdgeProfile(name=name, **{"block_s": 0.25, "memory_bytes": AMPLE, "capacity": 100, **figures})
+
+
+def problem_of(clients, edges=None, **figures):
+    edges = (edge_of(),) if edges is None else tuple(edges)
+    homes = {client.name: edges[0].name for client in clients}
+    given = {"model": model_of(), "workload": workload_of(), "homes": homes}
+    return Problem(clients=tuple(clients), edges=edges, **{**given, **figures})
+
+
+@st.composite
+def problems(draw, most_clients=3, everyone_fits=False):
+    """One edge and a few clients with memory, caps and bounds that matter, or that never turn anybody away."""
+    model = model_of(blocks=draw(st.integers(3, 6)))
+    min_bottom = draw(st.integers(1, 2))
+    min_top = draw(st.integers(0, model.blocks - min_bottom - 1))
+    workload = workload_of(
+        micro_batches=draw(st.integers(1, 2)),
+        trains_bottom=draw(st.booleans()),
+        checkpointing=draw(st.booleans()),
+    )
+    needs = client_needs(model, workload)
+    least = needs.of(min_bottom, min_top).total - (0 if everyone_fits else needs.top_block.total)
+    clients = []
+    for number in range(draw(st.integers(1, most_clients))):
+        blocks = draw(st.integers(0, 5))
+        figures = {
+            "block_s": draw(EIGHTHS),
+            "head_s": draw(EIGHTHS),
+            "memory_bytes": least + blocks * needs.bottom_block.total,
+            "max_bottom": draw(st.none() | st.integers(min_bottom if everyone_fits else 1, 4)),
+        }
+        clients.append(client_of(f"client-{number}", **figures))
+    sessions, between = len(clients), model.blocks - min_bottom - min_top
+    at_edge = edge_needs(model, workload, between)
+    most = at_edge.of(sessions, sessions * between).total
+    fewest = most if everyone_fits else at_edge.of(1, 1).total
+    edge = edge_of(
+        block_s=draw(EIGHTHS),
+        crowding_s=draw(st.sampled_from([0.0, 0.125])),
+        memory_bytes=draw(st.integers(fewest, most)),
+        capacity=sessions if everyone_fits else draw(st.integers(1, 3)),
+    )
+    return problem_of(clients, [edge], model=model, workload=workload, min_bottom=min_bottom, min_top=min_top)
+
+
+def split_for(problem, client, trunk):
+    """Bottom first, then top, as blocks (bottom, top)."""
+    bottom = min(client.max_bottom or problem.model.blocks, problem.model.blocks - problem.min_top - trunk)
+    return bottom, problem.model.blocks - trunk - bottom
+
+
+def step_of(problem, client, edge, sessions, trunk):
+    """Seconds of a client's step by itself, written out anew; infinite where its memory does not hold the split."""
+    work = problem.workload
+    bottom, top = split_for(problem, client, trunk)
+    if client_needs(problem.model, work).of(bottom, top).total > client.memory_bytes:
+        return math.inf
+    link, tokens = client.links[edge.name], work.rows * work.row_tokens
+    traffic = work.traffic
+    network = work.micro_batches * 4 * (link.latency_ms / 1000 / 2)
+    network += tokens * (traffic.h1 + traffic.dh2) / link.up_bytes_per_s
+    network += tokens * (traffic.h2 + traffic.dh1) / link.down_bytes_per_s
+    own = client.embeddings_s + client.head_s + client.block_s * (bottom * (1 if work.trains_bottom else 0.5) + top)
+    return own + network + trunk * (edge.block_s + edge.crowding_s * (sessions - 1))
+
+
+def by_trying_all(problem, names):
+    """The least makespan, and the trunk of each of the clients `names` of the one edge, by the stated objective."""
+    (edge,) = problem.edges
+    clients = sorted((one for one in problem.clients if one.name in names), key=lambda one: one.name)
+    sizes, sessions = range(1, problem.most_trunk + 1), len(clients)
+    at_edge = edge_needs(problem.model, problem.workload, problem.most_trunk)
+    block_s = edge.block_s + edge.crowding_s * (sessions - 1)
+    steps = [[step_of(problem, client, edge, sessions, size) for size in sizes] for client in clients]
+    made: Mapping[tuple[int, ...], float] = {
+        trunks: max(block_s * sum(trunks), *(one[size - 1] for one, size in zip(steps, trunks, strict=True)))
+        for trunks in itertools.product(sizes, repeat=sessions)
+        if at_edge.of(sessions, sum(trunks)).total <= edge.memory_bytes
+    }
+    best = min(made.values())
+    own_s = [[client.block_s * (problem.model.blocks - size) for size in sizes] for client in clients]
+
+    def worth(trunks):
+        kept = sorted((own[size - 1] for own, size in zip(own_s, trunks, strict=True)), reverse=True)
+        return sum(trunks), [-seconds for seconds in kept], trunks
+
+    chosen = max((trunks for trunks, taken in made.items() if taken <= (1 + 0.05) * best), key=worth)
+    return best, {client.name: trunk for client, trunk in zip(clients, chosen, strict=True)}
