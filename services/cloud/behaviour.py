@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elsa.cluster.fingerprint import Answers
-from elsa.cluster.trust import Parts, of_fingerprints
+from elsa.cluster.trust import Parts, of_neighbours
+from elsa.cluster.trust_probes import Neighbours
 from services.cloud.records import Fingerprint
 
 Array = NDArray[np.float64]
@@ -47,14 +48,14 @@ class Behaviour:
             arrival=np.array([kept.arrived_unix_s for kept in fingerprints]),
         )
 
-    def parts(self, divergence: Array) -> dict[str, Parts]:
-        """What the answers tell of each client's trust, given the divergences, (N, N), between all."""
-        return of_fingerprints(
+    def parts(self, near: Neighbours) -> dict[str, Parts]:
+        """What the answers tell of each client's trust, given the nearest others of each."""
+        return of_neighbours(
             self.ids,
             first=self.first,
             again=self.again,
             repeated=self.repeated,
-            divergence=divergence,
+            near=near,
             probabilities=self.probabilities,
             arrival=self.arrival,
         )

@@ -14,16 +14,15 @@ from elsa.cluster import clusters, divergence
 from elsa.cluster.count import Count
 from elsa.cluster.fingerprint import gaussians
 from elsa.cluster.trust import Parts, smoothed
-from elsa.cluster.trust_probes import NEUTRAL
+from elsa.cluster.trust_probes import NEUTRAL, nearest
 from elsa.clustering import TrustSpec
 from elsa.spec import RunSpec
 from services.cloud.behaviour import Behaviour
+from services.cloud.comparing import Compared, compared
 from services.cloud.records import Fingerprint, Standing
 
 Array = NDArray[np.float64]
 
-MOST_COMPARED = 10_000
-"""So many fingerprints are compared with each other, which takes 800 MB for their divergences."""
 LATE_AMONG = 500
 """A late fingerprint's trust is measured among so many others at most."""
 
@@ -58,18 +57,16 @@ def grouped(
     notes = [f"{len(fingerprints)} of {clients} clients sent a fingerprint"]
     if len(fingerprints) < 2:
         return Groups(notes=(*notes, "too few to compare: one cluster, edges by latency alone"))
-    if len(fingerprints) > MOST_COMPARED:
-        notes.append(f"{MOST_COMPARED} of them, drawn at random, were compared; the others count as not sent")
-        drawn = np.random.default_rng([spec.seed]).permutation(len(fingerprints))[:MOST_COMPARED]
-        fingerprints = [fingerprints[at] for at in np.sort(drawn)]
     behaviour = Behaviour.of(fingerprints)
-    apart = divergence.divergences(gaussians(behaviour.first, spec.clustering.shrinkage))
-    parts = {client: followed(own, before.get(client)) for client, own in behaviour.parts(apart).items()}
+    apart = compared(gaussians(behaviour.first, spec.clustering.shrinkage), spec.seed)
+    notes.append(apart.note)
+    told = behaviour.parts(apart.near())
+    parts = {client: followed(own, before.get(client)) for client, own in told.items()}
     trust, note = trusted(spec.trust, parts)
     trust = smoothed({client: before[client].trust for client in trust if client in before}, trust)
     aside = {client for client, kept in before.items() if kept.set_aside}
     found = _clusters(spec, behaviour.ids, apart, trust, aside, edges)
-    return replace(found, parts=parts, trust=trust, notes=(*notes, *filter(None, [*found.notes, note])))
+    return replace(found, parts=parts, trust=trust, notes=tuple(filter(None, [*notes, *found.notes, note])))
 
 
 def trusted(spec: TrustSpec, parts: Mapping[str, Parts]) -> tuple[dict[str, float], str]:
@@ -106,7 +103,7 @@ def joins(
     known = {kept.client_id: kept for kept in [*medoids, *others] if kept.client_id != fingerprint.client_id}
     behaviour = Behaviour.of([fingerprint, *list(known.values())[: LATE_AMONG + len(medoids)]])
     apart = divergence.divergences(gaussians(behaviour.first, spec.clustering.shrinkage))
-    own = behaviour.parts(apart)[fingerprint.client_id]
+    own = behaviour.parts(nearest(apart))[fingerprint.client_id]
     rows = [behaviour.ids.index(medoid.client_id) for medoid in medoids]
     cluster = int(clusters.nearest(apart[:1, rows])[0]) if rows else 0
     return cluster, own, own.score if spec.trust.enabled else 1.0
@@ -115,7 +112,7 @@ def joins(
 def _clusters(
     spec: RunSpec,
     ids: tuple[str, ...],
-    apart: Array,
+    apart: Compared,
     trust: Mapping[str, float],
     aside: Collection[str],
     edges: int,
@@ -130,15 +127,14 @@ def _clusters(
     least = spec.trust.min_trust
     shaping = [row for row, client in enumerate(ids) if trust[client] >= least and client not in aside]
     shaping = shaping if len(shaping) > 1 else list(range(len(ids)))
-    among = apart if len(shaping) == len(ids) else apart[np.ix_(shaping, shaping)]
-    found = clusters.find([ids[row] for row in shaping], among, method=method, count=count, seed=[spec.seed])
+    found = apart.find(ids, np.array(shaping), method, count, spec.seed)
     medoids = tuple(found.medoids[cluster] for cluster in sorted(found.medoids))
-    columns = apart[:, [ids.index(medoid) for medoid in medoids]]
-    nearest = dict(zip(ids, clusters.nearest(columns).tolist(), strict=True))
-    distance = columns / divergence.scale(apart)
+    columns = apart.to(np.array([ids.index(medoid) for medoid in medoids]))
+    closest = dict(zip(ids, clusters.nearest(columns).tolist(), strict=True))
+    distance = columns / apart.scale
     left = len(ids) - len(shaping)
     return Groups(
-        labels={client: found.labels.get(client, nearest[client]) for client in ids},
+        labels={client: found.labels.get(client, closest[client]) for client in ids},
         medoids=medoids,
         distance=dict(zip(ids, distance, strict=True)),
         notes=(found.note, f"{left} with little trust joined the nearest clusters" if left else ""),

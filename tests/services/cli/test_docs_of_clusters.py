@@ -11,7 +11,7 @@ from elsa.cluster.summary import SIZE
 from elsa.clustering import ASKED, MOST_PROBES, OWN
 from elsa.data.probes import FEWEST, MOST_BYTES
 from elsa.spec import RunSpec
-from services.cloud import cluster_view, clustering
+from services.cloud import cluster_view, comparing
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs" / "clusters.md").read_text(encoding="utf-8")
@@ -83,7 +83,8 @@ CONSTANTS = {
     "farthest": f"in medians of all divergences, at most {problem.FARTHEST:g}",
     "exact": f"Up to {assignment.EXACT_PAIRS:,} pairs",
     "searches": f"or for {assignment.MOST_SEARCHES:,} searches",
-    "compared": f"Up to {clustering.MOST_COMPARED:,} fingerprints",
+    "compared": f"Up to {comparing.MOST_COMPARED:,} fingerprints",
+    "landmarks": f"compared with {comparing.LANDMARKS:,} of them",
     "shown": f"for up to {cluster_view.MOST_SHOWN} clients",
     "summary": f"a summary of each update, {SIZE} numbers",
     "probes": f"At least {FEWEST} and at most {MOST_PROBES:,} sentences of up to {MOST_BYTES} bytes",
