@@ -26,7 +26,7 @@ def own_fault(problem: Problem, least_bytes: int, client: ClientProfile, edge: s
     if client.max_bottom is not None and client.max_bottom < problem.min_bottom:
         return (
             f"max_bottom {client.max_bottom} is below the run's min_bottom {problem.min_bottom}; "
-            f"raise the one or lower the other"
+            "raise the one or lower the other"
         )
     if least_bytes > client.memory_bytes:
         return (
@@ -43,8 +43,7 @@ def edge_fault(edge: EdgeProfile, needs: EdgeNeeds, held_blocks: int) -> str | N
         return None
     return (
         f"needs {mebibytes(least)} for {held_blocks} blocks and one session, "
-        f"{mebibytes(edge.memory_bytes)} are there; "
-        "give it more memory, or raise min_bottom or min_top"
+        f"{mebibytes(edge.memory_bytes)} are there; give it more memory, or raise min_bottom or min_top"
     )
 
 

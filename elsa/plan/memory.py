@@ -1,7 +1,8 @@
 """What memory a split takes at a client, and what sessions take at an edge.
 
 Both are sums of the same few kinds of bytes, and linear in blocks: an amount for having the model at all, and one for
-each block. Weights are in the base type, adapters with their gradients and the two moments of AdamW in float32.
+each block. Weights are in the base type, adapters with their gradients and the two moments of AdamW in float32. Not
+counted are the process without a model, rows, rows that an edge keeps, and buffers of kernels and of messages.
 """
 
 from dataclasses import dataclass, fields

@@ -5,7 +5,8 @@ thread, which works off the trunks of all of them one after another. The makespa
 
     T(q) = max( max_n step_n(q_n), trunk_block_s · Σ q_n )
 
-(the asymptotic bound of a closed queueing system with one server; Denning and Buzen 1978). `least_makespan` is the
+(the asymptotic bound of a closed queueing system with one server; Denning and Buzen 1978: what is really taken is at
+least that, and more where clients come to the edge at the same moment). `least_makespan` is the
 least T; `larger_trunks` then leaves as much to the edge as a little more time allows.
 """
 

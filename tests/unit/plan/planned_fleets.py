@@ -12,7 +12,7 @@ from elsa.plan.profile import ClientProfile, EdgeProfile, LinkProfile
 from elsa.plan.shape import ModelShape, Workload
 from elsa.plan.traffic import Traffic
 
-EIGHTHS = st.integers(1, 24).map(lambda n: n / 8)
+EIGHTHS = [n / 8 for n in range(1, 17)]
 AMPLE = 2**40
 
 
@@ -54,37 +54,37 @@ def problem_of(clients, edges=None, **figures):
 
 
 @st.composite
-def problems(draw, most_clients=3, everyone_fits=False):
-    """One edge and a few clients with memory, caps and bounds that matter, or that never turn anybody away."""
-    model = model_of(blocks=draw(st.integers(3, 6)))
-    min_bottom = draw(st.integers(1, 2))
-    min_top = draw(st.integers(0, model.blocks - min_bottom - 1))
+def problems(draw, everyone_fits=False):
+    """One edge and a few clients with memory, caps and bounds that matter, drawn evenly.
+
+    With `everyone_fits` no client is turned away for itself; the edge may still be short of memory.
+    """
+    pick = draw(st.randoms(use_true_random=True)).choice
+    model = model_of(blocks=pick([3, 4, 5, 6, 6]))
+    min_bottom = pick([1, 1, 2])
+    min_top = pick(range(min(3, model.blocks - min_bottom)))
     workload = workload_of(
-        micro_batches=draw(st.integers(1, 2)),
-        trains_bottom=draw(st.booleans()),
-        checkpointing=draw(st.booleans()),
+        micro_batches=pick([1, 2]), trains_bottom=pick([True, False]), checkpointing=pick([True, False])
     )
     needs = client_needs(model, workload)
-    least = needs.of(min_bottom, min_top).total - (0 if everyone_fits else needs.top_block.total)
-    clients = []
-    for number in range(draw(st.integers(1, most_clients))):
-        blocks = draw(st.integers(0, 5))
-        figures = {
-            "block_s": draw(EIGHTHS),
-            "head_s": draw(EIGHTHS),
-            "memory_bytes": least + blocks * needs.bottom_block.total,
-            "max_bottom": draw(st.none() | st.integers(min_bottom if everyone_fits else 1, 4)),
-        }
-        clients.append(client_of(f"client-{number}", **figures))
+    least, odd = needs.of(min_bottom, min_top).total, [] if everyone_fits else [-1]
+    clients = [
+        client_of(
+            f"client-{number}",
+            block_s=pick(EIGHTHS),
+            head_s=pick(EIGHTHS),
+            memory_bytes=least + pick([0, 1, 2, 3, 5, 5, 5, *odd]) * needs.bottom_block.total,
+            max_bottom=pick([None, None, None, None, 2, 3, 4, *map(abs, odd)]),
+        )
+        for number in range(pick([1, 2, 3, 3, 4]))
+    ]
     sessions, between = len(clients), model.blocks - min_bottom - min_top
-    at_edge = edge_needs(model, workload, between)
-    most = at_edge.of(sessions, sessions * between).total
-    fewest = most if everyone_fits else at_edge.of(1, 1).total
+    blocks = max(sessions * between - pick([0, 0, 0, 1, 2, 4]), 1)
     edge = edge_of(
-        block_s=draw(EIGHTHS),
-        crowding_s=draw(st.sampled_from([0.0, 0.125])),
-        memory_bytes=draw(st.integers(fewest, most)),
-        capacity=sessions if everyone_fits else draw(st.integers(1, 3)),
+        block_s=pick(EIGHTHS) / pick([1, 2]),
+        crowding_s=pick([0.0, 0.125]),
+        memory_bytes=edge_needs(model, workload, between).of(sessions, blocks).total,
+        capacity=sessions if everyone_fits else pick([2, 3, 4, 4, 4]),
     )
     return problem_of(clients, [edge], model=model, workload=workload, min_bottom=min_bottom, min_top=min_top)
 

@@ -156,6 +156,11 @@ def test_only_the_bottom_holds_all_micro_batches_in_flight():
     assert one.top_block == two.top_block == six.top_block
 
 
+def test_memory_is_for_the_largest_micro_batch_with_its_padding():
+    work = workload_of(rows=5, micro_batches=2, longest_row=16)
+    assert (work.part_tokens, work.open_tokens) == (3 * 16, 2 * 3 * 16)
+
+
 def test_checkpointing_keeps_one_block_whole_and_of_the_others_the_input():
     model, work = model_of(), workload_of()
     every, only = client_needs(model, work), client_needs(model, replace(work, checkpointing=True))
