@@ -61,7 +61,8 @@ class Trust:
         truth = [n not in bad for n in range(CLIENTS)]
         for way, prints in ways.items():
             before, after = told(prints, count=len(PAIRS), late=bad)
-            self.early.setdefault(way, []).append(float(roc_auc_score(truth, _one(before))))
+            if prints.first is not honest.first or prints.again is not honest.again:  # else there is nothing to tell
+                self.early.setdefault(way, []).append(float(roc_auc_score(truth, _one(before))))
             self.late.setdefault(way, []).append(float(roc_auc_score(truth, _one(after))))
 
     def _add_few(self, alpha: float, prints: Fingerprints) -> None:
@@ -80,13 +81,13 @@ class Trust:
         print(
             table(
                 [
-                    {"bad in": way, "of the fingerprint": _mean(self.early[way]), after: _mean(found)}
+                    {"bad in": way, "of the fingerprint": _mean(self.early.get(way, [])), after: _mean(found)}
                     for way, found in self.late.items()
                 ]
             )
         )
         print(
-            f"\nleast trust of two honest clients of a distribution that no other has, among {CLIENTS}: "
+            f"\nleast trust of two honest clients of a distribution that none of {CLIENTS} others has: "
             f"{min(self.rare):.2f} (at least {LEAST_TRUST:g})\n"
         )
         print(
@@ -136,7 +137,7 @@ def _scores(*told: Mapping[str, Parts]) -> list[float]:
 
 
 def _mean(found: Sequence[float]) -> str:
-    return f"{statistics.mean(found):.3f} ({min(found):.2f} to {max(found):.2f})"
+    return f"{statistics.mean(found):.3f} ({min(found):.2f} to {max(found):.2f})" if found else "-"
 
 
 def _share_below(found: Sequence[float]) -> float:
