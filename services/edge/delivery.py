@@ -44,11 +44,12 @@ class Delivery:
         """What is pushed: an adapter a cluster, and one of all clusters together that are too small to stand alone.
 
         The adapter of a cluster with one client here is that client's own: it goes to the cloud only mixed with
-        others', with those of the next smallest cluster if it is the only such one.
+        others', with those of the next smallest cluster if it is the only such one. It goes as it is where the edge
+        has no other cluster.
         """
         by_size = sorted(self._newest, key=lambda cluster: (self._newest[cluster].clients, cluster))
         small = [cluster for cluster in by_size if self._newest[cluster].clients < LEAST]
-        small = by_size[: max(len(small), 2)] if small else []
+        small = by_size[: max(len(small), 2)] if small and len(by_size) > 1 else []
         alone = [cluster for cluster in sorted(self._newest) if cluster not in small]
         return [self._parcel(cluster) for cluster in alone] + ([self._mixed(small)] if small else [])
 
@@ -57,7 +58,7 @@ class Delivery:
         return Parcel(cluster=cluster, adapter=part.adapter, rows=part.rows, reports=tuple(self._reports[cluster]))
 
     def _mixed(self, clusters: Sequence[int]) -> Parcel:
-        """One parcel of some clusters; of one alone where the edge has no other."""
+        """One parcel of two or more clusters."""
         parts = [self._newest[cluster] for cluster in sorted(clusters)]
         return Parcel(
             cluster=None,

@@ -125,4 +125,4 @@ def test_no_client_s_adapter_goes_to_the_cloud_alone_where_there_are_others():
         (2, 2, 10.0, 2),
         (None, 3, pytest.approx(7 / 3), 4),
     ]
-    assert parcels_of(c=4) == [(None, 1, 2.0, 1)]
+    assert parcels_of(c=4) == [(4, 1, 2.0, 1)]
