@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from services.cli.standings import Clusters, Standing
 
 PIPE_WIDTH = 10_000
-NO_SCORES = "no version has been evaluated with the clusters' own adapters yet"
+NO_SCORES = "no cluster's own adapter has been evaluated: it takes a closed round, and two of its clients at one edge"
 LEGEND = (
     "ms: latency to the edge. Trust is made of cons: a client's answers to probes agree with its neighbours'; rept:\n"
     "with its own when asked twice; orig: its fingerprint is no other's; updt: its updates agree with its\n"

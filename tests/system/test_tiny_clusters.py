@@ -39,12 +39,12 @@ def test_who_learned_with_whom_is_told_of_every_client(finished):
 def test_every_cluster_is_evaluated_and_its_adapter_is_beside_the_runs(finished):
     folder, said = finished
     scores = json.loads((folder / "report.json").read_text())["clusters"]["scores"]
-    assert sum(score["clients"] for score in scores) == 4
+    assert 2 <= sum(score["clients"] for score in scores) <= 4  # one alone in its cluster at its edge has none
     whole = (folder / "adapter" / "adapter_model.safetensors").read_bytes()
     for score in scores:
         assert score["version"] == 2
         own = folder / f"adapter-of-cluster-{score['cluster']}"
-        assert ((own / "adapter_model.safetensors").read_bytes() == whole) == (len(scores) == 1)
+        assert ((own / "adapter_model.safetensors").read_bytes() == whole) == (score["clients"] == 4)
         assert f"{score['own_accuracy']:.3f} with its own (version 2)" in said
     assert len(list(folder.glob("adapter-of-cluster-*"))) == len(scores)
 

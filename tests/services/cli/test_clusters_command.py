@@ -195,7 +195,9 @@ def test_every_cluster_is_a_line_with_both_accuracies_where_it_has_been_evaluate
 
 
 def test_that_nothing_is_evaluated_yet_is_said(shown):
-    said = "no version has been evaluated with the clusters' own adapters yet\n"
+    said = (
+        "no cluster's own adapter has been evaluated: it takes a closed round, and two of its clients at one edge\n"
+    )
     assert said in shown(answer())[0]
     assert said not in shown(answer(scores=[score(1, 0.71, 0.74)]))[0]
 
