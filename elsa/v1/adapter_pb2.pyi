@@ -162,6 +162,8 @@ class AdapterHeader(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
+    DELIVERY_ID_FIELD_NUMBER: _builtins.int
+    CLUSTERS_VERSION_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     node_id: _builtins.str
@@ -186,6 +188,12 @@ class AdapterHeader(_message.Message):
     """Edge, in a run that has clustered: the cluster whose clients' aggregate this is; not set for clients of several."""
     parts: _builtins.int
     """Edge: how many pushes make up what it delivers of this version, one for each cluster; 0 counts as 1."""
+    delivery_id: _builtins.str
+    """Edge: names the attempt to deliver this version, 1 to 64 characters, the same for all its pushes. What came of an
+    earlier attempt that was broken off is void with the first push of another.
+    """
+    clusters_version: _builtins.int
+    """Edge: the version from which the clusters hold by whose numbers this is told, as Assignment.clusters_version says."""
     @_builtins.property
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientReport]:
         """What the clients did: a client sends its own one, an edge those of all its edge rounds."""
@@ -210,16 +218,47 @@ class AdapterHeader(_message.Message):
         config: Global___AdapterConfig | None = ...,
         cluster: _builtins.int | None = ...,
         parts: _builtins.int = ...,
+        delivery_id: _builtins.str = ...,
+        clusters_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "config", b"config"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "config", b"config", "edge_round", b"edge_round", "initial", b"initial", "node_id", b"node_id", "parts", b"parts", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config", "delivery_id", b"delivery_id", "edge_round", b"edge_round", "initial", b"initial", "node_id", b"node_id", "parts", b"parts", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
     _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    _WhichOneofReturnType__clusters_version: _TypeAlias = _typing.Literal["clusters_version"]  # noqa: Y015
+    _WhichOneofArgType__clusters_version: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clusters_version) -> _WhichOneofReturnType__clusters_version | None: ...
 
 Global___AdapterHeader: _TypeAlias = AdapterHeader  # noqa: Y015
+
+@_typing.final
+class ClientReports(_message.Message):
+    """More reports of a push, where they do not all go into its header."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientReport]:
+        """In any order."""
+
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___ClientReport] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientReports: _TypeAlias = ClientReports  # noqa: Y015
 
 @_typing.final
 class PushAdapterRequest(_message.Message):
@@ -229,25 +268,31 @@ class PushAdapterRequest(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    REPORTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def header(self) -> Global___AdapterHeader:
         """First message."""
 
     @_builtins.property
     def chunk(self) -> _tensor_pb2.Chunk:
-        """Every later one."""
+        """Every later one but reports."""
+
+    @_builtins.property
+    def reports(self) -> Global___ClientReports:
+        """Edge: may come between header and chunks."""
 
     def __init__(
         self,
         *,
         header: Global___AdapterHeader | None = ...,
         chunk: _tensor_pb2.Chunk | None = ...,
+        reports: Global___ClientReports | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message", "reports", b"reports"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "header", b"header", "message", b"message", "reports", b"reports"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["header", "chunk", "reports"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

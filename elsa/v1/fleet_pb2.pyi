@@ -635,6 +635,7 @@ class Assignment(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
     STANDINGS_FIELD_NUMBER: _builtins.int
+    CLUSTERS_VERSION_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     state: Global___RunState.ValueType
@@ -643,6 +644,8 @@ class Assignment(_message.Message):
     """The run's specification as YAML."""
     version: _builtins.int
     """Version of the newest global adapter."""
+    clusters_version: _builtins.int
+    """To an edge of a run that has clustered: the version from which these clusters hold."""
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___EdgePeer]:
         """To a client while the run enrolls: the edges to measure. Later: its own edge alone, for the time being while the
@@ -672,12 +675,15 @@ class Assignment(_message.Message):
         version: _builtins.int = ...,
         keys: Global___KeyExchange | None = ...,
         standings: _abc.Iterable[Global___ClientStanding] | None = ...,
+        clusters_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "clusters_version", b"clusters_version", "keys", b"keys"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "spec", b"spec", "standings", b"standings", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "client_ids", b"client_ids", "clusters_version", b"clusters_version", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "spec", b"spec", "standings", b"standings", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__clusters_version: _TypeAlias = _typing.Literal["clusters_version"]  # noqa: Y015
+    _WhichOneofArgType__clusters_version: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clusters_version) -> _WhichOneofReturnType__clusters_version | None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
 
