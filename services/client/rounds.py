@@ -3,7 +3,7 @@
 import logging
 import threading
 
-from elsa.errors import RoundGivenUpError, StaleRoundError
+from elsa.errors import NotFoundError, RoundGivenUpError, StaleRoundError
 from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, run_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
@@ -95,13 +95,17 @@ class RoundLoop:
             log.warning("run %s: %s", self._run_id, error)
         self._evaluated.add(pulled.version)
 
-    def _of_cluster(self, version: int, cluster: int) -> run_pb2.Evaluation:
-        """How good our cluster's adapter of a version is."""
+    def _of_cluster(self, version: int, cluster: int) -> run_pb2.Evaluation | None:
+        """How good our cluster's adapter of a version is; None if the edge has gone on meanwhile."""
         request = adapter_pb2.PullAdapterRequest(
             run_id=self._run_id, node_id=self._link.node_id, version=version, cluster=cluster
         )
-        pulled = pull_when_there(self._edge, request, self._peer, stop=self._stop, patience_s=self._patience_s)
-        return self._score(pulled, cluster)
+        try:
+            pulled = pull_when_there(self._edge, request, self._peer, stop=self._stop, patience_s=self._patience_s)
+            return self._score(pulled, cluster)
+        except (StaleRoundError, NotFoundError) as error:
+            log.warning("run %s: version %d is evaluated one way alone: %s", self._run_id, version, error)
+            return None
 
     def _score(self, pulled: Pulled, cluster: int | None = None) -> run_pb2.Evaluation:
         score = self._trainer.evaluate(pulled, cluster)

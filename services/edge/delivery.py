@@ -1,10 +1,11 @@
 """What an edge tells the cloud of a global round, gathered over its edge rounds, and is told of its clients."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from elsa.aggregate.fedavg import fedavg
 from elsa.errors import MalformedError
+from elsa.model.adapter_config import AdapterConfig
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.edge.own_trunks import Adapter
 from services.edge.parts import Closed, Part, Standing
@@ -45,26 +46,31 @@ class Delivery:
 
         The adapter of a cluster with one client here is that client's own: it goes to the cloud only mixed with
         others', with those of the next smallest cluster if it is the only such one. It goes as it is where the edge
-        has no other cluster.
+        has no other cluster. Of clusters all of whose clients are set aside the reports alone are pushed.
         """
-        by_size = sorted(self._newest, key=lambda cluster: (self._newest[cluster].clients, cluster))
+        counted = [cluster for cluster in sorted(self._newest) if self._newest[cluster].clients]
+        if not counted:
+            return [self._mixed(sorted(self._newest))] if self._newest else []
+        by_size = sorted(counted, key=lambda cluster: self._newest[cluster].clients)
         small = [cluster for cluster in by_size if self._newest[cluster].clients < LEAST]
-        small = by_size[: max(len(small), 2)] if small and len(by_size) > 1 else []
-        alone = [cluster for cluster in sorted(self._newest) if cluster not in small]
-        return [self._parcel(cluster) for cluster in alone] + ([self._mixed(small)] if small else [])
+        small = by_size[: max(len(small), 2)] if small and len(counted) > 1 else []
+        made = [self._parcel(cluster) for cluster in counted if cluster not in small]
+        made += [self._mixed(sorted(small))] if small else []
+        aside = [report for cluster in self._newest.keys() - set(counted) for report in self._reports[cluster]]
+        return [replace(made[0], reports=(*made[0].reports, *aside)), *made[1:]]
 
     def _parcel(self, cluster: int) -> Parcel:
         part = self._newest[cluster]
         return Parcel(cluster=cluster, adapter=part.adapter, rows=part.rows, reports=tuple(self._reports[cluster]))
 
     def _mixed(self, clusters: Sequence[int]) -> Parcel:
-        """One parcel of two or more clusters."""
-        parts = [self._newest[cluster] for cluster in sorted(clusters)]
+        """One parcel of several clusters."""
+        parts = [self._newest[cluster] for cluster in clusters]
         return Parcel(
             cluster=None,
             adapter=fedavg({f"{n:06}": (float(part.rows), part.adapter) for n, part in enumerate(parts)}),
             rows=sum(part.rows for part in parts),
-            reports=tuple(report for cluster in sorted(clusters) for report in self._reports[cluster]),
+            reports=tuple(report for cluster in clusters for report in self._reports[cluster]),
         )
 
 
@@ -100,3 +106,16 @@ def standings_of(assignment: fleet_pb2.Assignment) -> dict[str, Standing]:
         client: Standing(cluster=standing.cluster, trust=standing.trust)
         for client, standing in zip(clients, standings, strict=False)
     }
+
+
+def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:
+    """The settings of an adapter as their message."""
+    return adapter_pb2.AdapterConfig(
+        rank=config.rank,
+        alpha=config.alpha,
+        target_modules=config.targets,
+        modules_to_save=config.modules_to_save,
+        task=config.task,
+        base_model=config.base,
+        transposed=config.transposed,
+    )

@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from collections.abc import Collection
+import uuid
+from collections.abc import Collection, Sequence
 
 from elsa.errors import (
     DrainingError,
@@ -13,15 +14,15 @@ from elsa.errors import (
     StaleRoundError,
 )
 from elsa.model.adapter import adapter_config, initial_adapter
-from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec
 from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
-from services.edge.delivery import Delivery, mean_of, standings_of
+from services.edge.delivery import Delivery, Parcel, config_to_proto, mean_of, standings_of
 from services.edge.own_trunks import Adapter
+from services.edge.rounds import EdgeRounds
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
@@ -134,7 +135,9 @@ class RunDriver:
             return
         if self._assigned.state == fleet_pb2.RUN_STATE_TRAINING:  # before that, more may yet come
             self._runs.rooms.settle(self._run_id, len(self._assigned.client_ids))
-        self._run.rounds.admit(self._assigned.client_ids, standings_of(self._assigned))
+        told = self._assigned.HasField("clusters_version")
+        version = self._assigned.clusters_version if told else None
+        self._run.rounds.admit(self._assigned.client_ids, standings_of(self._assigned), version)
         self._forget(self._assigned.client_ids)
 
     def _forget(self, but: Collection[str]) -> None:
@@ -240,26 +243,36 @@ class RunDriver:
                 run.rounds.open(version, edge_round + 1, adapter, of_clusters=own)
         if not delivery.adapters:
             log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
-        clustered, parcels = bool(run.rounds.clusters()), delivery.parcels()
+        return self._push_all(delivery.parcels(), run.rounds, version)
+
+    def _push_all(self, parcels: Sequence[Parcel], rounds: EdgeRounds, version: int) -> bool:
+        """Push what was made of a version; whether there was anything and the cloud took it."""
+        attempt, clustered = uuid.uuid4().hex, rounds.clusters_version is not None
+        taken = False
         for parcel in parcels:
             header = adapter_pb2.AdapterHeader(
                 run_id=self._run_id,
                 node_id=self._link.node_id,
                 version=version,
-                edge_round=count,
+                edge_round=self._spec.training.edge_rounds,
                 rows=parcel.rows,
                 reports=parcel.reports,
                 cluster=parcel.cluster if clustered else None,
                 parts=len(parcels),
+                delivery_id=attempt,
+                clusters_version=rounds.clusters_version,
             )
-            self._push(header, encode_adapter(parcel.adapter))
-        return bool(parcels)
+            taken = self._push(header, encode_adapter(parcel.adapter)) or taken
+        return taken
 
-    def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> None:
+    def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> bool:
+        """Push one adapter; False if it came too late."""
         try:
             self._link.patiently(lambda: push(self._link.adapters, header, data))
         except StaleRoundError as error:
             log.warning("run %s: came too late: %s", self._run_id, error)
+            return False
+        return True
 
     def _pull(self, version: int, cluster: int | None = None) -> Pulled:
         request = adapter_pb2.PullAdapterRequest(
@@ -275,16 +288,3 @@ class RunDriver:
             return decode_adapter(self._pull(version, cluster).data)
         except NotFoundError:
             return None
-
-
-def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:
-    """The settings of an adapter as their message."""
-    return adapter_pb2.AdapterConfig(
-        rank=config.rank,
-        alpha=config.alpha,
-        target_modules=config.targets,
-        modules_to_save=config.modules_to_save,
-        task=config.task,
-        base_model=config.base,
-        transposed=config.transposed,
-    )

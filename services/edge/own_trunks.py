@@ -5,7 +5,7 @@ from round to round, in memory: after a restart it begins again from the run's f
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class OwnTrunks:
     def of(self, client: str) -> Adapter | None:
         """A client's own tensors, once it has delivered some."""
         return self._kept.get(client)
+
+    def keep(self, clients: Collection[str]) -> None:
+        """Forget the tensors of all clients but these."""
+        for client in self._kept.keys() - set(clients):
+            del self._kept[client]
 
     def start(self, client: str, adapter: Adapter, place: tuple[int, int] = FIRST) -> Adapter:
         """What a session of the client starts from: the edge's adapter, with its own tensors in place.

@@ -67,6 +67,10 @@ IN_FULL = Standing()
 """How a client counts of which the cloud says nothing."""
 
 
+LARGEST = 1e6
+"""Of an adapter's values, so that sums over clients and tensors stay finite."""
+
+
 def part_of(
     updates: Mapping[str, Update],
     before: Adapter,
@@ -99,7 +103,7 @@ def part_of(
 
 
 def check_fit(tensors: Adapter, whole: Adapter) -> None:
-    """Raise MalformedError unless an update has the names and shapes of `whole` and finite values."""
+    """Raise MalformedError unless an update has the names and shapes of `whole`, and values that may be summed."""
     for name, values in whole.items():
         if name not in tensors:
             raise MalformedError(f"adapter: tensor {name} is missing")
@@ -107,6 +111,10 @@ def check_fit(tensors: Adapter, whole: Adapter) -> None:
             raise MalformedError(f"adapter: tensor {name} is {tensors[name].shape}, expected {values.shape}")
         if not np.isfinite(tensors[name]).all():
             raise MalformedError(f"adapter: tensor {name} holds values that are not finite; lower the learning rate")
+        if (largest := float(np.abs(tensors[name]).max(initial=0))) > LARGEST:
+            raise MalformedError(
+                f"adapter: tensor {name} holds {largest:.3g}, at most {LARGEST:g} is taken; lower the learning rate"
+            )
     extra = sorted(set(tensors) - set(whole))
     if extra:
         raise MalformedError(f"adapter: tensor {extra[0]} is not part of this model's adapter")

@@ -20,7 +20,8 @@ from elsa.errors import (
 )
 from elsa.wire.adapter import encode_adapter
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
-from services.edge.parts import IN_FULL, Closed, Standing, Update, check_fit, part_of
+from services.edge.parts import Closed, Standing, Update, check_fit, part_of
+from services.edge.roster import Roster
 from services.rpc.adapters import Pulled
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,7 @@ class EdgeRounds:
         self._seed = seed
         self._own = OwnTrunks(own)
         self._changed = threading.Condition()
-        self._clients: frozenset[str] | None = None
-        self._standings: Mapping[str, Standing] = {}
+        self._roster = Roster()
         self._place: tuple[int, int] | None = None
         self._adapter: Adapter = {}
         self._encoded = b""
@@ -52,26 +52,38 @@ class EdgeRounds:
         self._waiting: dict[str, object] = {}
         self._ended: ElsaError | None = None
 
-    def admit(self, clients: Collection[str], standings: Mapping[str, Standing] | None = None) -> None:
+    def admit(
+        self,
+        clients: Collection[str],
+        standings: Mapping[str, Standing] | None = None,
+        clusters_version: int | None = None,
+    ) -> None:
         """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them.
 
-        Where nothing is said of a client it is in cluster 0 and counts in full.
+        Where nothing is said of a client it is in cluster 0 and counts in full. What one that has left delivered in
+        this round still counts, as it stood.
         """
         with self._changed:
-            self._clients = frozenset(clients)
-            self._standings = dict(standings or {})
+            self._roster.admit(clients, standings or {}, clusters_version)
+            self._own.keep(clients)
             self._changed.notify_all()
 
     def wait_for_clients(self) -> None:
         """Wait until there is a client. Raises what `end` was given, if that came meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._clients)
+            self._changed.wait_for(lambda: self._ended or self._roster.clients)
             self._check_ended()
 
     def clusters(self) -> tuple[int, ...]:
         """The clusters of our clients, where the cloud has told of any."""
         with self._changed:
-            return tuple(sorted({standing.cluster for standing in self._standings.values()}))
+            return self._roster.clusters()
+
+    @property
+    def clusters_version(self) -> int | None:
+        """From which the clusters hold by whose numbers this version is closed."""
+        with self._changed:
+            return self._roster.clusters_version
 
     def open(
         self,
@@ -97,6 +109,8 @@ class EdgeRounds:
             self._digests = {key: value for key, value in self._digests.items() if key[0] == self._place}
             self._place, self._adapter, self._encoded = (version, edge_round), adapter, data
             self._of_clusters, self._encoded_of = own, files
+            if edge_round == 0:
+                self._roster.begin()
             self._updates = {}
             self._taking = True
             self._changed.notify_all()
@@ -119,7 +133,7 @@ class EdgeRounds:
         """
         with self._changed:
             self._check_open(client, version, edge_round)
-            return self._own.start(client, self._before(self._cluster(client)), (version, edge_round))
+            return self._own.start(client, self._before(self._roster.cluster(client)), (version, edge_round))
 
     def instead(self, client: str, cluster: int | None = None) -> Adapter | None:
         """What a client predicts with instead of the run's adapter of this version; None if that is it.
@@ -160,7 +174,8 @@ class EdgeRounds:
 
         A wait ends early when `is_there` is false at a `wake`, and when the same client asks again: a client waits
         once. Raises DrainingError (UNAVAILABLE) then, after `wait_s` seconds, and at once while it is not known who
-        our clients are; PermissionDeniedError for another edge's client; what `end` was given.
+        our clients are; StaleRoundError where what the client did before that is not here, as after a restart;
+        PermissionDeniedError for another edge's client; what `end` was given.
         """
         key, place = object(), (version, edge_round)
         with self._changed:
@@ -175,9 +190,11 @@ class EdgeRounds:
             finally:
                 if self._waiting.get(client) is key:
                     del self._waiting[client]
+            if self._is_unmade(client, place):
+                raise StaleRoundError(f"nothing of {client} is here ({self._now()}); do that round")
             if self._place is None or not self._is_past(place):
                 raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
-            cluster = self._cluster(client)
+            cluster = self._roster.cluster(client)
             data = self._encoded if self._place[1] == 0 else self._encoded_of.get(cluster, self._encoded)
             own = self._own_cluster(client)
             return Pulled(version=self._place[0], edge_round=self._place[1], data=data, cluster=own)
@@ -224,12 +241,12 @@ class EdgeRounds:
             self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
             self._check_ended()
             self._taking = False  # what comes from now on is late
-            missing = tuple(sorted((self._clients or frozenset()) - self._updates.keys()))
+            missing = tuple(sorted((self._roster.clients or frozenset()) - self._updates.keys()))
             of_cluster: dict[int, dict[str, Update]] = {}
             for client, update in sorted(self._updates.items()):
-                of_cluster.setdefault(self._cluster(client), {})[client] = update
+                of_cluster.setdefault(self._roster.cluster(client), {})[client] = update
             before = {cluster: self._before(cluster) for cluster in of_cluster}
-            standings = self._standings
+            standings = dict(self._roster.standings)
         if missing:
             log.warning("round %s closes without %s", self._place, ", ".join(missing))
         parts = {
@@ -237,9 +254,6 @@ class EdgeRounds:
             for cluster, updates in sorted(of_cluster.items())
         }
         return Closed(parts=parts, missing=missing)
-
-    def _cluster(self, client: str) -> int:
-        return self._standings.get(client, IN_FULL).cluster
 
     def _before(self, cluster: int) -> Adapter:
         """What a cluster's clients start from; with the lock held."""
@@ -249,18 +263,23 @@ class EdgeRounds:
     def _own_cluster(self, client: str) -> int | None:
         """The cluster of a client where it has an adapter of this version; with the lock held."""
         whole = self._place is not None and self._place[1] == 0
-        cluster = self._cluster(client)
-        return cluster if whole and client in self._standings and cluster in self._of_clusters else None
+        cluster = self._roster.cluster(client)
+        return cluster if whole and client in self._roster.standings and cluster in self._of_clusters else None
 
     def _has_answer(self, client: str, place: tuple[int, int], key: object, is_there: Callable[[], bool]) -> bool:
-        gone = self._ended or client not in (self._clients or ()) or self._waiting.get(client) is not key
-        return bool(gone) or self._is_past(place) or not is_there()
+        gone = self._ended or client not in (self._roster.clients or ()) or self._waiting.get(client) is not key
+        return bool(gone) or self._is_past(place) or self._is_unmade(client, place) or not is_there()
 
     def _is_past(self, place: tuple[int, int]) -> bool:
         return self._taking and self._place is not None and self._place >= place
 
+    def _is_unmade(self, client: str, place: tuple[int, int]) -> bool:
+        """Whether a client asks for what comes after a round that is open and has nothing of it."""
+        open_now = self._taking and self._place is not None and self._place < place
+        return open_now and client not in self._updates
+
     def _is_quorate(self) -> bool:
-        clients = self._clients or frozenset()
+        clients = self._roster.clients or frozenset()
         wanted = math.ceil(self._quorum * len(clients) - 1e-9)  # 0.07 * 100 is a little more than 7
         return len(self._updates.keys() & clients) >= wanted
 
@@ -270,9 +289,9 @@ class EdgeRounds:
 
     def _check(self, client: str) -> None:
         self._check_ended()
-        if self._clients is None:
+        if self._roster.clients is None:
             raise DrainingError("this edge does not know yet who its clients are; ask again")
-        if client not in self._clients:
+        if client not in self._roster.clients:
             raise PermissionDeniedError(f"{client} is not assigned to this edge in this run")
 
     def _check_open(self, client: str, version: int, edge_round: int) -> None:

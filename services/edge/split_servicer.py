@@ -7,8 +7,9 @@ from elsa.errors import ElsaError, MalformedError
 from elsa.v1 import split_pb2 as pb
 from elsa.v1.split_pb2_grpc import SplitServiceServicer
 from services.edge.idle import IdleStreams
+from services.edge.predict_stream import PredictStream
 from services.edge.run import EdgeRuns
-from services.edge.streams import PredictStream, TrainStream, finished_again
+from services.edge.streams import TrainStream, finished_again
 from services.edge.worker import Worker
 from services.rpc.payloads import feeding
 

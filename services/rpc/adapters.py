@@ -19,6 +19,8 @@ MAX_ADAPTER_BYTES = 1 << 30
 """Largest adapter that is taken; a rank-8 adapter of a model of 7 billion parameters has some 20 MB."""
 
 TRANSFER_TIMEOUT_S = 300.0
+MOST_REPORTS_BYTES = 1 << 19
+"""Of reports in one message."""
 MAX_WAIT_S = 60.0
 
 
@@ -38,12 +40,35 @@ def push(stub: Any, header: pb.AdapterHeader, data: bytes) -> bool:
     header.total_bytes = len(data)
     header.sha256 = hashlib.sha256(data).hexdigest()
 
+    short, rest = _shortened(header)
+
     def messages() -> Iterator[pb.PushAdapterRequest]:
-        yield pb.PushAdapterRequest(header=header)
+        yield pb.PushAdapterRequest(header=short)
+        for reports in rest:
+            yield pb.PushAdapterRequest(reports=pb.ClientReports(reports=reports))
         for chunk in split_chunks(data):
             yield pb.PushAdapterRequest(chunk=chunk)
 
     return bool(stub.PushAdapter(messages(), timeout=TRANSFER_TIMEOUT_S).stored)
+
+
+def _shortened(header: pb.AdapterHeader) -> tuple[pb.AdapterHeader, list[list[pb.ClientReport]]]:
+    """A header that goes into a message, and what reports follow it, as many at a time as go into one."""
+    if header.ByteSize() <= MOST_REPORTS_BYTES:
+        return header, []
+    parts: list[list[pb.ClientReport]] = []
+    room = 0
+    for report in header.reports:
+        size = report.ByteSize() + 8
+        if size > room:
+            parts.append([])
+            room = MOST_REPORTS_BYTES
+        parts[-1].append(report)
+        room -= size
+    short = pb.AdapterHeader()
+    short.CopyFrom(header)
+    del short.reports[:]
+    return short, parts
 
 
 def pull(stub: Any, request: pb.PullAdapterRequest) -> Pulled:

@@ -174,3 +174,25 @@ def test_a_probe_asked_twice_is_answered_alike_whatever_codecs_the_run_has(tiny_
     np.testing.assert_allclose(embeddings[12:], embeddings[:3], atol=1e-5)
     states, _ = unsplit_answers(spec, closed[1].parts[0].adapter, link.asked)
     np.testing.assert_allclose(embeddings, states @ projection(WIDTH, 8, [spec.seed]), atol=BFLOAT16)
+
+
+def test_what_was_evaluated_is_told_though_the_cluster_s_adapter_is_gone(tiny_bert, data):
+    spec, link = spec_of(tiny_bert, training={"rounds": 1}), Link()
+    start = first_adapter(spec)
+    with edge_server() as edge:
+        run = edge.open_run(spec, start, ["ann"])
+        run.rounds.admit(["ann"], {"ann": Standing(cluster=3)})
+        edge.worker.run(lambda: run.rounds.open(1, 0, start, of_clusters={3: start}))
+        loop, channel = loop_at(spec, data, edge.address, link, threading.Event())
+        real = loop._score
+
+        def score(pulled, cluster=None):
+            made = real(pulled, cluster)
+            edge.worker.run(lambda: run.rounds.open(1, 0, start))  # the cluster's is not served any more
+            return made
+
+        loop._score = score
+        assert loop.run((1, 0))
+        channel.close()
+    (request,) = link.evaluations
+    assert request.evaluation.version == 1 and not request.HasField("cluster_evaluation")

@@ -126,3 +126,40 @@ def test_no_client_s_adapter_goes_to_the_cloud_alone_where_there_are_others():
         (None, 3, pytest.approx(7 / 3), 4),
     ]
     assert parcels_of(c=4) == [(4, 1, 2.0, 1)]
+
+
+def test_sets_aside_alone_are_reported_and_make_no_adapter():
+    assert parcels_of(aside="b", b=1, f=2, j=3, l=3) == [(None, 3, pytest.approx(25 / 3), 4)]
+    assert parcels_of(aside="bc", b=0, c=1) == [(None, 2, 0.0, 2)]
+
+
+def test_who_leaves_after_its_push_counts_as_it_stood():
+    rounds = EdgeRounds(1.0)
+    rounds.admit(CLIENTS, {**STANDINGS, "bob": Standing(cluster=0, trust=0.0), "cat": Standing(cluster=2, trust=0.5)})
+    rounds.open(3, 0, START)
+    for client, value in (("bob", 1000.0), ("cat", 7.0)):
+        rounds.add(3, 0, client, update(client, value, rows=10))
+    rounds.admit(["ann"], {"ann": STANDINGS["ann"]})
+    rounds.add(3, 0, "ann", update("ann", 1.0, rows=10))
+    closed = rounds.close(5)
+    assert {c: (part.rows, part.clients, float(part.adapter["a"][0, 0])) for c, part in closed.parts.items()} == {
+        0: (10, 1, 1.0),
+        2: (5, 1, 7.0),
+    }
+    rounds.open(4, 0, START)
+    assert rounds._roster.standings.keys() == {"ann"}
+
+
+def test_within_a_version_nobody_changes_its_cluster_and_trust_is_as_told_last():
+    rounds, delivery = EdgeRounds(1.0), Delivery()
+    rounds.admit(CLIENTS, STANDINGS, 0)
+    rounds.open(3, 0, START)
+    delivery.add(deliver(rounds, (3, 0), ann=1.0, bob=3.0, cat=7.0))
+    rounds.admit(CLIENTS, {**STANDINGS, "bob": Standing(cluster=2, trust=0.0)}, 3)
+    rounds.open(3, 1, START, of_clusters=delivery.adapters)
+    assert rounds.adapter_of("bob", 3, 1)["a"][0, 0] == 2.0
+    delivery.add(deliver(rounds, (3, 1), ann=5.0, bob=9.0, cat=7.0))
+    assert (rounds.clusters_version, delivery.adapters[0]["a"][0, 0]) == (0, 5.0)
+    rounds.open(4, 0, START)
+    assert rounds.clusters_version == 3
+    assert deliver(rounds, (4, 0), ann=1.0, bob=2.0, cat=3.0).parts[2].clients == 1

@@ -227,6 +227,7 @@ def test_a_pull_that_its_caller_left_gives_its_thread_back(tiny_bert):
     spec = spec_of(tiny_bert)
     with edge_server() as edge:
         run = edge.open_run(spec, first_adapter(spec), ["ann"])
+        run.rounds.close(0.01)  # a client waits for what follows a closed round
         request = adapter_pb2.PullAdapterRequest(run_id=run.run_id, node_id="ann", version=1, wait_s=60)
         call = edge.adapters.PullAdapter(request, timeout=70)
         wait_until(lambda: run.rounds._waiting)
@@ -410,6 +411,7 @@ def test_a_wait_for_a_round_ends_with_the_run(tiny_bert):
     spec = spec_of(tiny_bert)
     with edge_server() as edge:
         run = edge.open_run(spec, first_adapter(spec), ["ann"])
+        run.rounds.close(0.01)
         request = adapter_pb2.PullAdapterRequest(run_id=run.run_id, node_id="ann", version=1, wait_s=30)
         call = edge.adapters.PullAdapter(request, timeout=40)
         wait_until(lambda: run.rounds._changed._waiters)

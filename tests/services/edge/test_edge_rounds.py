@@ -207,6 +207,7 @@ def test_another_edges_client_is_refused():
 def test_a_pull_waits_for_its_round_and_gets_the_newest():
     rounds = rounds_of(place=(1, 0))
     assert rounds.wait_for("ann", 0, 0, 0).version == 1
+    rounds.add(1, 0, "d", update("ann"))
     with pytest.raises(DrainingError, match="version 1, edge round 1"):
         rounds.wait_for("ann", 1, 1, 0.01)
     thread, results = waiting(rounds, rounds.wait_for, "ann", 1, 1, 30)
@@ -219,6 +220,7 @@ def test_a_pull_waits_for_its_round_and_gets_the_newest():
 
 def test_the_runs_end_answers_every_wait_now_and_later():
     rounds = rounds_of()
+    rounds.add(0, 0, "d", update("ann"))
     first = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
     second = waiting(rounds, rounds.close, 30)
     rounds.end(RoundGivenUpError("cancelled"))
@@ -230,7 +232,7 @@ def test_the_runs_end_answers_every_wait_now_and_later():
         lambda: rounds.wait_for("ann", 0, 0, 1),
         lambda: rounds.adapter_of("ann", 0, 0),
         lambda: rounds.check_version("ann", 0),
-        lambda: rounds.add(0, 0, "d", update("ann")),
+        lambda: rounds.add(0, 0, "d", update("bob")),
     ):
         with pytest.raises(RoundGivenUpError):
             refused()
@@ -238,6 +240,8 @@ def test_the_runs_end_answers_every_wait_now_and_later():
 
 def test_a_wait_ends_when_its_caller_leaves_or_asks_again():
     rounds = rounds_of()
+    for client in ("ann", "bob"):
+        rounds.add(0, 0, client, update(client))
     first, got = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
     second, newer = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
     first.join(5)
@@ -303,6 +307,7 @@ def test_an_update_that_is_not_finite_is_refused(value):
 @pytest.mark.parametrize("error", [DrainingError("this edge is stopping"), RoundGivenUpError("run r has ended")])
 def test_an_end_says_what_its_clients_are_to_do(error):
     rounds = rounds_of()
+    rounds.add(0, 0, "d", update("ann"))
     thread, results = waiting(rounds, rounds.wait_for, "ann", 5, 0, 30)
     rounds.end(error)
     thread.join(5)
@@ -343,3 +348,22 @@ def test_an_update_comes_either_into_a_round_or_too_late():
             thread.join()
         assert sorted(taken) == [report.client for report in closed.parts[0].reports], attempt
         assert len(taken) >= 3
+
+
+def test_values_that_cannot_be_summed_are_refused():
+    rounds = rounds_of()
+    with pytest.raises(MalformedError, match="a holds 2e"):
+        rounds.add(0, 0, "d", update("ann", a=np.full((2, 3), -2e38, np.float32)))
+    rounds.add(0, 0, "d", update("ann", a=np.full((2, 3), 1e6, np.float32)))
+
+
+def test_who_asks_for_what_follows_a_round_that_has_nothing_of_it_is_sent_back():
+    rounds = rounds_of(place=(3, 0))
+    for place in ((3, 1), (4, 0)):
+        with pytest.raises(StaleRoundError, match="nothing of ann is here"):
+            rounds.wait_for("ann", *place, 30)
+    rounds.add(3, 0, "d", update("ann"))
+    with pytest.raises(DrainingError):
+        rounds.wait_for("ann", 3, 1, 0)
+    rounds.open(3, 1, START)
+    assert rounds.wait_for("ann", 3, 1, 0).edge_round == 1

@@ -1,0 +1,63 @@
+"""Who an edge's clients are in one run, and how each counts there, as the cloud says.
+
+Within one version a client stays in its cluster and in the count, whatever is said meanwhile: what it has made does
+not change sides, and one that leaves keeps the trust that it had. Not locked: `rounds.py` does that.
+"""
+
+from collections.abc import Collection, Mapping
+
+from services.edge.parts import IN_FULL, Standing
+
+
+class Roster:
+    """The clients of one run at this edge."""
+
+    def __init__(self) -> None:
+        self.clients: frozenset[str] | None = None
+        """None until the cloud has told who they are."""
+        self._told: dict[str, Standing] = {}
+        self._version: int | None = None
+        self._fixed: tuple[Mapping[str, int], int | None] | None = None
+
+    def admit(
+        self, clients: Collection[str], standings: Mapping[str, Standing], clusters_version: int | None
+    ) -> None:
+        """Take these clients and no others.
+
+        Args:
+            standings: of those of whom the cloud says anything.
+            clusters_version: from which the clusters hold that these are of.
+        """
+        self.clients = frozenset(clients)
+        self._told |= standings
+        self._version = clusters_version
+
+    def begin(self) -> None:
+        """A version begins: clusters are as told last, and those who left are forgotten."""
+        self._told = {client: told for client, told in self._told.items() if client in (self.clients or ())}
+        self._fixed = None
+
+    def cluster(self, client: str) -> int:
+        """A client's cluster in this version."""
+        fixed, _ = self._fix()
+        return fixed.get(client, self._told.get(client, IN_FULL).cluster)
+
+    def clusters(self) -> tuple[int, ...]:
+        """The clusters of our clients, where the cloud has told of any."""
+        return tuple(sorted({self._told[client].cluster for client in self.clients or () if client in self._told}))
+
+    @property
+    def clusters_version(self) -> int | None:
+        """From which the clusters hold that `cluster` speaks of."""
+        return self._fix()[1]
+
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """Of all clients of this version of whom the cloud says anything: their trust as told last."""
+        return self._told
+
+    def _fix(self) -> tuple[Mapping[str, int], int | None]:
+        """At the first question in a version: later answers are of the same clusters."""
+        if self._fixed is None:
+            self._fixed = {client: told.cluster for client, told in self._told.items()}, self._version
+        return self._fixed
