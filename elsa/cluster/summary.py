@@ -22,11 +22,17 @@ def summary(update: Tensors, start: Tensors, seed: int) -> NDArray[np.float32]:
 
     Linear in the difference, the same function for all who use the same `seed`; the order of names is irrelevant.
     """
-    sums = np.zeros(SIZE)
-    for name in sorted(update):
-        difference = (update[name].astype(np.float64) - start[name]).ravel()
+    return summaries({"": update}, start, seed)[""]
+
+
+def summaries(updates: Mapping[str, Tensors], start: Tensors, seed: int) -> dict[str, NDArray[np.float32]]:
+    """The `summary` of each client's update, all of the same names; what is drawn for a tensor is drawn once."""
+    sums = {client: np.zeros(SIZE) for client in updates}
+    for name in sorted(next(iter(updates.values()), {})):
         draw = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        places = draw.integers(SIZE, size=difference.size)
-        signs = draw.integers(2, size=difference.size) * 2.0 - 1.0
-        sums += np.bincount(places, weights=signs * difference, minlength=SIZE)
-    return sums.astype(np.float32)
+        places = draw.integers(SIZE, size=start[name].size)
+        signs = draw.integers(2, size=start[name].size) * 2.0 - 1.0
+        for client, update in updates.items():
+            difference = (update[name].astype(np.float64) - start[name]).ravel()
+            sums[client] += np.bincount(places, weights=signs * difference, minlength=SIZE)
+    return {client: own.astype(np.float32) for client, own in sums.items()}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elsa.cluster.summary import summary
+from elsa.cluster.summary import summaries
 from elsa.errors import MalformedError
 from services.edge.own_trunks import Adapter, OwnTrunks
 
@@ -92,13 +92,13 @@ def part_of(
     weighted = {client: (weights[client], u.tensors) for client, u in updates.items() if weights[client] > 0}
     if not weighted:
         log.warning("none of %s is trusted: their adapter stays as it is", ", ".join(sorted(updates)))
-    told = [] if seed is None else [client for client in updates if client in standings]
+    told = {} if seed is None else {client: u.tensors for client, u in updates.items() if client in standings}
     return Part(
         adapter=own.aggregate(weighted, before) if weighted else before,
         rows=max(round(sum(weights.values())), 1),
         clients=len(weighted),
         reports=tuple(updates[client].report for client in sorted(updates)),
-        moved={c: summary(updates[c].tensors, before, seed or 0).tolist() for c in told},
+        moved={c: own.tolist() for c, own in summaries(told, before, seed or 0).items()},
     )
 
 

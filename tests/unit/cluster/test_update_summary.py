@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa.cluster.summary import SIZE, summary
+from elsa.cluster.summary import SIZE, summaries, summary
 
 SHAPES = {"a": (40, 30), "b": (50,), "c": (3, 4, 5)}
 ZERO = {name: np.zeros(shape) for name, shape in SHAPES.items()}
@@ -48,3 +48,13 @@ def test_the_order_of_names_is_irrelevant_and_the_seed_is_not():
 def test_nothing_trained_is_zero():
     values = tensors(4)
     assert not summary(values, values, 1).any()
+
+
+def test_summaries_of_many_are_those_of_each() -> None:
+    draw = np.random.default_rng(5)
+    start = {name: draw.normal(size=(3, 4)).astype(np.float32) for name in "ba"}
+    updates = {client: {name: draw.normal(size=(3, 4)).astype(np.float32) for name in "ab"} for client in "xyz"}
+    found = summaries(updates, start, 2)
+    assert found.keys() == updates.keys() and summaries({}, start, 2) == {}
+    for client, update in updates.items():
+        np.testing.assert_array_equal(found[client], summary(update, start, 2))
