@@ -2,7 +2,8 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import grpc.aio
@@ -17,6 +18,11 @@ from services.cloud.pushes import Push
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+MOST_REPORTS = 100_000
+"""Reports of one push, those in its header included; a message without any counts as one."""
+MOST_REPORT_BYTES = 128 * 1024 * 1024
+"""All reports of a push that come after its header."""
+_LONGEST_DELIVERY_ID = 64
 
 
 class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
@@ -31,12 +37,16 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
     ) -> adapter_pb2.PushAdapterResponse:
         """See adapter.proto."""
         messages = aiter(request_iterator)
-        push = push_from_proto(await self._next(messages))
+        first = await self._next(messages)
+        push = push_from_proto(first)
         self._adapters.check(push)
+        message, more = await self._reports(messages, len(first.header.reports))
+        if more:
+            push = await asyncio.to_thread(_with_reports, push, [*first.header.reports, *more])
         adapter = Assembler(push.total_bytes, "adapter")
+        adapter.add(_chunk_of(message))
         while not adapter.done:
-            message = await self._next(messages)
-            adapter.add(_chunk_of(message))
+            adapter.add(_chunk_of(await self._next(messages)))
         stored = await self._adapters.take(push, bytes(adapter.result()))
         return adapter_pb2.PushAdapterResponse(stored=stored)
 
@@ -54,6 +64,21 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
         yield adapter_pb2.PullAdapterResponse(header=header)
         for chunk in split_chunks(pulled.data):
             yield adapter_pb2.PullAdapterResponse(chunk=chunk)
+
+    async def _reports(
+        self, messages: AsyncIterator[adapter_pb2.PushAdapterRequest], count: int
+    ) -> tuple[adapter_pb2.PushAdapterRequest, list[adapter_pb2.ClientReport]]:
+        """The first message that is none of reports, and the reports before it; `count` came with the header."""
+        found: list[adapter_pb2.ClientReport] = []
+        size = 0
+        while (message := await self._next(messages)).WhichOneof("message") == "reports":
+            found += message.reports.reports
+            count, size = count + max(len(message.reports.reports), 1), size + message.ByteSize()
+            if count > MOST_REPORTS or size > MOST_REPORT_BYTES:
+                raise MalformedError(
+                    f"reports: {count} in {size} bytes; at most {MOST_REPORTS} in {MOST_REPORT_BYTES} bytes are taken"
+                )
+        return message, found
 
     async def _next(self, messages: AsyncIterator[adapter_pb2.PushAdapterRequest]) -> adapter_pb2.PushAdapterRequest:
         try:
@@ -86,9 +111,23 @@ def push_from_proto(message: adapter_pb2.PushAdapterRequest) -> Push:
         moved=moved_from_proto(header.reports),
         cluster=header.cluster if header.HasField("cluster") else None,
         parts=max(header.parts, 1),
+        delivery_id=_delivery_id(header),
+        clusters_version=header.clusters_version if header.HasField("clusters_version") else None,
         initial=header.initial,
         config=config_from_proto(header.config) if header.HasField("config") else None,
     )
+
+
+def _with_reports(push: Push, reports: Sequence[adapter_pb2.ClientReport]) -> Push:
+    return replace(push, reports=reports_from_proto(reports), moved=moved_from_proto(reports))
+
+
+def _delivery_id(header: adapter_pb2.AdapterHeader) -> str:
+    if len(header.delivery_id) > _LONGEST_DELIVERY_ID:
+        raise MalformedError(
+            f"header.delivery_id: {len(header.delivery_id)} characters; at most {_LONGEST_DELIVERY_ID}"
+        )
+    return header.delivery_id
 
 
 def config_from_proto(message: adapter_pb2.AdapterConfig) -> AdapterConfig:
@@ -109,6 +148,8 @@ def config_from_proto(message: adapter_pb2.AdapterConfig) -> AdapterConfig:
 
 
 def _chunk_of(message: adapter_pb2.PushAdapterRequest) -> Any:
+    if message.WhichOneof("message") == "reports":
+        raise MalformedError("reports: they come between the header of a push and its first chunk")
     if message.WhichOneof("message") != "chunk":
         raise MalformedError("message: after the header of a push come chunks alone")
     return message.chunk

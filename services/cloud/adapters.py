@@ -13,7 +13,7 @@ from elsa.errors import (
 )
 from services.cloud.changes import Changes
 from services.cloud.engine import Engine
-from services.cloud.fleet import check_number
+from services.cloud.fleet import MOST, check_number
 from services.cloud.keeper import Keeper
 from services.cloud.pushes import (
     Layout,
@@ -27,6 +27,7 @@ from services.cloud.pushes import (
     verified_layout,
 )
 from services.cloud.records import (
+    MOST_CLUSTERS,
     Answer,
     ClusterAdapter,
     Member,
@@ -71,12 +72,16 @@ class Adapters:
                 "lower lora.rank or raise ELSA_MAX_ADAPTER_BYTES"
             )
         check_number("header.total_bytes", push.total_bytes, 1)
+        check_number("header.version", push.version, 0, MOST)
+        check_number("header.cluster", push.cluster or 0, 0, MOST_CLUSTERS - 1)
         with self._store.transaction() as transaction:
             if check_new(transaction, push) and not push.initial:
                 check_size(push, first_of(transaction, push.run_id))
 
     async def take(self, push: Push, data: bytes) -> bool:
         """Keep an adapter; False if the same one had been taken before.
+
+        What the edge delivered of the same version in an attempt that it broke off is void from then on.
 
         Raises:
             NotFoundError, PermissionDeniedError: an unknown run or node, a node that is no edge of the run.
@@ -89,25 +94,27 @@ class Adapters:
             check_layout(push, layout, await self._expected(push.run_id))
         async with self._keeper.holding(push.sha256):
             try:
-                if not await self._put(push, data):
+                void = await self._put(push, data)
+                if void is None:
                     return False
             except BaseException:
                 await self._keeper.drop_held(push.sha256)
                 raise
         self._changes.notify(("events", push.run_id), ("run", push.run_id))
         self._engine.kick(push.run_id)
+        await self._keeper.drop(void)
         return True
 
-    async def _put(self, push: Push, data: bytes) -> bool:
+    async def _put(self, push: Push, data: bytes) -> list[str] | None:
+        """The digests of what is void by this push; None if it had been taken before."""
         with self._store.transaction() as transaction:
             if not check_new(transaction, push):
-                return False
+                return None
         await self._keeper.put(data)
         with self._store.transaction() as transaction:
             if not check_new(transaction, push):
-                return False
-            keep(transaction, push, self._clock())
-        return True
+                return None
+            return keep(transaction, push, self._clock())
 
     async def pull(self, run_id: str, node_id: str, version: int, wait_s: float) -> Pulled:
         """The newest global adapter at or past `version`, waiting up to `wait_s` seconds, at most 60, for it.

@@ -5,7 +5,9 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+import numpy as np
 from google.protobuf.message import Message
+from numpy.typing import NDArray
 
 from elsa.cluster.summary import SIZE
 from elsa.errors import MalformedError
@@ -16,6 +18,7 @@ from services.cloud.events import Metrics
 from services.cloud.lifecycle import RunState
 from services.cloud.records import ClientReport
 
+Array = NDArray[np.float64]
 Part = TypeVar("Part", bound=Message)
 _FRAME_BYTES, _SPARE_BYTES = 8, 4096
 
@@ -37,11 +40,19 @@ def metrics_to_proto(metrics: Metrics) -> run_pb2.Evaluation:
     )
 
 
-def fitting(messages: Sequence[Part]) -> list[Part]:
-    """The first of `messages`, as many as go into one message together; the very first in any case."""
-    ends = itertools.accumulate(message.ByteSize() + _FRAME_BYTES for message in messages)
-    count = sum(end <= MAX_MESSAGE_BYTES - _SPARE_BYTES for end in ends)
-    return list(messages[: max(count, 1)])
+def fitting(messages: Sequence[Part], besides: int = 0) -> list[Part]:
+    """The first of `messages`, as many as go into one message with `besides` bytes; the very first in any case."""
+    return list(messages[: max(_count((message.ByteSize() for message in messages), besides), 1)])
+
+
+def fitting_names(names: Sequence[str], besides: int = 0) -> list[str]:
+    """The first of `names`, as many as go into one message with `besides` bytes."""
+    return list(names[: _count((len(name) for name in names), besides)])
+
+
+def _count(sizes: Iterable[int], besides: int) -> int:
+    ends = itertools.accumulate(size + _FRAME_BYTES for size in sizes)
+    return sum(end <= MAX_MESSAGE_BYTES - _SPARE_BYTES - besides for end in ends)
 
 
 def reports_to_proto(reports: Iterable[ClientReport]) -> list[adapter_pb2.ClientReport]:
@@ -74,21 +85,23 @@ def reports_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> tuple[Cl
 
 
 def moved_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> dict[str, tuple[float, ...]]:
-    """By client, how far its adapter went in all its edge rounds together; nothing of those that tell nothing.
+    """By client, how far its adapter went, the mean over its edge rounds; nothing of those that tell nothing.
+
+    The mean, since clients need not take part in as many edge rounds.
 
     Raises MalformedError for a summary of another length and for values that are not finite.
     """
-    sums: dict[str, list[float]] = {}
+    told: dict[str, list[Array]] = {}
     for message in messages:
         if not message.moved:
             continue
-        if len(message.moved) != SIZE or not all(map(math.isfinite, message.moved)):
+        moved = np.array(message.moved, np.float64)
+        if len(moved) != SIZE or not np.isfinite(moved).all():
             raise MalformedError(
-                f"reports.moved of {message.client_id}: {len(message.moved)} values; it needs {SIZE} that are finite"
+                f"reports.moved of {message.client_id}: {len(moved)} values; it needs {SIZE} that are finite"
             )
-        before = sums.get(message.client_id, [0.0] * SIZE)
-        sums[message.client_id] = [one + other for one, other in zip(before, message.moved, strict=True)]
-    return {client: tuple(values) for client, values in sums.items()}
+        told.setdefault(message.client_id, []).append(moved)
+    return {client: tuple(np.mean(rounds, axis=0).tolist()) for client, rounds in told.items()}
 
 
 def _report_from_proto(message: adapter_pb2.ClientReport) -> ClientReport:

@@ -165,6 +165,7 @@ def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
         version=run.version or 0,
         keys=exchange_to_proto(assignment.keys),
         standings=standings_to_proto(assignment.standings),
+        clusters_version=assignment.clusters_version,
     )
 
 

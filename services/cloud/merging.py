@@ -26,13 +26,18 @@ class Merged:
 
 
 def merged(given: Sequence[tuple[Update, bytes]]) -> Merged:
-    """The means of at least one update, weighted by rows; those of a cluster are of its own updates alone."""
+    """The means of at least one update, weighted by rows; those of a cluster are of its own updates alone.
+
+    What is mixed, or of clusters that hold no more, is in the mean of all and in no cluster's.
+    """
     tensors = {(update.edge_id, update.cluster): decode_adapter(data) for update, data in given}
     rows = {(update.edge_id, update.cluster): float(update.rows) for update, _ in given}
-    numbers = sorted({cluster for _, cluster in rows if cluster != MIXED})
+    own = {(update.edge_id, update.cluster) for update, _ in given if update.cluster != MIXED and not update.outdated}
+    numbers = sorted({cluster for _, cluster in own})
 
     def mean(of: int | None) -> File:
-        part = {f"{edge} {n}": (rows[edge, n], tensors[edge, n]) for edge, n in rows if of is None or n == of}
+        chosen = [key for key in rows if of is None or (key in own and key[1] == of)]
+        part = {f"{edge} {n}": (rows[edge, n], tensors[edge, n]) for edge, n in chosen}
         data = encode_adapter(fedavg(part))
         return File(sha256=sha256(data), data=data)
 

@@ -17,13 +17,23 @@ from elsa.wire.adapter import decode_adapter
 from services.cloud.events import UpdateReceived
 from services.cloud.fleet import check_number
 from services.cloud.lifecycle import RunState
-from services.cloud.records import MIXED, Answer, ClientReport, Clustering, Member, Role, Round, Run, Update
-from services.cloud.rounds import working_edges
+from services.cloud.records import (
+    MIXED,
+    MOST_CLUSTERS,
+    Answer,
+    ClientReport,
+    Clustering,
+    Member,
+    Role,
+    Round,
+    Run,
+    Update,
+)
+from services.cloud.rounds import delivered, working_edges
 from services.cloud.runs import member_of
 from services.cloud.store import Transaction
 
 Layout = Mapping[str, tuple[int, ...]]
-MOST_CLUSTERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,10 @@ class Push:
     """Whose aggregate it is; None in a run that does not cluster."""
     parts: int = 1
     """How many pushes make up the edge's delivery."""
+    delivery_id: str = ""
+    """Names that delivery."""
+    clusters_version: int | None = None
+    """From which version the clusters hold that its edge knows; None if it does not say."""
     initial: bool = False
     config: AdapterConfig | None = None
 
@@ -78,13 +92,20 @@ def check_new(transaction: Transaction, push: Push) -> bool:
 
 
 def _taken(transaction: Transaction, push: Push) -> str | None:
+    """The digest of what was taken in place of a push; another delivery than its own takes it once it is whole."""
     if push.initial:
         first = transaction.get(Round, run_id=push.run_id, version=0)
         return first.sha256 if first else None
-    update = transaction.get(
-        Update, run_id=push.run_id, version=push.version, edge_id=push.node_id, cluster=_number(push)
-    )
-    return update.sha256 if update else None
+    earlier = _earlier(transaction, push)
+    in_place = [update for update in earlier if update.cluster == _number(push)]
+    if any(update.delivery_id != push.delivery_id for update in earlier):
+        in_place = (in_place or earlier) if delivered(earlier) else []
+    return in_place[0].sha256 if in_place else None
+
+
+def _earlier(transaction: Transaction, push: Push) -> list[Update]:
+    """What the edge delivered of this version before, all in one delivery."""
+    return transaction.all(Update, run_id=push.run_id, version=push.version, edge_id=push.node_id)
 
 
 def _check_initial(run: Run, push: Push, taken: str | None) -> None:
@@ -120,8 +141,11 @@ def _check_update(transaction: Transaction, run: Run, push: Push, taken: str | N
         raise StaleRoundError(f"{push.node_id} has no clients in run {run.run_id}")
 
 
-def keep(transaction: Transaction, push: Push, now: float) -> None:
-    """Write a push down that `check_new` wants, with its event."""
+def keep(transaction: Transaction, push: Push, now: float) -> list[str]:
+    """Write a push down that `check_new` wants, with its event.
+
+    Returns the digests of what it makes void: updates of a delivery that its edge broke off.
+    """
     run = transaction.run(push.run_id)
     if push.initial:
         first = Round(
@@ -135,13 +159,18 @@ def keep(transaction: Transaction, push: Push, now: float) -> None:
         )
         transaction.put(first)
         transaction.put(replace(run, version=0, config=push.config))
-        return
+        return []
+    void = [update for update in _earlier(transaction, push) if update.delivery_id != push.delivery_id]
+    for update in void:
+        transaction.delete(update)
     update = Update(
         run_id=run.run_id,
         version=push.version,
         edge_id=push.node_id,
         cluster=_number(push),
+        outdated=_is_outdated(transaction, push),
         parts=push.parts,
+        delivery_id=push.delivery_id,
         rows=push.rows,
         sha256=push.sha256,
         reports=push.reports,
@@ -150,6 +179,7 @@ def keep(transaction: Transaction, push: Push, now: float) -> None:
     transaction.put(update)
     body = UpdateReceived(edge_id=push.node_id, version=push.version, rows=push.rows, reports=push.reports)
     transaction.append(run.run_id, body, now)
+    return [earlier.sha256 for earlier in void]
 
 
 def _number(push: Push) -> int:
@@ -157,15 +187,19 @@ def _number(push: Push) -> int:
 
 
 def _check_cluster(transaction: Transaction, push: Push) -> None:
-    """Raise MalformedError if a push names a cluster, or is one of several, in a run that has no clusters.
-
-    An edge that has not heard yet of newer clusters may name one that there is no more.
-    """
+    """Raise MalformedError if a push names a cluster, or is one of several, in a run that has no clusters."""
     clustered = transaction.get(Clustering, run_id=push.run_id) is not None
     if push.cluster is not None and not clustered:
         raise MalformedError(f"header.cluster: {push.cluster}; run {push.run_id} has no clusters: leave it out")
-    check_number("header.cluster", push.cluster or 0, 0, MOST_CLUSTERS - 1)
     check_number("header.parts", push.parts, 1, MOST_CLUSTERS if clustered else 1)
+
+
+def _is_outdated(transaction: Transaction, push: Push) -> bool:
+    """Whether a push names a cluster of others than hold now, as an edge may that has not heard of newer ones."""
+    made = transaction.get(Clustering, run_id=push.run_id)
+    if made is None or push.cluster is None:
+        return False
+    return push.cluster >= made.clusters or push.clusters_version not in (None, made.version)
 
 
 def verified_layout(push: Push, data: bytes) -> Layout:

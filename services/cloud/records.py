@@ -207,6 +207,7 @@ class ClientReport:
     float32_bytes: int = 0
 
 
+MOST_CLUSTERS = 1000
 MIXED = -1
 """In place of a cluster: of clients of several, or of a run that does not cluster."""
 
@@ -219,13 +220,18 @@ class Update:
     version: int
     edge_id: str
     cluster: int = MIXED
+    """As the edge numbers them."""
+    outdated: bool = False
+    """That cluster is none of those that hold: the update is of no cluster's adapter, as one that is MIXED."""
     parts: int = 1
     """How many make up what the edge delivers of this version, one a cluster."""
+    delivery_id: str = ""
+    """Names the edge's attempt to deliver this version; there are updates of one attempt alone."""
     rows: int
     sha256: str
     reports: tuple[ClientReport, ...] = ()
     moved: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
-    """By client, the sum over its edge rounds of a summary of how far its adapter went; until the round closes."""
+    """By client, the mean over its edge rounds of a summary of how far its adapter went; until the round closes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ def working_edges(members: Sequence[Member]) -> tuple[str, ...]:
 
 
 def delivered(updates: Sequence[Update]) -> tuple[str, ...]:
-    """The edges whose updates of a version are all there, one for each cluster of which they have any."""
-    parts: dict[str, list[int]] = {}
+    """The edges of whose updates of a version one delivery is all there: one for each cluster that it has any of."""
+    parts: dict[tuple[str, str], list[int]] = {}
     for update in updates:
-        parts.setdefault(update.edge_id, []).append(update.parts)
-    return tuple(sorted(edge for edge, said in parts.items() if len(said) >= min(said)))
+        parts.setdefault((update.edge_id, update.delivery_id), []).append(update.parts)
+    return tuple(sorted({edge for (edge, _), said in parts.items() if len(said) >= min(said)}))
 
 
 def closing(

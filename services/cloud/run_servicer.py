@@ -13,7 +13,7 @@ from elsa.wire.chunks import split_chunks
 from services.cloud import events
 from services.cloud.cluster_messages import clustered_to_proto, clusters_to_proto, trust_changed_to_proto
 from services.cloud.cluster_view import ClusterView
-from services.cloud.convert import fitting, metrics_to_proto, reports_to_proto, state_to_proto
+from services.cloud.convert import fitting, fitting_names, metrics_to_proto, reports_to_proto, state_to_proto
 from services.cloud.export import Exports
 from services.cloud.records import ClusterScore, Evaluation
 from services.cloud.runs import Runs, RunView, page_token
@@ -83,9 +83,9 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
 
 
 def run_to_proto(view: RunView) -> run_pb2.Run:
-    """A run as a message."""
+    """A run as a message; of more clients than go into one, the first, by name."""
     run = view.run
-    return run_pb2.Run(
+    message = run_pb2.Run(
         run_id=run.run_id,
         name=run.name,
         state=state_to_proto(run.state),
@@ -93,11 +93,12 @@ def run_to_proto(view: RunView) -> run_pb2.Run:
         spec=run.spec,
         version=run.version or 0,
         rounds=run.rounds,
-        client_ids=view.client_ids,
         edge_ids=view.edge_ids,
         created_unix_s=run.created_unix_s,
         evaluations=map(metrics_to_proto, view.evaluations),
     )
+    message.client_ids.extend(fitting_names(view.client_ids, message.ByteSize()))
+    return message
 
 
 def evaluation_from_proto(request: run_pb2.ReportEvaluationRequest) -> Evaluation:
@@ -157,9 +158,9 @@ def _assigned(body: events.ClientAssigned) -> run_pb2.ClientAssigned:
 
 
 def _update(body: events.UpdateReceived) -> run_pb2.UpdateReceived:
-    return run_pb2.UpdateReceived(
-        edge_id=body.edge_id, version=body.version, rows=body.rows, reports=reports_to_proto(body.reports)
-    )
+    """An update; of more reports than go into one message, the first."""
+    reports = fitting(reports_to_proto(body.reports))
+    return run_pb2.UpdateReceived(edge_id=body.edge_id, version=body.version, rows=body.rows, reports=reports)
 
 
 def _closed(body: events.RoundClosed) -> run_pb2.RoundClosed:

@@ -21,7 +21,18 @@ from services.cloud.fleet import MOST, check_number, known_node
 from services.cloud.leaving import LEAVABLE, leave
 from services.cloud.lifecycle import RunState
 from services.cloud.offers import ClientOffer, Refusal, Reply, answered, check_edges, check_public_key, summary
-from services.cloud.records import Answer, ClusterAdapter, Evaluation, KeyHolder, Member, Role, Round, Run
+from services.cloud.records import (
+    MOST_CLUSTERS,
+    Answer,
+    ClusterAdapter,
+    Clustering,
+    Evaluation,
+    KeyHolder,
+    Member,
+    Role,
+    Round,
+    Run,
+)
 from services.cloud.rounds import total, totals
 from services.cloud.store import Store, Transaction
 
@@ -164,6 +175,8 @@ class Runs:
                 raise PermissionDeniedError(f"{evaluation.client_id} is no client of run {run_id}")
             if run.version is None or version > run.version:
                 raise MalformedError(f"evaluation.version: {version}; the newest is {run.version}")
+            if evaluation.own is not None and not _has_clustered(transaction, run_id):
+                raise MalformedError(f"cluster_evaluation: run {run_id} has no clusters; leave it out")
             transaction.put(evaluation)
             body = EvaluationReported(
                 client_id=evaluation.client_id,
@@ -239,12 +252,19 @@ def _view(transaction: Transaction, run: Run, evaluations: Sequence[Evaluation])
 
 
 def _check_evaluation(evaluation: Evaluation) -> None:
+    check_number("evaluation.version", evaluation.version, 0, MOST)
     check_number("evaluation.rows", evaluation.rows, 1, MOST)
     check_number("evaluation.loss", evaluation.loss)
     check_number("evaluation.accuracy", evaluation.accuracy, 0, 1)
     if evaluation.own is not None:
+        check_number("cluster_evaluation.cluster", evaluation.own.cluster, 0, MOST_CLUSTERS - 1)
         check_number("cluster_evaluation.loss", evaluation.own.loss)
         check_number("cluster_evaluation.accuracy", evaluation.own.accuracy, 0, 1)
+
+
+def _has_clustered(transaction: Transaction, run_id: str) -> bool:
+    made = transaction.get(Clustering, run_id=run_id)
+    return made is not None and made.version is not None
 
 
 def _metrics(evaluation: Evaluation) -> Metrics:

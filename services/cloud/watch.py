@@ -9,7 +9,7 @@ from services.cloud.events import Event, NodeProgress
 from services.cloud.fleet import MOST, known_node
 from services.cloud.keys import Exchange, exchange_of
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Answer, Member, Node, Role, Run, Standing
+from services.cloud.records import Answer, Clustering, Member, Node, Role, Run, Standing
 from services.cloud.store import Store, Transaction
 
 
@@ -31,6 +31,8 @@ class Assignment:
     keys: Exchange | None = None
     standings: tuple[Standing, ...] = ()
     """Of an edge's clients, in their order, once the run has clustered."""
+    clusters_version: int | None = None
+    """For an edge: from which version these clusters hold; None where the run has not clustered."""
 
 
 async def watch_assignments(
@@ -56,7 +58,9 @@ def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignmen
     if member.role is Role.EDGE:
         own = tuple(client.node_id for client in transaction.all(Member, run_id=run.run_id, edge_id=member.node_id))
         standings = tuple(transaction.standings_at(run.run_id, member.node_id))
-        return Assignment(run=run, edges=(), client_ids=own, standings=standings)
+        made = transaction.get(Clustering, run_id=run.run_id)
+        version = made.version if made else None
+        return Assignment(run=run, edges=(), client_ids=own, standings=standings, clusters_version=version)
     asked = [member.edge_id] if member.edge_id else []
     if run.state is RunState.ENROLLING:
         edges = transaction.all(Member, run_id=run.run_id, role=Role.EDGE)

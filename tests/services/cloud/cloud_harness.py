@@ -121,7 +121,8 @@ class Site:
     async def refuse(self, run, node, why):
         await self.fleet.JoinRun(fleet_pb2.JoinRunRequest(run_id=run, node_id=node, refusal=why))
 
-    async def push(self, run, edge, data, version=0, rows=10, **header):
+    async def push(self, run, edge, data, version=0, rows=10, more=(), **header):
+        """Push an adapter; `more` are lists of reports that follow the header."""
         given = {"total_bytes": len(data), "sha256": sha256(data), **header}
         if given.get("initial"):
             given["config"] = CONFIG
@@ -129,6 +130,8 @@ class Site:
 
         async def messages():
             yield adapter_pb2.PushAdapterRequest(header=head)
+            for reports in more:
+                yield adapter_pb2.PushAdapterRequest(reports=adapter_pb2.ClientReports(reports=reports))
             for chunk in split_chunks(data):
                 yield adapter_pb2.PushAdapterRequest(chunk=chunk)
 

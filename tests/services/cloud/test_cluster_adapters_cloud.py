@@ -4,44 +4,11 @@ import grpc
 import numpy as np
 import pytest
 from cloud_harness import EDGES, adapter, refused, run_async, site
-from fingerprint_harness import TRAINING, clustered, clustering_spec, first, upload, warming
+from cluster_harness import EIGHT, clustering_run, one_round, reports, standing_of, text_of, value_of
+from fingerprint_harness import clustered, first, upload
 
 from elsa.cluster.summary import SIZE
-from elsa.v1 import adapter_pb2, run_pb2
-
-EIGHT = tuple(f"client-{number}" for number in range(1, 9))
-ROUNDS = 6
-
-
-def text_of(**parts):
-    given = {"fleet": {"min_clients": 4, "min_edges": 2}, "training": {"rounds": ROUNDS}, **parts}
-    return clustering_spec(**given)
-
-
-async def clustering_run(at, text, clients=EIGHT):
-    """A run whose clients are in two clusters, each at an edge of its own; its id."""
-    run = await warming(at, text, clients, room=8, near=lambda number: EDGES[number % 2])
-    for number, client in enumerate(clients):
-        await at.fleet.UploadFingerprint(upload(text, run, client, group=number % 2))
-    await at.reach(run, TRAINING)
-    return run
-
-
-def reports(clients, far=(), size=SIZE, values=None):
-    """What an edge tells of its clients: all moved the same way, those in `far` ten times as far."""
-    along = np.random.default_rng(1).normal(size=size)
-    messages = []
-    for client in clients:
-        own = np.random.default_rng(list(client.encode())).normal(size=size)
-        moved = (along + 0.3 * own) * (10 if client in far else 1) if values is None else values
-        messages.append(adapter_pb2.ClientReport(client_id=client, rows=10, steps=1, loss=1.0, moved=moved))
-    return messages
-
-
-async def value_of(at, run, version, cluster=None):
-    _, tensors = await at.pull(run, "edge-1", version, cluster=cluster)
-    (value,) = {float(values[0, 0]) for values in tensors.values()}
-    return value
+from elsa.v1 import run_pb2
 
 
 @run_async
@@ -120,6 +87,12 @@ async def test_a_run_without_clusters_takes_no_cluster(tmp_path):
             await at.push(run, "edge-1", adapter(1), cluster=0)
         async with refused(grpc.StatusCode.INVALID_ARGUMENT, "header.parts"):
             await at.push(run, "edge-1", adapter(1), parts=2)
+        for edge in EDGES:
+            await at.push(run, edge, adapter(1))
+        await at.closed(run, 1)
+        own = run_pb2.Evaluation(version=1, rows=3, loss=1, accuracy=0.5, cluster=0)
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "cluster_evaluation", "has no clusters"):
+            await at.evaluate(run, "client-1", 1, own=own)
 
 
 @run_async
@@ -139,7 +112,7 @@ async def test_scores_are_kept_both_ways_by_client_and_cluster(tmp_path):
         assert score.cluster_evaluation.accuracy == pytest.approx((6 + 30) / 40)
         told = await at.wait(run, lambda event: event.evaluation_reported.client_id == "client-3")
         assert told.evaluation_reported.cluster_evaluation.accuracy == 1.0
-        for change in ({"version": 0}, {"rows": 4}, {"cluster": None}, {"accuracy": 2.0}):
+        for change in ({"version": 0}, {"rows": 4}, {"cluster": None}, {"cluster": 1000}, {"accuracy": 2.0}):
             own = run_pb2.Evaluation(**{"version": 1, "rows": 3, "loss": 1, "accuracy": 0.5, "cluster": 1, **change})
             async with refused(grpc.StatusCode.INVALID_ARGUMENT, "cluster_evaluation"):
                 await at.evaluate(run, "client-4", 1, own=own)
@@ -167,24 +140,6 @@ async def test_adapters_of_clusters_are_exported_beside_the_run_s(tmp_path):
             await exported(at, run, cluster=2)
         async with refused(grpc.StatusCode.NOT_FOUND, "there are: none"):
             await exported(at, run, version=0, cluster=0)
-
-
-async def one_round(at, run, version, far=()):
-    """Both edges deliver `version`; all clients of a cluster moved alike, those in `far` ten times as far."""
-    for edge in EDGES:
-        told = await first(at, edge, run)
-        by_cluster = {}
-        for client, kept in zip(told.client_ids, told.standings, strict=True):
-            by_cluster.setdefault(kept.cluster, []).append(client)
-        for cluster, clients in by_cluster.items():
-            own = reports(clients, far)
-            await at.push(run, edge, adapter(version), version, cluster=cluster, parts=len(by_cluster), reports=own)
-    await at.closed(run, version + 1)
-
-
-async def standing_of(at, run, client):
-    view = await at.runs.GetClusters(run_pb2.GetClustersRequest(run_id=run))
-    return next(place for place in view.clustered.places if place.client_id == client)
 
 
 @run_async
@@ -244,6 +199,7 @@ async def test_clusters_are_made_anew_and_those_who_changed_move(tmp_path):
         before = {place.client_id: place.edge_id for place in decided.places}
         moved = [place.client_id for place in anew.places if place.edge_id != before[place.client_id]]
         assert moved == ["client-8"] and "anew, 1 of 8 clients move" in anew.detail
+        assert {(await first(at, edge, run)).clusters_version for edge in EDGES} == {2}
         told = await first(at, "client-8", run)
         assert [peer.edge_id for peer in told.edges] == [next(p.edge_id for p in anew.places if p.cluster == 0)]
         for number in range(2):
