@@ -88,6 +88,16 @@ def followed(parts: Parts, before: Standing | None) -> Parts:
     return replace(parts, direction=before.parts.direction, norm=before.parts.norm)
 
 
+def answered_again(before: Standing, parts: Parts, *, weighed: bool) -> Standing:
+    """How a client stands whose new fingerprint has these parts: its trust goes on from before if it is `weighed`.
+
+    Whether it is set aside, and for how many rounds it was too low, its updates alone say.
+    """
+    parts = followed(parts, before)
+    trust = smoothed({"": before.trust}, {"": parts.score})[""] if weighed else before.trust
+    return replace(before, parts=parts, trust=trust)
+
+
 def neutral(spec: TrustSpec) -> float:
     """How far a client counts of which nothing is known."""
     return NEUTRAL if spec.enabled else 1.0
@@ -95,8 +105,8 @@ def neutral(spec: TrustSpec) -> float:
 
 def joins(
     spec: RunSpec, fingerprint: Fingerprint, others: Sequence[Fingerprint], medoids: Sequence[Fingerprint]
-) -> tuple[int, Parts, float]:
-    """The cluster whose medoid is nearest to a late client, and its trust, measured among some `others`.
+) -> tuple[int, Parts]:
+    """The cluster whose medoid is nearest to a late client, and the parts of its trust, measured among some `others`.
 
     Without medoids there is one cluster, 0.
     """
@@ -106,7 +116,7 @@ def joins(
     own = behaviour.parts(nearest(apart))[fingerprint.client_id]
     rows = [behaviour.ids.index(medoid.client_id) for medoid in medoids]
     cluster = int(clusters.nearest(apart[:1, rows])[0]) if rows else 0
-    return cluster, own, own.score if spec.trust.enabled else 1.0
+    return cluster, own
 
 
 def _clusters(

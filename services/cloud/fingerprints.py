@@ -3,7 +3,7 @@
 import asyncio
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +12,11 @@ from elsa.cluster.fingerprint import asking_order, check_fingerprint
 from elsa.data.probes import probes_of, probes_sha256
 from elsa.errors import MalformedError, PermissionDeniedError, RoundGivenUpError, StaleRoundError
 from elsa.spec import RunSpec
-from services.cloud.clustering import LATE_AMONG, joins
+from services.cloud.changes import Changes
+from services.cloud.clustering import LATE_AMONG, answered_again, joins
 from services.cloud.engine import Engine
 from services.cloud.events import TrustChanged
+from services.cloud.fleet import MOST, check_number
 from services.cloud.keys import works
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Clustering, Fingerprint, Run, Standing
@@ -52,8 +54,8 @@ class Upload:
 class Fingerprints:
     """The fingerprints of all runs."""
 
-    def __init__(self, store: Store, engine: Engine, *, clock: Callable[[], float]) -> None:
-        self._store, self._engine, self._clock = store, engine, clock
+    def __init__(self, store: Store, engine: Engine, changes: Changes, *, clock: Callable[[], float]) -> None:
+        self._store, self._engine, self._changes, self._clock = store, engine, changes, clock
 
     def probes(self, run_id: str, client_id: str) -> Asked:
         """The probes for a client, always the same and in the same order.
@@ -74,11 +76,12 @@ class Fingerprints:
         """Keep a fingerprint; it replaces the one before until the decision that it is for has been made.
 
         One of the warm-up that comes later has to be the first, and its client joins the nearest cluster. The same
-        one may come twice at any time.
+        one may come twice until the next decision forgets it.
 
-        Raises: as `probes`, MalformedError for another probe set, shape or values, and StaleRoundError for one that
-        comes too late, or of a version after which nobody is asked.
+        Raises: as `probes`, MalformedError for another probe set, version, shape or values, and StaleRoundError for
+        one that comes too late, or of a version after which nobody is asked.
         """
+        check_number("version", upload.version, 0, MOST)
         with self._store.transaction() as transaction:
             run = _clustering_run(transaction, upload.run_id, upload.client_id)
         sent = await asyncio.to_thread(_checked, RunSpec.from_yaml(run.spec), upload, self._clock())
@@ -91,7 +94,6 @@ class Fingerprints:
                 transaction.put(sent)
         if late:
             await self._join(run, sent)
-        self._engine.announce(run.run_id)
         self._engine.kick(run.run_id)
 
     async def _join(self, run: Run, sent: Fingerprint) -> None:
@@ -103,25 +105,33 @@ class Fingerprints:
                 for medoid in made.medoids
             ]
         medoids = [medoid for medoid in found if medoid is not None]
-        cluster, parts, trust = await asyncio.to_thread(joins, RunSpec.from_yaml(run.spec), sent, others, medoids)
-        detail = f"came late, joins cluster {cluster}, the nearest, trust {trust:.2f}"
+        spec = RunSpec.from_yaml(run.spec)
+        cluster, parts = await asyncio.to_thread(joins, spec, sent, others, medoids)
         with self._store.transaction() as transaction:
-            if _clustering_run(transaction, run.run_id, sent.client_id) and _is_new(transaction, run, sent):
-                transaction.put(sent)
-                stands = Standing(
-                    run_id=run.run_id,
-                    client_id=sent.client_id,
-                    cluster=cluster,
-                    trust=trust,
-                    told=trust,
-                    parts=parts,
-                    detail=detail,
-                )
-                transaction.put(stands)
-                event = TrustChanged(
-                    client_id=sent.client_id, trust=trust, set_aside=False, detail=detail, parts=parts
-                )
-                transaction.append(run.run_id, event, self._clock())
+            run = _clustering_run(transaction, run.run_id, sent.client_id)
+            if not _is_new(transaction, run, sent):
+                return
+            before = transaction.all(Standing, run_id=run.run_id, client_id=sent.client_id)[0]
+            stands = _joined(answered_again(before, parts, weighed=spec.trust.enabled), cluster)
+            transaction.put(sent)
+            transaction.put(stands)
+            event = TrustChanged(
+                client_id=sent.client_id,
+                trust=stands.trust,
+                set_aside=stands.set_aside,
+                detail=stands.detail,
+                parts=stands.parts,
+            )
+            transaction.append(run.run_id, event, self._clock())
+            edge_id = member_of(transaction, run.run_id, sent.client_id).edge_id
+        self._changes.notify(("events", run.run_id), ("node", edge_id or ""))
+
+
+def _joined(standing: Standing, cluster: int) -> Standing:
+    """How a late client stands in the cluster that it joins."""
+    aside = "; still set aside" if standing.set_aside else ""
+    detail = f"came late, joins cluster {cluster}, the nearest, trust {standing.trust:.2f}{aside}"
+    return replace(standing, cluster=cluster, told=standing.trust, detail=detail)
 
 
 def order_of(spec: RunSpec, client_id: str) -> list[int]:

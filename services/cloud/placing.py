@@ -58,19 +58,14 @@ def decided(
     sent = [kept for kept in fingerprints if kept.client_id in names]
     before = standings or {}
     groups = grouped(spec, sent, len(clients), len(edges), before)
-    problem = _problem(spec, clients, edges, groups, anew=bool(before))
+    known = {name: kept.trust for name, kept in before.items()} | dict(groups.trust)
+    trust = {name: known.get(name, neutral(spec.trust)) for name in names}
+    problem = _problem(spec, clients, edges, groups, trust, anew=bool(before))
     assignment, note = _assigned(problem)
     labels = _labels(assignment.edges, groups.labels, {name: kept.cluster for name, kept in before.items()})
-    trust = {name: kept.trust for name, kept in before.items()} | dict(groups.trust)
     return Decision(
         places=tuple(
-            _place(
-                client,
-                assignment.edges[client.node_id],
-                labels,
-                trust.get(client.node_id, neutral(spec.trust)),
-                groups,
-            )
+            _place(client, assignment.edges[client.node_id], labels, trust[client.node_id], groups)
             for client in clients
         ),
         clusters=max(len(groups.medoids), 1),
@@ -80,11 +75,18 @@ def decided(
 
 
 def _problem(
-    spec: RunSpec, clients: Sequence[Member], edges: Sequence[Member], groups: Groups, *, anew: bool
+    spec: RunSpec,
+    clients: Sequence[Member],
+    edges: Sequence[Member],
+    groups: Groups,
+    trust: Mapping[str, float],
+    *,
+    anew: bool,
 ) -> Problem:
-    """What decides: clients without a fingerprint are as far from all edges, and go by latency alone.
+    """What decides: clients without a fingerprint are as far from all edges, and go by latency and trust.
 
-    Where it is decided `anew`, clusters and clients stay where they stand unless a move saves what it costs.
+    By latency alone, whatever their `trust`, where there are no groups at all. Where it is decided `anew`, clusters
+    and clients stay where they stand unless a move saves what it costs.
     """
     ids, names = tuple(client.node_id for client in clients), tuple(edge.node_id for edge in edges)
     latencies = latency_matrix(
@@ -104,7 +106,7 @@ def _problem(
         latencies_ms=latencies,
         latency_bound_ms=weights.latency_bound_ms,
         distance=distance,
-        trust=np.array([groups.trust.get(client, 1.0) for client in ids]),
+        trust=np.array([trust[client] if groups.medoids else 1.0 for client in ids]),
         alpha=weights.alpha,
         beta=weights.beta,
         gamma=weights.gamma,
@@ -216,5 +218,5 @@ def _place(client: Member, edge_id: str, labels: Mapping[str, int], trust: float
 def _why(groups: Groups, name: str, cluster: int, latency_ms: float, trust: float) -> str:
     figures = f"{latency_ms:.3g} ms, trust {trust:.2f}"
     if name not in groups.distance:
-        return f"no fingerprint to compare, by latency, counted to cluster {cluster}, {figures}"
+        return f"no fingerprint to compare, counted to cluster {cluster}, {figures}"
     return f"cluster {cluster}, {groups.distance[name][cluster]:.2f} median divergences from its middle, {figures}"

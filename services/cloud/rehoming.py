@@ -27,27 +27,30 @@ def rehome(
     silent_s: Mapping[str, float],
     is_alive: Callable[[str], bool],
     now: float,
-) -> bool:
-    """Move or leave out the clients of lost edges, with the events; whether there were any.
+) -> list[str] | None:
+    """Move or leave out the clients of lost edges, with the events.
 
     Args:
         silent_s: how long those have been silent who have been so for too long.
         is_alive: whether a node was heard lately; no client is given to an edge that was not.
+
+    Returns:
+        The digests of the updates that this takes back; None where there was nobody to move.
     """
     lost = _lost(members, silent_s) if run.state in LEAVABLE else {}
     homeless = [member for member in members if works(member) and member.edge_id in lost]
     if not homeless:
-        return False
+        return None
     others = [member for member in members if _joined(member) and member.node_id not in lost]
     there = [edge for edge in others if is_alive(edge.node_id)]
     if others and not there:  # they may be heard again
-        return False
+        return None
     if not others:
         waited_for = {member.node_id for member in members if _joined(member)}
         homeless = [client for client in homeless if client.edge_id not in waited_for]
-    homeless = _without_delivered(transaction, run, homeless)
+    homeless, taken_back = _without_delivered(transaction, run, homeless)
     _move(transaction, run, homeless, _room(members, there), lost, now)
-    return bool(homeless)
+    return taken_back if homeless else None
 
 
 def _joined(member: Member) -> bool:
@@ -65,16 +68,21 @@ def _lost(members: Sequence[Member], silent_s: Mapping[str, float]) -> dict[str,
     return lost
 
 
-def _without_delivered(transaction: Transaction, run: Run, homeless: Sequence[Member]) -> list[Member]:
-    """Those whose rows are not in an update of the open round; an update that came in part is taken back."""
+def _without_delivered(
+    transaction: Transaction, run: Run, homeless: Sequence[Member]
+) -> tuple[list[Member], list[str]]:
+    """Those whose rows are not in an update of the open round; what came of theirs in part is taken back.
+
+    Returns them, and the digests of what is taken back.
+    """
     updates = transaction.all(Update, run_id=run.run_id, version=run.version)
     done = delivered(updates)
     free = [client for client in homeless if client.edge_id not in done]
     edges = {client.edge_id for client in free}
-    for update in updates:
-        if update.edge_id in edges:
-            transaction.delete(update)
-    return free
+    taken_back = [update for update in updates if update.edge_id in edges]
+    for update in taken_back:
+        transaction.delete(update)
+    return free, [update.sha256 for update in taken_back]
 
 
 def _room(members: Sequence[Member], edges: Collection[Member]) -> dict[str, int]:

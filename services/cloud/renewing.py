@@ -5,13 +5,12 @@ Clusters get new numbers; what a new cluster has as its adapter is that of the o
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from elsa.cluster.trust import smoothed
 from elsa.errors import CapacityError
 from elsa.spec import RunSpec
-from services.cloud.clustering import followed
+from services.cloud.clustering import answered_again
 from services.cloud.events import Place
 from services.cloud.keys import works
 from services.cloud.placing import Decision, decided
@@ -31,18 +30,23 @@ class Renewal:
 
 
 def decided_anew(
-    spec: RunSpec, members: Sequence[Member], fingerprints: Sequence[Fingerprint], standings: Sequence[Standing]
+    spec: RunSpec,
+    members: Sequence[Member],
+    fingerprints: Sequence[Fingerprint],
+    standings: Sequence[Standing],
+    gone: Collection[str] = (),
 ) -> Renewal:
-    """The clusters, trust and edges from now on; as before where too few clients answered again.
+    """The clusters, trust and edges from now on; as before where too few of the clients that are not gone answered.
 
     As before too where not every client finds an edge, as after one was lost: `rehoming.py` then sees to those.
     """
     before = {kept.client_id: kept for kept in standings}
     clients = {member.node_id for member in members if works(member)}
     sent = [kept for kept in fingerprints if kept.client_id in clients]
-    wanted = max(math.ceil(spec.clustering.quorum * len(clients) - 1e-9), 2)
-    if len(sent) < wanted:
-        return Renewal(detail=f"as before: {len(sent)} of {len(clients)} clients answered again", origins={})
+    there = clients - set(gone)
+    answered = sum(kept.client_id in there for kept in sent)
+    if len(sent) < 2 or answered < math.ceil(spec.clustering.quorum * len(there) - 1e-9):
+        return Renewal(detail=f"as before: {answered} of {len(there)} clients answered again", origins={})
     try:
         decision = decided(spec, members, sent, before)
     except CapacityError as error:
@@ -65,6 +69,7 @@ def renew(transaction: Transaction, run: Run, renewal: Renewal, version: int, no
     """Write a renewal down, with its events: it holds from `version` on, which was made in this transaction."""
     made = transaction.all(Clustering, run_id=run.run_id)[0]
     decision = renewal.decision
+    transaction.forget_fingerprints(run.run_id, but=made.version if decision is None else version)
     if decision is not None:
         made = replace(
             made,
@@ -98,11 +103,9 @@ def _stand(transaction: Transaction, run: Run, place: Place, now: float) -> None
 
 def _after(standing: Standing, place: Place, *, weighed: bool) -> Standing:
     """How a client stands that stood so before: its trust goes on from there, by its new answers."""
-    trust, parts = standing.trust, standing.parts
     if place.parts is not None:
-        parts = followed(place.parts, standing)
-        trust = smoothed({"": trust}, {"": parts.score})[""] if weighed else trust
-    return replace(standing, cluster=place.cluster, trust=trust, told=trust, parts=parts, detail=place.detail)
+        standing = answered_again(standing, place.parts, weighed=weighed)
+    return replace(standing, cluster=place.cluster, told=standing.trust, detail=place.detail)
 
 
 def _hand_over(transaction: Transaction, run: Run, version: int, origins: Mapping[int, int]) -> None:
@@ -111,5 +114,5 @@ def _hand_over(transaction: Transaction, run: Run, version: int, origins: Mappin
     for cluster, origin in origins.items():
         if origin in old:
             transaction.put(replace(old[origin], cluster=cluster))
-    for cluster in old.keys() - origins.keys():
+    for cluster in old.keys() - {cluster for cluster, origin in origins.items() if origin in old}:
         transaction.delete(old[cluster])

@@ -107,7 +107,7 @@ def _services(
     )
     adapters = Adapters(store, keeper, engine, changes, max_adapter_bytes=settings.max_adapter_bytes, clock=clock)
     watch = RunWatch(store, changes, clock=clock)
-    keyring, fingerprints = Keyring(store, engine), Fingerprints(store, engine, clock=clock)
+    keyring, fingerprints = Keyring(store, engine), Fingerprints(store, engine, changes, clock=clock)
     return [
         Service(
             servicer=FleetServicer(fleet, runs, engine, watch, keyring, fingerprints, store, changes),

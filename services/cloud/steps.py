@@ -5,9 +5,12 @@ to threads; what they made is written only if the run is still as it was.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TypeVar
 
+from elsa.errors import CapacityError, NotFoundError
 from elsa.spec import RunSpec
 from services.cloud.closing import close
 from services.cloud.enrolment import Verdict, after_enrolling, after_pending, after_warmup, fits, with_room
@@ -40,6 +43,8 @@ from services.cloud.rounds import closing, evaluated, working_edges
 from services.cloud.settling import begin_warmup, settle, settle_by_latency
 from services.cloud.store import Store, Transaction
 
+Placed = TypeVar("Placed")
+
 
 class Steps:
     """Takes steps; a node silent for `gone_after_s` seconds is not waited for: its clients go to other edges.
@@ -62,12 +67,15 @@ class Steps:
                 if offers:
                     return True
             members = transaction.all(Member, run_id=run_id)
-            if rehome(transaction, run, members, self._gone(members), self._fleet.is_alive, now):
-                return True
-            if run.state is RunState.WARMUP:
-                return self._warm_up(transaction, run, members, now)
-            if run.state is RunState.TRAINING and look_after(transaction, run, members, self._gone(members), now):
-                return True
+            taken_back = rehome(transaction, run, members, self._gone(members), self._fleet.is_alive, now)
+            if taken_back is None:
+                if run.state is RunState.WARMUP:
+                    return self._warm_up(transaction, run, members, now)
+                if run.state is RunState.TRAINING and look_after(transaction, run, members, self._gone(members), now):
+                    return True
+        if taken_back is not None:
+            await self._keeper.drop(taken_back)
+            return True
         if run.state is RunState.ENROLLING:
             return await self._enrolling(run, members, now)
         if run.state is RunState.CLUSTERING:
@@ -142,6 +150,21 @@ class Steps:
         there = [member for member in members if member.role is Role.CLIENT or member.node_id not in gone]
         return there if any(member.role is Role.EDGE for member in there) else members
 
+    async def _placed(self, members: list[Member], decide: Callable[[list[Member]], Placed]) -> Placed | None:
+        """What `decide` makes of the members that can be reached, of all where those have too little room.
+
+        None where all have, too, and an edge is to be heard again first: `rehoming.py` then sees to its clients.
+        Raises CapacityError where nobody is waited for.
+        """
+        for chosen in (self._reachable(members), members):
+            try:
+                return await asyncio.to_thread(decide, chosen)
+            except CapacityError as error:
+                fault = error
+        if all(self._fleet.is_alive(edge_id) for edge_id in joined_edges(members)):
+            raise fault
+        return None
+
     def _fitting(self, transaction: Transaction, spec: RunSpec) -> list[Node]:
         nodes = transaction.all(Node)
         return [node for node in nodes if fits(node, spec.data.name) and self._fleet.is_alive(node.node_id)]
@@ -156,7 +179,9 @@ class Steps:
 
     async def _by_latency(self, run: Run, members: list[Member], now: float) -> bool:
         """The edges of a run that does not cluster."""
-        edges = await asyncio.to_thread(nearest, self._reachable(members))
+        edges = await self._placed(members, nearest)
+        if edges is None:
+            return False
         with self._store.transaction() as transaction:
             if self._is_as_it_was(transaction, run, members):
                 settle_by_latency(transaction, run, members, edges, now)
@@ -170,7 +195,10 @@ class Steps:
             sent = transaction.all(Fingerprint, run_id=run.run_id, version=0)
         if not warmed_up:
             return await self._by_latency(run, members, now)
-        decision = await asyncio.to_thread(decided, RunSpec.from_yaml(run.spec), self._reachable(members), sent)
+        spec = RunSpec.from_yaml(run.spec)
+        decision = await self._placed(members, lambda chosen: decided(spec, chosen, sent))
+        if decision is None:
+            return False
         with self._store.transaction() as transaction:
             known = {kept.client_id for kept in sent}
             if self._is_as_it_was(transaction, run, members) and transaction.fingerprinted(run.run_id, 0) == known:
@@ -179,17 +207,23 @@ class Steps:
         return True
 
     async def _round(self, run: Run, members: list[Member], now: float) -> bool:
+        """Close the open round if it is due; where another update comes meanwhile, it is merged in the next step."""
         spec, edges = RunSpec.from_yaml(run.spec).rounds, working_edges(members)
         with self._store.transaction() as transaction:
             if not edges:
                 return _moved(transaction, run, RunState.TRAINING, Verdict(failure=nobody_left(members)), now)
             opened = transaction.all(Round, run_id=run.run_id, version=(run.version or 0) + 1)[0]
-            updates = transaction.all(Update, run_id=run.run_id, version=run.version)
+            updates = _updates(transaction, run)
             verdict = closing(spec, opened.version, edges, updates, self._age(opened.opened_unix_s, now))
             if not verdict.go:
                 return _moved(transaction, run, RunState.TRAINING, verdict, now)
             clustered = transaction.get(Clustering, run_id=run.run_id) is not None
-        given = [(update, await self._keeper.get(update.sha256)) for update in updates]
+        try:
+            given = [(update, await self._keeper.get(update.sha256)) for update in updates]
+        except NotFoundError:
+            if self._are_there(run, updates):
+                raise
+            return True  # an edge began to deliver anew meanwhile
         made = await asyncio.to_thread(merged, given)
         renewal = await self._renewal(run, members, opened.version) if clustered else None
         closed = replace(
@@ -205,12 +239,16 @@ class Steps:
                 await held.enter_async_context(self._keeper.holding(digest))
                 await self._keeper.put(files[digest])
             with self._store.transaction() as transaction:
-                if transaction.run(run.run_id) == run:
+                if transaction.run(run.run_id) == run and _updates(transaction, run) == updates:
                     close(transaction, run, closed, made, updates, edges, now)
                     if renewal is not None:
                         renew(transaction, run, renewal, closed.version, now)
         await self._keeper.drop([*files, *(update.sha256 for update in updates)])
         return True
+
+    def _are_there(self, run: Run, updates: list[Update]) -> bool:
+        with self._store.transaction() as transaction:
+            return _updates(transaction, run) == updates
 
     async def _renewal(self, run: Run, members: list[Member], version: int) -> Renewal | None:
         """Who learns with whom from `version` on, where the specification wants that decided anew then."""
@@ -220,7 +258,8 @@ class Steps:
         with self._store.transaction() as transaction:
             sent = transaction.all(Fingerprint, run_id=run.run_id, version=version)
             standings = transaction.all(Standing, run_id=run.run_id)
-        return await asyncio.to_thread(decided_anew, spec, self._reachable(members), sent, standings)
+        gone = self._gone(members)
+        return await asyncio.to_thread(decided_anew, spec, self._reachable(members), sent, standings, gone)
 
     async def _finish(self, run: Run, members: list[Member], now: float) -> bool:
         spec = RunSpec.from_yaml(run.spec).rounds
@@ -241,6 +280,11 @@ class Steps:
             if transaction.run(run.run_id) == run:
                 transaction.move(run, RunState.COMPLETED, now)
         return True
+
+
+def _updates(transaction: Transaction, run: Run) -> list[Update]:
+    """What came in the open round."""
+    return transaction.all(Update, run_id=run.run_id, version=run.version)
 
 
 def _moved(

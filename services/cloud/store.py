@@ -123,6 +123,11 @@ class Transaction:
         own = select(FINGERPRINTS).where(FINGERPRINTS.c.run_id == run_id, FINGERPRINTS.c.version == version)
         return self._select(Fingerprint, own.order_by(FINGERPRINTS.c.client_id).limit(limit))
 
+    def forget_fingerprints(self, run_id: str, *, but: int | None) -> None:
+        """Delete a run's fingerprints of all versions but one."""
+        others = (FINGERPRINTS.c.run_id == run_id) & (FINGERPRINTS.c.version != but)
+        self._connection.execute(delete(FINGERPRINTS).where(others))
+
     def standings_at(self, run_id: str, edge_id: str) -> list[Standing]:
         """The standings of an edge's clients, in order of their names; none where the run did not cluster."""
         here = (MEMBERS.c.run_id == run_id) & (MEMBERS.c.edge_id == edge_id)

@@ -51,8 +51,9 @@ def judge(transaction: Transaction, run: Run, spec: TrustSpec, updates: Sequence
 def judged(spec: TrustSpec, standings: Sequence[Standing], moved: Mapping[str, Sequence[float]]) -> list[Judged]:
     """The standings of those whose updates are in `moved`: trust smoothed, rounds too low counted.
 
-    Who is too low in `ROUNDS` rounds in a row is set aside, and taken back after a round in which it is not. One
-    that sent no fingerprint has the neutral parts, so that it is judged by its updates alone.
+    Who is too low in `ROUNDS` rounds in a row in which it delivers is set aside, and taken back after one in which it
+    is not. Too low among all clients: where bad ones alone deliver, they do not stand out from each other. One that
+    sent no fingerprint has the neutral parts, so that it is judged by its updates alone.
 
     Args:
         moved: by client, a linear summary of its update, all of the same length.
@@ -66,7 +67,7 @@ def judged(spec: TrustSpec, standings: Sequence[Standing], moved: Mapping[str, S
     trust = smoothed(
         {client: kept.trust for client, kept in known.items()}, {client: own.score for client, own in told.items()}
     )
-    low = too_low(trust, spec.min_trust)
+    low = too_low({kept.client_id: kept.trust for kept in standings} | trust, spec.min_trust)
     return [_judged(kept, told[client], trust[client], low) for client, kept in known.items()]
 
 

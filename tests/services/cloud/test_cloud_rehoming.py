@@ -3,11 +3,13 @@
 import grpc
 import pytest
 from cloud_harness import CLIENTS, EDGES, Clock, adapter, refused, run_async, site, spec
+from cluster_harness import clustering_run, text_of
 from fingerprint_harness import clustered, clustering_spec, first, upload, warming
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elsa.v1 import fleet_pb2, run_pb2
+from elsa.wire.adapter import sha256
 from services.cloud.events import ClientAssigned, NodeJoined
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Link, Member, Node, Role, Run, Update
@@ -259,6 +261,17 @@ async def test_clusters_stay_as_they_are_when_a_lost_edge_leaves_too_little_room
 
 
 @run_async
+async def test_what_a_lost_edge_delivered_in_part_leaves_no_blob(tmp_path):
+    async with site(tmp_path, **QUICK) as at:
+        run = await clustering_run(at, text_of(), CLIENTS)
+        await at.push(run, "edge-1", adapter(5), cluster=0, parts=2)
+        await at.silence("edge-1", seconds=101)
+        await advance(at, run)
+        assert await members_at(at, run, "edge-2") == list(CLIENTS)
+        assert not list((tmp_path / "cloud" / "blobs").rglob(sha256(adapter(5))))
+
+
+@run_async
 async def test_moves_tell_of_a_trunk_that_starts_anew(tmp_path):
     text = spec(preset="none", privacy={"ssop": {"rank": 4, "edge": "blind", "key": "client"}})
     async with site(tmp_path) as at:
@@ -329,14 +342,14 @@ def a_run(store, fleet, said, updates=()):
 
 
 def step(store, said):
-    """One step; whether anything followed, the members afterwards and the events."""
+    """One step; the digests of what it took back or None, the members afterwards and the events."""
     silent = {name: 99.0 for name, (_, state) in zip(NAMES, said, strict=True) if state == "silent"}
     alive = {name for name, (_, state) in zip(NAMES, said, strict=True) if state in ("there", "left")}
     with store.transaction() as transaction:
         run, members = transaction.run("r"), transaction.all(Member, run_id="r")
-        done = rehome(transaction, run, members, silent, alive.__contains__, 0.0)
+        taken_back = rehome(transaction, run, members, silent, alive.__contains__, 0.0)
         after = {member.node_id: member for member in transaction.all(Member, run_id="r")}
-        return done, after, [event.body for event in transaction.events("r", 0)]
+        return taken_back, after, [event.body for event in transaction.events("r", 0)]
 
 
 @settings(deadline=None, max_examples=150)
@@ -344,7 +357,7 @@ def step(store, said):
 def test_everyone_is_at_an_edge_that_is_there_or_left_out_with_a_reason(fleet, said):
     store, state = Store("sqlite://"), {name: state for name, (_, state) in zip(NAMES, said, strict=True)}
     a_run(store, fleet, said)
-    done, after, events = step(store, said)
+    taken_back, after, events = step(store, said)
     room = {name: room for name, (room, _) in zip(NAMES, said, strict=True)}
     told = {}
     for body in events:
@@ -366,8 +379,8 @@ def test_everyone_is_at_an_edge_that_is_there_or_left_out_with_a_reason(fleet, s
         came = [f"c{n}" for n, links in enumerate(fleet) if after[f"c{n}"].edge_id == edge != min(links)]
         stood = sum(min(links) == edge for links in fleet)
         assert not came or len(came) + stood <= room[edge]
-    assert done == bool(told)
-    assert not step(store, said)[0]
+    assert (taken_back is not None) == bool(told)
+    assert step(store, said)[0] is None
     store.close()
 
 
@@ -377,8 +390,8 @@ def test_what_a_lost_edge_delivered_in_part_does_not_count(parts, moves_now):
     update = Update(run_id="r", version=0, edge_id="e0", cluster=0, parts=parts, rows=10, sha256="0" * 64)
     store = Store("sqlite://")
     a_run(store, [{"e0": 1.0, "e2": 2.0}], said, [update])
-    done, after, _ = step(store, said)
-    assert (done, after["c0"].edge_id) == ((True, "e2") if moves_now else (False, "e0"))
+    taken_back, after, _ = step(store, said)
+    assert (taken_back, after["c0"].edge_id) == ((["0" * 64], "e2") if moves_now else (None, "e0"))
     with store.transaction() as transaction:
         assert transaction.all(Update) == ([] if moves_now else [update])
     store.close()
