@@ -50,9 +50,9 @@ def standings_to_proto(standings: Sequence[Standing]) -> list[fleet_pb2.ClientSt
     ]
 
 
-def clustered_to_proto(body: Clustered) -> run_pb2.Clustered:
-    """A decision; of more places than go into one message, the first, and the detail says so."""
-    places = fitting([_place(place) for place in body.places]) if body.places else []
+def clustered_to_proto(body: Clustered, besides: int = 0) -> run_pb2.Clustered:
+    """A decision; of more places than go into one message with `besides` bytes, the first, and the detail says so."""
+    places = fitting([_place(place) for place in body.places], besides)
     message = run_pb2.Clustered(version=body.version, detail=body.detail, clusters=body.clusters, places=places)
     if len(places) < len(body.places):
         message.detail += f"; the first {len(places)} of {len(body.places)} clients are shown"
@@ -73,7 +73,6 @@ def trust_changed_to_proto(body: TrustChanged) -> run_pb2.TrustChanged:
 def clusters_to_proto(view: View) -> run_pb2.GetClustersResponse:
     """Who learns with whom; divergences, (clients, clients), where they go into the same message."""
     message = run_pb2.GetClustersResponse(
-        clustered=clustered_to_proto(view.clustered),
         scores=[
             run_pb2.ClusterScore(
                 cluster=kept.cluster,
@@ -83,6 +82,7 @@ def clusters_to_proto(view: View) -> run_pb2.GetClustersResponse:
             for kept in view.scores
         ],
     )
+    message.clustered.CopyFrom(clustered_to_proto(view.clustered, message.ByteSize()))
     apart = view.divergence
     if apart is not None and message.ByteSize() + apart.nbytes + 1024 <= MAX_MESSAGE_BYTES:
         data = apart.astype("<f4").tobytes()
