@@ -30,7 +30,12 @@ class CloudSettings(BaseSettings):
     )
     idle_s: float = Field(60.0, gt=0, description="silence after which a push is ended")
     grace_s: float = Field(5.0, ge=0, description="for calls in flight when the cloud stops")
-    max_nodes: int = Field(10_000, ge=1, le=10_000, description="edges and clients; their names go into one message")
+    max_nodes: int = Field(
+        10_000,
+        ge=1,
+        le=200_000,
+        description="edges and clients; beyond 10,000, GetRun may name but the first of them",
+    )
     max_open_runs: int = Field(32, ge=1)
     max_spec_bytes: int = Field(16 * 1024, ge=1)
     max_adapter_bytes: int = Field(2**30, ge=1)
