@@ -1,15 +1,19 @@
 """Probes given and fingerprints taken: what is refused, what is replaced, and who comes late."""
 
+from unittest import mock
+
 import grpc
 import numpy as np
 import pytest
 from cloud_harness import CLIENTS, EDGES, refused, run_async, site
+from cluster_harness import EIGHT, ROUNDS, one_round, standing_of, text_of
 from fingerprint_harness import TRAINING, WARMUP, clustered, clustering_spec, first, tensor, upload, warming
 
 from elsa.data.probes import probes_of
 from elsa.spec import RunSpec
 from elsa.v1 import fleet_pb2, run_pb2
 from elsa.v1.tensor_pb2 import DType, Tensor
+from services.cloud.changes import Changes
 
 TEXT = clustering_spec()
 PROBES = probes_of(RunSpec.from_yaml(TEXT).clustering.probes)
@@ -144,6 +148,55 @@ async def test_late_client_joins_the_nearest_cluster(tmp_path):
         assert (view.client_id, view.cluster, view.edge_id) == ("client-9", other, before["client-9"].edge_id)
         told = await first(at, view.edge_id, run)
         assert told.standings[list(told.client_ids).index("client-9")].cluster == other
+
+
+@run_async
+async def test_a_fingerprint_in_time_wakes_nobody_and_a_late_one_its_edge_alone(tmp_path):
+    async with site(tmp_path) as at:
+        run = await warming(at, TEXT)
+        with mock.patch.object(Changes, "notify", autospec=True, side_effect=Changes.notify) as notify:
+            for client in CLIENTS[:3]:
+                await at.fleet.UploadFingerprint(upload(TEXT, run, client))
+            await at.cloud.engine.advance(run, at.clock())
+            assert not notify.called
+            at.later(300)
+            await at.reach(run, TRAINING)
+            notify.reset_mock()
+            await at.fleet.UploadFingerprint(upload(TEXT, run, "client-4"))
+            edge = (await clustered(at, run)).places[3].edge_id
+            assert [call.args[1:] for call in notify.mock_calls] == [(("events", run), ("node", edge))]
+
+
+@run_async
+async def test_late_client_keeps_what_its_updates_told(tmp_path):
+    text = text_of(trust={"min_trust": 0.6}, fleet={"min_clients": 8, "min_edges": 2})
+    async with site(tmp_path) as at:
+        run = await warming(at, text, EIGHT, room=8, near=lambda number: EDGES[number % 2])
+        for number, client in enumerate(EIGHT[1:], 1):
+            await at.fleet.UploadFingerprint(upload(text, run, client, group=number % 2))
+        at.later(300)
+        await at.reach(run, TRAINING)
+        for version in range(ROUNDS - 1):
+            await one_round(at, run, version, far={"client-1"})
+        before = await standing_of(at, run, "client-1")
+        assert before.set_aside and before.parts.update < 0.5
+        await at.fleet.UploadFingerprint(upload(text, run, "client-1", group=0))
+        late = await standing_of(at, run, "client-1")
+        assert late.set_aside and late.detail.endswith("still set aside")
+        assert late.parts.update == before.parts.update
+        parts = late.parts
+        score = parts.consistency * parts.repeatability * parts.originality * parts.update
+        assert late.trust == pytest.approx(0.8 * before.trust + 0.2 * score)
+        await one_round(at, run, ROUNDS - 1, far={"client-1"})
+        assert (await standing_of(at, run, "client-1")).set_aside
+
+
+@run_async
+async def test_a_version_that_no_database_holds_is_refused(tmp_path):
+    async with site(tmp_path) as at:
+        run = await warming(at, TEXT)
+        async with refused(INVALID, "version: 4294967295"):
+            await at.fleet.UploadFingerprint(upload(TEXT, run, "client-1", version=2**32 - 1))
 
 
 @run_async

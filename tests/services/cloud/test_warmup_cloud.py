@@ -1,5 +1,7 @@
 """A run that warms up before it trains: it gets its clusters, and never hangs."""
 
+from unittest import mock
+
 import grpc
 import numpy as np
 from cloud_harness import CLIENTS, EDGES, Clock, adapter, refused, run_async, site, spec
@@ -17,6 +19,8 @@ from fingerprint_harness import (
 )
 
 from elsa.v1 import fleet_pb2, run_pb2
+from services.cloud import placing
+from services.cloud.lifecycle import RunState
 
 TEXT = clustering_spec(fleet={"min_clients": 4, "min_edges": 2})
 
@@ -154,7 +158,6 @@ async def test_cloud_that_restarts_in_the_warm_up_goes_on(tmp_path):
 
 @run_async
 async def test_cloud_that_dies_while_it_clusters_goes_on(tmp_path):
-    from services.cloud.lifecycle import RunState
     from services.cloud.settings import CloudSettings
     from services.cloud.store import Store
 
@@ -198,6 +201,66 @@ async def test_latency_bound_that_cannot_be_held_is_given_up(tmp_path):
         await at.reach(run, TRAINING)
         decided = await clustered(at, run)
         assert "bound" in decided.detail and "client-1" in decided.detail
+
+
+@run_async
+async def test_run_whose_edges_are_silent_as_it_clusters_goes_on(tmp_path):
+    text = clustering_spec(clustering={"deadline_s": 105})
+    async with site(tmp_path, heartbeat_s=10, gone_after_s=100) as at:
+        run = await warming(at, text, near=lambda number: EDGES[number % 2])
+        for client in CLIENTS[:3]:
+            await at.fleet.UploadFingerprint(upload(text, run, client))
+        await at.silence("edge-1", seconds=70)  # is gone soon, and edge-2 alone has too little room
+        await at.silence(*EDGES, seconds=36)
+        await at.cloud.engine.advance(run, at.clock())
+        assert (await at.get(run)).state == TRAINING
+        assert {place.edge_id for place in (await clustered(at, run)).places} == set(EDGES)
+
+
+@run_async
+async def test_run_without_a_warm_up_whose_edges_are_silent_goes_on(tmp_path):
+    async with site(tmp_path, heartbeat_s=10, gone_after_s=100) as at:
+        await at.register()
+        run = await at.submit(spec())
+        await at.reach(run, fleet_pb2.RUN_STATE_ENROLLING)
+        for edge in EDGES:
+            await at.push(run, edge, adapter(), initial=True)
+            await at.join(run, edge)
+        for client in CLIENTS[:3]:
+            await at.join(run, client)
+        with at.cloud.engine._store.transaction() as transaction:  # as if the cloud was slow to decide
+            transaction.move(transaction.run(run), RunState.CLUSTERING, at.clock())
+        await at.silence("edge-1", seconds=70)
+        await at.silence(*EDGES, seconds=36)
+        await at.cloud.engine.advance(run, at.clock())
+        assert (await at.get(run)).state == TRAINING
+
+
+@run_async
+async def test_run_waits_for_its_other_edge_where_one_left_as_it_clusters(tmp_path):
+    text = clustering_spec(clustering={"deadline_s": 35})
+    async with site(tmp_path, heartbeat_s=10, gone_after_s=100) as at:
+        run = await warming(at, text, near=lambda number: EDGES[number % 2])
+        await at.silence("edge-2", seconds=40)
+        await at.refuse(run, "edge-1", "disk is full")
+        await at.cloud.engine.advance(run, at.clock())
+        assert (await at.get(run)).state == CLUSTERING
+        await at.heartbeat("edge-2")
+        await at.reach(run, TRAINING)
+        assert {place.edge_id for place in (await clustered(at, run)).places} == {"edge-2"}
+
+
+@run_async
+async def test_who_sends_no_fingerprint_weighs_by_the_trust_that_is_said(tmp_path):
+    text = clustering_spec(clustering={"quorum": 0.75})
+    async with site(tmp_path) as at:
+        run = await warming(at, text)
+        with mock.patch.object(placing, "assign", side_effect=placing.assign) as assign:
+            for number, client in enumerate(CLIENTS[:3]):
+                await at.fleet.UploadFingerprint(upload(text, run, client, group=number % 2))
+            await at.reach(run, TRAINING)
+        said = [place.trust for place in (await clustered(at, run)).places]
+        assert assign.call_args.args[0].trust.tolist() == said and said[3] == 0.75
 
 
 @run_async
