@@ -98,22 +98,38 @@ def of_neighbours(
 
 
 def with_updates(
-    parts: Mapping[str, Parts], updates: Mapping[str, Array], clusters: Mapping[str, int]
+    parts: Mapping[str, Parts],
+    updates: Mapping[str, Array],
+    clusters: Mapping[str, int],
+    courses: Mapping[str, Array] | None = None,
 ) -> dict[str, Parts]:
     """`parts` with direction and norm of the updates of a round; who sent none keeps what is there.
 
     Each update is a flat array, the same coordinates for all: the whole difference or a random projection of it.
+
+    Args:
+        courses: where each client has been going, see `course`; the direction is theirs. Else it is of this round's
+            updates alone, of which little can be told while all learn the same first things.
     """
     ids = sorted(updates)
     if not ids:
         return dict(parts)
+    marks = np.array([clusters[name] for name in ids])
     stacked = np.stack([np.asarray(updates[name], np.float64) for name in ids])
-    direction, norm = update_agreement(stacked, np.array([clusters[name] for name in ids]))
+    direction, norm = update_agreement(stacked, marks)
+    if courses is not None:
+        direction, _ = update_agreement(np.stack([np.asarray(courses[name], np.float64) for name in ids]), marks)
     told = {
         name: replace(parts[name], direction=float(along), norm=float(far))
         for name, along, far in zip(ids, direction, norm, strict=True)
     }
     return {**parts, **told}
+
+
+def course(before: Array | None, update: Array) -> Array:
+    """Where a client has been going: 0.8 of its course before, and its update; what is by chance cancels out."""
+    new = np.asarray(update, np.float64)
+    return new if before is None else KEPT * np.asarray(before, np.float64) + new
 
 
 def smoothed(old: Mapping[str, float], new: Mapping[str, float]) -> dict[str, float]:

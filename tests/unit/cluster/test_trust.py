@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from elsa.cluster.trust import Parts, of_fingerprints, smoothed, too_low, with_updates
+from elsa.cluster.trust import Parts, course, of_fingerprints, smoothed, too_low, with_updates
 from elsa.errors import SpecError
 
 EVEN = (0,) * 7 + (1,) * 7 + (2,) * 6
@@ -162,3 +162,31 @@ def test_without_clients_nobody_is_too_low() -> None:
 def test_a_least_trust_that_is_no_share_is_refused(value: float) -> None:
     with pytest.raises(SpecError, match="min_trust"):
         too_low(HONEST, min_trust=value)
+
+
+def test_a_course_tells_who_goes_nowhere_where_single_updates_do_not() -> None:
+    draw = np.random.default_rng(0)
+    names = [f"c{n:02}" for n in range(12)]
+    along = draw.normal(size=256)
+    clusters = dict.fromkeys(names, 0)
+    parts = {name: Parts(consistency=1.0, repeatability=1.0, originality=1.0) for name in names}
+    courses: dict[str, np.ndarray] = {}
+    for _ in range(12):
+        updates = {name: 4 * draw.normal(size=256) + (along if name > "c01" else 0) for name in names}
+        courses = {name: course(courses.get(name), update) for name, update in updates.items()}
+    single, whole = with_updates(parts, updates, clusters), with_updates(parts, updates, clusters, courses)
+    assert {name: own.norm for name, own in single.items()} == {name: own.norm for name, own in whole.items()}
+    honest = min(whole[name].direction for name in names[2:])
+    assert max(whole[name].direction for name in names[:2]) < 0.5 < 0.8 < honest
+    apart = {how: honest_apart(found, names) for how, found in (("single", single), ("whole", whole))}
+    assert apart["whole"] > apart["single"] + 0.2
+
+
+def honest_apart(found: dict[str, Parts], names: list[str]) -> float:
+    """How far the least honest direction is above the best of the two others."""
+    return min(found[name].direction for name in names[2:]) - max(found[name].direction for name in names[:2])
+
+
+def test_a_course_forgets() -> None:
+    np.testing.assert_allclose(course(None, np.ones(3)), 1)
+    np.testing.assert_allclose(course(course(None, np.ones(3)), np.zeros(3)), 0.8)
