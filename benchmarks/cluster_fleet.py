@@ -139,17 +139,6 @@ class Town:
             ]
         )
 
-    def mistaken(self, data: EncodedData, seed: Sequence[int]) -> EncodedData:
-        """The same texts, the names of all labels shuffled: every label stands for another, always the same."""
-        draw = np.random.default_rng(list(seed))
-        places = np.arange(len(self.labels))
-        names = draw.permutation(places)
-        while (names == places).any():
-            names = draw.permutation(places)
-        return self._data(
-            [EncodedRow(ids=row.ids, types=row.types, labels=int(names[label_of(row)])) for row in data.rows]
-        )
-
     def test(self, folder: Path, name: str) -> EncodedData:
         """The test rows of a data set."""
         return self._data(self._read(name, source(folder, name, "test")))

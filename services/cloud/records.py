@@ -178,6 +178,16 @@ class Standing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Course:
+    """Where a client's updates have been going, as `elsa.cluster.trust.course` says."""
+
+    run_id: str
+    client_id: str
+    values: bytes = field(repr=False)
+    """float32, little-endian, as many as a summary of an update has."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Round:
     """The making of one global version; version 0 is the initial adapter."""
 

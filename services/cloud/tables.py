@@ -30,6 +30,7 @@ from services.cloud.records import (
     ClusterAdapter,
     Clustering,
     ClusterScore,
+    Course,
     Evaluation,
     Fingerprint,
     KeyHolder,
@@ -231,6 +232,13 @@ STANDINGS = Table(
     Column("set_aside", Boolean, nullable=False),
     Column("detail", Text, nullable=False),
 )
+COURSES = Table(
+    "courses",
+    METADATA,
+    _run(),
+    _node("client_id"),
+    Column("values", LargeBinary, nullable=False),
+)
 EVENTS = Table(
     "events",
     METADATA,
@@ -254,6 +262,7 @@ TABLE_OF: dict[type, Table] = {
     Fingerprint: FINGERPRINTS,
     Clustering: CLUSTERINGS,
     Standing: STANDINGS,
+    Course: COURSES,
     Event: EVENTS,
 }
 """Where each record is kept."""

@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
-from elsa.cluster.trust import ROUNDS, Aside, Parts, smoothed, too_low, with_updates
+from elsa.cluster.trust import ROUNDS, Aside, Parts, course, smoothed, too_low, with_updates
 from elsa.cluster.trust_probes import NEUTRAL
 from elsa.clustering import TrustSpec
 from services.cloud.events import TrustChanged
-from services.cloud.records import Run, Standing, Update
+from services.cloud.records import Course, Run, Standing, Update
 from services.cloud.store import Transaction
+
+Array = NDArray[np.float64]
 
 WORTH_TELLING = 0.05
 """A change of trust since the last event of it that is an event."""
@@ -33,8 +36,9 @@ def judge(transaction: Transaction, run: Run, spec: TrustSpec, updates: Sequence
     standings = transaction.all(Standing, run_id=run.run_id)
     if not spec.enabled or not standings:
         return
-    moved = {client: summary for update in updates for client, summary in update.moved.items()}
-    for own in judged(spec, standings, moved):
+    moved = {client: np.array(values) for update in updates for client, values in update.moved.items()}
+    courses = _followed(transaction, run.run_id, moved)
+    for own in judged(spec, standings, moved, courses):
         standing = own.standing
         transaction.put(standing)
         if own.reason:
@@ -48,7 +52,18 @@ def judge(transaction: Transaction, run: Run, spec: TrustSpec, updates: Sequence
             transaction.append(run.run_id, event, now)
 
 
-def judged(spec: TrustSpec, standings: Sequence[Standing], moved: Mapping[str, Sequence[float]]) -> list[Judged]:
+def _followed(transaction: Transaction, run_id: str, moved: Mapping[str, Array]) -> dict[str, Array]:
+    """The courses of the clients that moved, with this round; kept for the next."""
+    before = {kept.client_id: np.frombuffer(kept.values, "<f4") for kept in transaction.all(Course, run_id=run_id)}
+    courses = {client: course(before.get(client), update) for client, update in moved.items()}
+    for client, values in courses.items():
+        transaction.put(Course(run_id=run_id, client_id=client, values=values.astype("<f4").tobytes()))
+    return courses
+
+
+def judged(
+    spec: TrustSpec, standings: Sequence[Standing], moved: Mapping[str, Array], courses: Mapping[str, Array]
+) -> list[Judged]:
     """The standings of those whose updates are in `moved`: trust smoothed, rounds too low counted.
 
     Who is too low in `ROUNDS` rounds in a row in which it delivers is set aside, and taken back after one in which it
@@ -57,13 +72,14 @@ def judged(spec: TrustSpec, standings: Sequence[Standing], moved: Mapping[str, S
 
     Args:
         moved: by client, a linear summary of its update, all of the same length.
+        courses: of the same clients, by which their directions are judged.
     """
     known = {kept.client_id: kept for kept in standings if kept.client_id in moved}
     if not known:
         return []
     parts = {client: kept.parts or _UNKNOWN for client, kept in known.items()}
-    updates = {client: np.asarray(moved[client], np.float64) for client in known}
-    told = with_updates(parts, updates, {client: kept.cluster for client, kept in known.items()})
+    updates = {client: moved[client] for client in known}
+    told = with_updates(parts, updates, {client: kept.cluster for client, kept in known.items()}, courses)
     trust = smoothed(
         {client: kept.trust for client, kept in known.items()}, {client: own.score for client, own in told.items()}
     )

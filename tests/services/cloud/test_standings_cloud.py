@@ -10,7 +10,7 @@ from elsa.cluster.trust import Parts
 from elsa.clustering import TrustSpec
 from services.cloud.lifecycle import RunState
 from services.cloud.placing import Decision
-from services.cloud.records import ClusterAdapter, Clustering, Fingerprint, Run, Standing
+from services.cloud.records import ClusterAdapter, Clustering, Course, Fingerprint, Run, Standing
 from services.cloud.renewing import Renewal, renew
 from services.cloud.store import Store
 from services.cloud.trusting import judged
@@ -25,7 +25,7 @@ def test_bad_clients_that_alone_deliver_are_not_taken_back():
     bad = [standing(f"bad-{n}", 0.3, low_rounds=4, set_aside=True) for n in range(2)]
     good = [standing(f"good-{n}", 0.9) for n in range(7)]
     moved = {kept.client_id: np.random.default_rng(0).normal(size=SIZE) for kept in bad}
-    after = [own.standing for own in judged(TrustSpec(min_trust=0.0), [*bad, *good], moved)]
+    after = [own.standing for own in judged(TrustSpec(min_trust=0.0), [*bad, *good], moved, moved)]
     assert [(kept.client_id, kept.set_aside, kept.low_rounds) for kept in after] == [
         ("bad-0", True, 5),
         ("bad-1", True, 5),
@@ -79,3 +79,17 @@ async def test_clients_that_are_gone_are_not_waited_for_when_it_is_decided_anew(
         told = await at.wait(run, lambda event: event.HasField("clustered") and event.clustered.version == 2)
         assert told.clustered.detail == "as before: 0 of 3 clients answered again"
         assert {place.edge_id for place in told.clustered.places} <= set(EDGES)
+
+
+@run_async
+async def test_a_course_is_kept_from_round_to_round(tmp_path):
+    async with site(tmp_path) as at:
+        run = await clustering_run(at, text_of())
+        kept = []
+        for version in range(2):
+            await one_round(at, run, version)
+            with at.cloud.engine._store.transaction() as transaction:
+                found = transaction.all(Course, run_id=run)
+            assert [course.client_id for course in found] == list(EIGHT)
+            kept.append(np.stack([np.frombuffer(course.values, "<f4") for course in found]))
+        np.testing.assert_allclose(kept[1], 1.8 * kept[0], rtol=1e-5)  # each round moved them alike
