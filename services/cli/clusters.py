@@ -52,9 +52,9 @@ def clusters(
     (dark: alike), beside a map of clients and their edges; above 400 clients
     the map alone.
 
-    Example: elsa clusters 7f3a
+    Example: elsa clusters docstrings-1
 
-    Example: elsa clusters 7f3a --cloud cloud.example:7400 --plot clusters.png
+    Example: elsa clusters docstrings-1 --cloud cloud.example:7400 --plot clusters.png
     """
     from services.cli.standings import clusters_from_proto
 

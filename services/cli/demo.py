@@ -78,7 +78,8 @@ def _print_groups(settings: DemoSettings, run_id: str, found: "Clusters") -> Non
     print_shares({name: read_all(str(settings.output / "data" / name)) for name in files}, settings.label)
     typer.echo("who learned with whom")
     print_clusters(run_id, found)
-    typer.echo(f"\nclusters.png and the adapter of each cluster are in {settings.output}")
+    own = f" and the adapters of {len(found.scores)} clusters" if found.scores else ""
+    typer.echo(f"\nclusters.png{own} are in {settings.output}" if own else f"\nclusters.png is in {settings.output}")
 
 
 def _print(report: "Report", output: Path) -> None:

@@ -56,7 +56,7 @@ def watch(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> i
     On a terminal it is one view that changes, elsewhere a line an event. Accuracy is of the run's adapter on rows
     that clients keep back; "own" is that of the adapter of each client's cluster, where there is one.
 
-    Example: elsa run watch 7f3a
+    Example: elsa run watch docstrings-1
     """
     with operator_of(cloud, patience) as operator:
         return follow(operator, operator.resolve(run))
@@ -96,7 +96,7 @@ def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
 def cancel(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
     """End a run; its nodes stop working on it.
 
-    Example: elsa run cancel 7f3a
+    Example: elsa run cancel docstrings-1
     """
     with operator_of(cloud, patience) as operator:
         run_id = operator.resolve(run)
@@ -118,9 +118,9 @@ def export(
 ) -> None:
     """Write a run's adapter as a folder that plain PEFT loads.
 
-    Example: elsa run export 7f3a --to adapter
+    Example: elsa run export docstrings-1 --to adapter
 
-    Example: elsa run export 7f3a --cluster 0 --to adapter-of-cluster-0
+    Example: elsa run export docstrings-1 --cluster 0 --to adapter-of-cluster-0
     """
     from services.cli.folder import check_place
 
@@ -136,10 +136,16 @@ def follow(operator: "Operator", run_id: str) -> int:
     from services.cli.board import Board, shown
 
     board = Board(run_id)
-    with shown(board) as show:
-        for event in operator.watch(run_id):
-            board.add(event)
-            show(event)
+    try:
+        with shown(board) as show:
+            for event in operator.watch(run_id):
+                board.add(event)
+                show(event)
+    except KeyboardInterrupt:
+        typer.echo(
+            f"run {run_id} goes on: elsa run watch {run_id} follows it, elsa run cancel {run_id} ends it", err=True
+        )
+        raise
     if board.state == fleet_pb2.RUN_STATE_COMPLETED:
         return 0
     typer.secho(f"error: {board.ending()}", fg=typer.colors.RED, err=True)

@@ -9,7 +9,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Select, and_, create_engine, delete, event, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Select,
+    and_,
+    create_engine,
+    delete,
+    event,
+    func,
+    insert,
+    inspect,
+    select,
+    update,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from elsa.errors import InputError, NotFoundError
@@ -194,6 +207,7 @@ class Store:
             if self._engine.dialect.name == "sqlite":
                 event.listen(self._engine, "connect", _set_up_sqlite)
             METADATA.create_all(self._engine)
+            _check_columns(self._engine)
         except (SQLAlchemyError, ImportError) as error:
             reason = str(error).splitlines()[0]
             raise InputError(f"cannot open the database ({reason}); check ELSA_DATABASE_URL") from error
@@ -207,6 +221,18 @@ class Store:
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()
+
+
+def _check_columns(engine: Engine) -> None:
+    """Raise InputError if a table was made by a version of ELSA that kept other columns."""
+    there = inspect(engine)
+    for table in METADATA.sorted_tables:
+        names = {column["name"] for column in there.get_columns(table.name)}
+        if odd := sorted(names ^ set(table.columns.keys())):
+            raise InputError(
+                f"the database was made by another version of ELSA (table {table.name}, column {odd[0]}); go on with "
+                "that version, or choose another folder with --state or another ELSA_DATABASE_URL"
+            )
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:

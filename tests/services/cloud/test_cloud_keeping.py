@@ -1,12 +1,14 @@
 """What the cloud keeps: blobs, records, and the states of a run."""
 
 import asyncio
+import sqlite3
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from elsa.errors import ChecksumError, NotFoundError, RoundGivenUpError
+from elsa.errors import ChecksumError, InputError, NotFoundError, RoundGivenUpError
 from elsa.spec import RoundsSpec
 from services.cloud.blobs import Blobs
 from services.cloud.changes import Changes
@@ -138,3 +140,23 @@ def test_round_closes_at_quorum_or_deadline_and_fails_only_empty(edges, quorum, 
     enough = min(came, edges) >= quorum * edges - 1e-6
     assert verdict.go == ((min(came, edges) > 0 and enough) or (bool(there) and open_s >= 10))
     assert bool(verdict.failure) == (not there and open_s >= 10)
+
+
+def test_a_database_of_another_version_is_refused_on_one_line(tmp_path):
+    url = f"sqlite:///{tmp_path / 'elsa.db'}"
+    Store(url).close()
+    with closing_database(tmp_path / "elsa.db") as database:
+        database.execute("ALTER TABLE updates DROP COLUMN parts")
+    with pytest.raises(InputError, match=r"another version of ELSA \(table updates, column parts\)") as caught:
+        Store(url)
+    assert "\n" not in str(caught.value)
+
+
+@contextmanager
+def closing_database(path):
+    database = sqlite3.connect(path)
+    try:
+        yield database
+        database.commit()
+    finally:
+        database.close()

@@ -103,4 +103,4 @@ def test_what_was_given_and_who_learned_with_whom_are_printed(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "client-1.jsonl   300" in out
     assert "run demo-1, from version 0 on: 2 clusters of 2 clients" in out
-    assert f"clusters.png and the adapter of each cluster are in {tmp_path / 'out'}" in out
+    assert f"clusters.png is in {tmp_path / 'out'}" in out
