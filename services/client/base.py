@@ -12,7 +12,7 @@ from elsa.v1.fleet_pb2 import EdgePeer
 from elsa.v1.split_pb2 import FetchBlocksRequest
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from elsa.wire.manifest import Manifest
-from services.client.cache import Cache
+from services.client.cache import MIB, Cache
 from services.client.fetching import manifest_of, receive
 from services.client.lease import Lease
 from services.client.patience import PASSING, Patience
@@ -85,7 +85,7 @@ class RunBase:
             self._lease.close()
 
     def _from_edge(self, spec: RunSpec, edges: Callable[[], Sequence[EdgePeer]]) -> Checkpoint:
-        self._lease = lease = Lease(Cache(self._settings.cache_folder, self._settings.max_cache_mib << 20))
+        self._lease = lease = Lease(Cache(self._settings.cache_folder, self._settings.max_cache_mib * MIB))
         found: list[Checkpoint] = []
 
         def ask() -> bool:
@@ -145,7 +145,7 @@ class RunBase:
                 if not missing:
                     return True
                 taken = receive(stub, request, peer, known=manifest, missing=missing, lease=lease)
-                log.info("run %s: %.1f MiB of the model from %s", self._run_id, taken / 2**20, peer)
+                log.info("run %s: %.1f MiB of the model from %s", self._run_id, taken / MIB, peer)
                 return not lease.missing()
         if self._stop.wait(OTHERS_PAUSE_S):
             raise RoundGivenUpError("stopped while another client of this machine receives")

@@ -77,7 +77,7 @@ class Cache:
         needed = sum(held.values())
         if needed > self._most_bytes:
             raise InputError(
-                f"cache {self.folder} may hold {self._most_bytes / MIB:.1f} MiB, and what runs of this machine use takes "
+                f"cache {self.folder} may hold {self._most_bytes / MIB:.1f} MiB, and what this machine's runs use is "
                 f"{needed / MIB:.1f} MiB; raise max_cache_mib"
             )
         loose = [(file, file.stat()) for file in self._files() if file.name not in held]
