@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+import time
 
 import grpc
 import pytest
@@ -10,13 +11,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from split_harness import HALF, LABELS, RUN, edge_server, first_adapter, spec_of
 
-from elsa.errors import CapacityError, RoundGivenUpError
+from elsa.errors import CapacityError, PermissionDeniedError, RoundGivenUpError
 from elsa.model import adapter as adapters
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.v1 import split_pb2 as pb
 from elsa.wire.manifest import manifest_from_proto, tensors_sha256
-from services.edge.sending import Sendings
+from services.edge.sending import Sendings, sent
 
 OWN = {"blocks": (0, 3), "ends": True}
 OK = grpc.StatusCode.OK
@@ -118,20 +119,47 @@ def test_before_its_clients_are_known_an_edge_gives_the_files_and_no_tensor(aske
     assert "who its clients are" in text
 
 
-def test_a_client_that_goes_to_another_edge_is_sent_no_more(tiny_bert, asked):
-    found = manifest_from_proto(asked()[0][0].manifest)
-    served = asked.edge.split.FetchBlocks(
-        pb.FetchBlocksRequest(
-            run_id=RUN, client_id="ann", **OWN, wanted=[pb.WantedContent(sha256=t) for t in found.contents]
-        ),
-        timeout=20,
-    )
-    next(served)
+def test_a_stream_ends_when_its_client_goes_to_another_edge_or_its_run_ends(asked, monkeypatch):
+    monkeypatch.setattr("services.edge.sending.CHUNK_BYTES", 1000)
+    tensor = max(manifest_from_proto(asked()[0][0].manifest).tensors, key=lambda t: t.size_bytes)
+    wanted = [pb.WantedContent(sha256=tensor.sha256)]
+
+    def begun(client):
+        request = pb.FetchBlocksRequest(run_id=RUN, client_id=client, **OWN, wanted=wanted)
+        stream = sent(asked.run, request, lambda: True)
+        assert [next(stream).WhichOneof("message") for _ in range(4)] == ["manifest", "content", "chunk", "chunk"]
+        return stream
+
+    anns, bobs = begun("ann"), begun("bob")
     asked.run.rounds.admit(["bob"])
+    with pytest.raises(PermissionDeniedError):
+        next(anns)
+    assert next(bobs).chunk.offset == 2000
     assert asked()[1] is grpc.StatusCode.PERMISSION_DENIED
     asked.run.rounds.end(RoundGivenUpError("run tiny-1 has ended"))
+    with pytest.raises(RoundGivenUpError):
+        next(bobs)
     assert asked("bob")[1] is grpc.StatusCode.ABORTED
-    served.cancel()
+
+
+def test_a_stream_that_nobody_reads_is_ended(tiny_bert, monkeypatch):
+    monkeypatch.setattr("services.edge.sending.CHUNK_BYTES", 100)
+    spec, now = spec_of(tiny_bert), [0.0]
+    with edge_server(clock=lambda: now[0]) as edge:
+        edge.open_run(spec, first_adapter(spec), ["ann"])
+        request = pb.FetchBlocksRequest(run_id=RUN, client_id="ann", **OWN)
+        found = manifest_from_proto(next(edge.split.FetchBlocks(request, timeout=20)).manifest)
+        request.wanted.extend(pb.WantedContent(sha256=sha256) for sha256 in found.contents)
+        stream = edge.split.FetchBlocks(request, timeout=20)
+        next(stream)
+        begin = time.monotonic()
+        while not edge.idle._sending:
+            assert time.monotonic() - begin < 10
+        now[0] = 31.0
+        edge.idle.end_idle()
+        with pytest.raises(grpc.RpcError) as caught:
+            list(stream)
+        assert caught.value.code() is grpc.StatusCode.CANCELLED
 
 
 @pytest.mark.parametrize(
