@@ -139,7 +139,7 @@ class RunBase:
     def _receive(
         self, lease: Lease, stub: SplitServiceStub, peer: str, manifest: Manifest, request: FetchBlocksRequest
     ) -> bool:
-        with lease.cache.receiving() as mine:
+        with lease.cache.receiving("tensors" if manifest.tensors else "files") as mine:
             if mine:
                 missing = lease.missing()
                 if not missing:

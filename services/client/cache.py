@@ -4,7 +4,7 @@
     partial/ab12…       what has come of one that is on its way; outlives the process, so that it can go on
     leases/…/           of one process and run: `held` lists what it uses, `model` has its configuration and tokenizer
     lock                held by whoever takes or ends a lease, or evicts
-    receiving           held by the one client of the machine that receives
+    files, tensors      held by the one client of the machine that receives such
 
 A lease (`services.client.lease`) is alive as long as its process holds the lock on the lease's own `lock` file. Where
 there is no room, contents that no living lease holds go, the least recently used first.
@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from elsa.errors import InputError
 
@@ -63,9 +63,12 @@ class Cache:
             yield
 
     @contextmanager
-    def receiving(self) -> Iterator[bool]:
-        """Whether this client is the one that receives, for the time of the context; False if another one does."""
-        with self.usable(), (self.folder / "receiving").open("ab") as file:
+    def receiving(self, kind: Literal["files", "tensors"]) -> Iterator[bool]:
+        """Whether this client is the one that receives such, for the time of the context; False if another one does.
+
+        Small files have a turn of their own, so that who joins need not wait for another's weights.
+        """
+        with self.usable(), (self.folder / kind).open("ab") as file:
             yield lock_at_once(file)
 
     def make_room(self) -> None:

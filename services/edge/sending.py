@@ -49,12 +49,11 @@ class Sendings:
 def sent(
     run: EdgeRun, request: pb.FetchBlocksRequest, is_there: Callable[[], bool]
 ) -> Iterator[pb.FetchBlocksResponse]:
-    """The manifest, then what was asked for. Whether the client may have it is asked again before each piece.
+    """The manifest, then what was asked for. Whether the client may have that is asked before each piece of it.
 
     Raises MalformedError, PermissionDeniedError, NotFoundError, DrainingError; what the run ended with.
     """
     client = request.client_id
-    run.rounds.check_may_join(client)
     run.base.check_owned(client, request.blocks)
     wanted = wanted_from_proto(request)
     part = run.base.part(request.blocks, request.ends, is_there)

@@ -54,6 +54,7 @@ class SplitServicer(SplitServiceServicer):
     def FetchBlocks(self, request: pb.FetchBlocksRequest, context: Any) -> Iterator[pb.FetchBlocksResponse]:
         """The base, as far as it is the client's."""
         run = self._runs.get(request.run_id)
+        run.rounds.check_may_join(request.client_id)
         with self._sendings.one(request.run_id, request.client_id, context.cancel):
             yield from self._idle.sending(sent(run, request, context.is_active), context.cancel)
 
