@@ -74,7 +74,7 @@ class Device:
 
     def __init__(self, cache, stub, *, name="ann", run_id=RUN, **given):
         self.stub = stub
-        fields = {"name": name, "weights": "edge", "cache": cache, "max_cache_mib": 64, "patience_s": 5.0}
+        fields = {"name": name, "weights": "edge", "cache": cache, "max_cache_mib": 512, "patience_s": 5.0}
         self.base = RunBase(run_id, ClientSettings(**{**fields, **given}))
 
     def open(self, spec):

@@ -25,10 +25,10 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reas
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory, tiny_bert):
-    """A model of 4 blocks of 12 MiB and embeddings of 24 MiB, and a run of it."""
+    """A model of 4 blocks of 12 MiB and embeddings of 48 MiB, and a run of it."""
     folder = tmp_path_factory.mktemp("large")
     sizes = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 5632}
-    config = BertConfig(vocab_size=24 * 1024, max_position_embeddings=64, num_labels=2, **sizes)
+    config = BertConfig(vocab_size=48 * 1024, max_position_embeddings=64, num_labels=2, **sizes)
     BertForSequenceClassification(config).save_pretrained(folder)
     for file in tiny_bert.glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
@@ -80,7 +80,7 @@ def test_loading_takes_what_is_owned_and_one_tensor(large, tmp_path, new_device,
         segment = Segment.client(checkpoint, HALF, **TASK)
     owned = sum(p.numel() * p.itemsize for p in segment.model.parameters())
     one = max(entry.size_bytes for entry in checkpoint.entries.values())
-    assert owned > 45 * MIB
+    assert owned > 70 * MIB
     assert peak.bytes > owned - SLACK, "not measured"
     assert peak.bytes <= owned + one + SLACK, f"{peak.bytes / MIB:.1f} of {owned / MIB:.1f} + {one / MIB:.1f} MiB"
 
@@ -92,8 +92,9 @@ def test_receiving_takes_no_memory_to_speak_of(large, tmp_path, new_device):
         device.open(large)  # the edge has digested all
         with Peak() as peak:
             device.complete()
-    assert sum(file.stat().st_size for file in (tmp_path / "cache").glob("contents/*/*")) > 45 * MIB
-    assert peak.bytes <= SLACK + 4 * MIB, "both ends are in this process, and gRPC's buffers"
+    sizes = [file.stat().st_size for file in (tmp_path / "cache").glob("contents/*/*")]
+    assert sum(sizes) > 70 * MIB
+    assert peak.bytes < max(sizes), "less than one tensor, though both ends and gRPC's buffers are in this process"
 
 
 def test_sending_a_tensor_holds_a_piece_of_it(large):
@@ -104,5 +105,5 @@ def test_sending_a_tensor_holds_a_piece_of_it(large):
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert sent == tensor.place.size_bytes > 20 * MIB
+    assert sent == tensor.place.size_bytes > 40 * MIB
     assert peak < 4 * MIB

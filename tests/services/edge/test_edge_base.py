@@ -17,6 +17,7 @@ from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.v1 import split_pb2 as pb
 from elsa.wire.manifest import manifest_from_proto, tensors_sha256
+from services.edge import base
 from services.edge.sending import Sendings, sent
 
 OWN = {"blocks": (0, 3), "ends": True}
@@ -201,6 +202,18 @@ def test_edges_with_the_same_trunk_say_the_same_digest_and_others_do_not(asked, 
     assert theirs.trunk_sha256 != ours
     assert manifest_from_proto(theirs).tensors == manifest_from_proto(asked()[0][0].manifest).tensors
     assert tensors_sha256(manifest_from_proto(theirs).tensors) != ours
+
+
+def test_digests_are_made_once_a_run_and_for_nobody_who_has_left(asked, monkeypatch):
+    made, real = [], base._sha256
+    monkeypatch.setattr(base, "_sha256", lambda pieces: made.append(1) or real(pieces))
+    with pytest.raises(RoundGivenUpError):
+        asked.run.base.part((0, 3), True, lambda: len(made) < 5)
+    assert len(made) == 5
+    found = manifest_from_proto(asked()[0][0].manifest)
+    assert asked("bob")[0][0].manifest == asked()[0][0].manifest
+    of_block = sum(".layer.0." in tensor.name for tensor in found.tensors)
+    assert len(made) == len(found.entries) + 2 * of_block, "the client's own, and the two blocks of the trunk"
 
 
 def test_a_newer_stream_of_a_client_ends_the_older_and_too_many_are_refused():
