@@ -48,8 +48,9 @@ class SplitServiceStub:
     """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train."""
     FetchBlocks: _grpc.UnaryStreamMultiCallable[_split_pb2.FetchBlocksRequest, _split_pb2.FetchBlocksResponse]
     """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
-    and ends. While the run enrolls and its clients are not known yet, whoever is offered it may have the manifest and
-    the files; tensors, and all of it from then on, are for the run's clients at this edge. A client has one such
+    and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
+    files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
+    clients at this edge. A client has one such
     stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
     NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
     and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
@@ -72,8 +73,9 @@ class SplitServiceAsyncStub(SplitServiceStub):
     """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train."""
     FetchBlocks: _aio.UnaryStreamMultiCallable[_split_pb2.FetchBlocksRequest, _split_pb2.FetchBlocksResponse]  # type: ignore[assignment]
     """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
-    and ends. While the run enrolls and its clients are not known yet, whoever is offered it may have the manifest and
-    the files; tensors, and all of it from then on, are for the run's clients at this edge. A client has one such
+    and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
+    files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
+    clients at this edge. A client has one such
     stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
     NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
     and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
@@ -111,8 +113,9 @@ class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_split_pb2.FetchBlocksResponse], _abc.AsyncIterator[_split_pb2.FetchBlocksResponse]]:
         """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
-        and ends. While the run enrolls and its clients are not known yet, whoever is offered it may have the manifest and
-        the files; tensors, and all of it from then on, are for the run's clients at this edge. A client has one such
+        and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
+        files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
+        clients at this edge. A client has one such
         stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
         NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
         and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
