@@ -72,10 +72,11 @@ class Lease:
             self._keep(sha256)
 
     def folder_of(self, files: Mapping[str, str]) -> Path:
-        """A folder of this lease's own with files of these names, whose digests are given; all must be there."""
+        """A folder of this lease's own with these files alone, each name given with its digest; all must be there."""
         folder = self._folder / "model"
         with self.cache.usable():
-            folder.mkdir(exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)  # of another edge, that did not answer to the end
+            folder.mkdir()
             for name, sha256 in files.items():
                 shutil.copyfile(self.cache.content(sha256), folder / name)
         return folder

@@ -273,6 +273,19 @@ def test_the_least_recently_used_goes_and_never_what_is_held(tmp_path):
     second.close()
 
 
+def test_a_folder_holds_the_files_of_the_newest_description_alone(tmp_path):
+    cache = Cache(tmp_path, 3000)
+    a, b = filled(cache, "a", "b")
+    held = Lease(cache)
+    held.hold({a: 1000, b: 1000})
+    held.folder_of({"config.json": a, "vocab.txt": b})
+    folder = held.folder_of({"config.json": b})
+    assert [file.name for file in folder.iterdir()] == ["config.json"]
+    assert (folder / "config.json").read_bytes() == b"b" * 1000
+    held.close()
+    assert not folder.exists()
+
+
 def test_use_counts_as_recent(tmp_path):
     cache = Cache(tmp_path, 3000)
     a, b, c = filled(cache, "a", "b", "c")
