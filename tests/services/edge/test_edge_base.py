@@ -111,7 +111,7 @@ def test_strangers_get_nothing(asked):
 
 
 def test_before_its_clients_are_known_an_edge_gives_the_files_and_no_tensor(asked):
-    asked.run.rounds._clients = None  # as while the run enrolls
+    asked.run.rounds._roster.clients = None  # as while the run enrolls
     found = manifest_from_proto(asked("anyone")[0][0].manifest)
     messages, code, _ = asked("anyone", wanted=[(file.sha256, 0) for file in found.files])
     assert code is OK and contents(messages).keys() == {file.sha256 for file in found.files}
