@@ -1,5 +1,6 @@
 """Give a carved model its values: owned tensors from the checkpoint, new head modules from the seed."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -15,13 +16,9 @@ def load(
 ) -> None:
     """Give every parameter that is left its values, tie what is tied, freeze all."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    ties = {
-        name: source
-        for name, source in model.get_expanded_tied_weights_keys(all_submodels=True).items()
-        if name in parameters
-    }
-    drawn = {name for name in parameters if name.startswith(tuple(f"{path}." for path in new))}
-    state = checkpoint.read(parameters.keys() - ties.keys() - drawn, dtype)
+    ties = _ties(model)
+    drawn = _drawn(parameters, new)
+    state = checkpoint.read(stored_parameters(model, new), dtype)
     for name in drawn:
         values = initial_head(name, tuple(parameters[name].shape), seed, spread)
         state[name] = torch.from_numpy(values).to(dtype)
@@ -39,3 +36,21 @@ def load(
         if parameter.is_meta:
             raise CheckpointError(f"tensor {name} was not loaded from {checkpoint.source}; report this model")
         parameter.requires_grad_(False)
+
+
+def stored_parameters(model: Any, new: tuple[str, ...]) -> frozenset[str]:
+    """Names of the parameters that come from a checkpoint: of tied ones the one that others follow, none drawn."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return frozenset(parameters - _ties(model).keys() - _drawn(parameters, new))
+
+
+def _ties(model: Any) -> dict[str, str]:
+    """Tied parameters, each with the one that it follows."""
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    tied = model.get_expanded_tied_weights_keys(all_submodels=True)
+    return {name: source for name, source in tied.items() if name in parameters}
+
+
+def _drawn(parameters: Iterable[str], new: tuple[str, ...]) -> set[str]:
+    """Those of the parameters that lie in new head modules."""
+    return {name for name in parameters if name.startswith(tuple(f"{path}." for path in new))}

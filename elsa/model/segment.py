@@ -14,9 +14,10 @@ from torch import nn
 
 from elsa.errors import SplitError
 from elsa.model.alone import alone
+from elsa.model.carving import carve
 from elsa.model.loading import load
 from elsa.model.skeleton import Skeleton, head_modules, skeleton
-from elsa.model.stand_in import Feed, PassThrough, place, swapped
+from elsa.model.stand_in import Feed, PassThrough, swapped
 from elsa.model.weights import Checkpoint
 from elsa.spec import Split, Task
 
@@ -61,11 +62,10 @@ class Segment:
         self.ends = ends
         self.width: int = bones.config.hidden_size
         self.attached: Attached | None = None
-        self._blocks = bones.blocks
         self._idle = PassThrough()
         _, new = head_modules(bones, checkpoint) if ends else ((), ())
         self.new_modules = tuple(path.rpartition(".")[2] for path in new)
-        self._carve()
+        carve(bones, self.owned, ends=ends, stand_in=self._idle)
         load(self.model, checkpoint, new, dtype, seed, bones.config.initializer_range)
 
     @classmethod
@@ -258,19 +258,6 @@ class Segment:
                 f"this segment owns blocks {sorted(self.owned)} and cannot run {what}; "
                 "choose a split within what it owns"
             )
-
-    def _carve(self) -> None:
-        """Replace for good what is not owned, so that it is never allocated."""
-        for index in range(self.blocks_total):
-            if index not in self.owned:
-                self._blocks[index] = self._idle
-        if self.ends:
-            return
-        paths = [*self.architecture.embedding_paths(), *self.architecture.head_paths(self.task)]
-        for path in (*paths, self.architecture.final_norm):
-            if path is not None:
-                parent, name = place(self.model, path)
-                parent._modules[name] = self._idle
 
 
 def _check(split: Split, blocks: int) -> None:

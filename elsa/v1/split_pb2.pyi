@@ -849,70 +849,251 @@ class PredictResponse(_message.Message):
 Global___PredictResponse: _TypeAlias = PredictResponse  # noqa: Y015
 
 @_typing.final
+class WantedContent(_message.Message):
+    """Contents that a client lacks, in whole or from a place on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """As in the manifest."""
+    offset: _builtins.int
+    """Bytes that the client has already, from the beginning on; less than the size, 0 of an empty file."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WantedContent: _TypeAlias = WantedContent  # noqa: Y015
+
+@_typing.final
 class FetchBlocksRequest(_message.Message):
-    """Asks for frozen weights."""
+    """Asks for a run's base: what a Hugging Face folder holds besides weights, and weights of what the client owns."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
-    NAMES_FIELD_NUMBER: _builtins.int
-    OFFSET_FIELD_NUMBER: _builtins.int
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    ENDS_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run whose model is meant."""
     client_id: _builtins.str
     """The client, by its registered name. Must be the caller's own."""
-    offset: _builtins.int
-    """Bytes of the answer that the caller has already, to go on after a break."""
+    ends: _builtins.bool
+    """Whether the tensors before the first block and after the last one are asked for: embeddings, final norm, head."""
     @_builtins.property
-    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Names of the tensors, as in the checkpoint; at least one."""
+    def blocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Blocks whose tensors are asked for, rising; each must be the client's own by the run's split, which no block of
+        the trunk is. Empty: of none.
+        """
+
+    @_builtins.property
+    def wanted(self) -> _containers.RepeatedCompositeFieldContainer[Global___WantedContent]:
+        """What to send, each once, at most 8192. Empty: the manifest alone. After a break the client asks for what it still
+        lacks, so that nothing that has arrived is sent twice.
+        """
 
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         client_id: _builtins.str = ...,
-        names: _abc.Iterable[_builtins.str] | None = ...,
-        offset: _builtins.int = ...,
+        blocks: _abc.Iterable[_builtins.int] | None = ...,
+        ends: _builtins.bool = ...,
+        wanted: _abc.Iterable[Global___WantedContent] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "names", b"names", "offset", b"offset", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocks", b"blocks", "client_id", b"client_id", "ends", b"ends", "run_id", b"run_id", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchBlocksRequest: _TypeAlias = FetchBlocksRequest  # noqa: Y015
 
 @_typing.final
-class FetchBlocksResponse(_message.Message):
-    """A piece of the answer: one safetensors file of the tensors asked for, in order of their names."""
+class TensorEntry(_message.Message):
+    """A tensor of the base as the edge's checkpoint stores it."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
-    CHUNK_FIELD_NUMBER: _builtins.int
-    total_bytes: _builtins.int
-    """Bytes of the whole file; set in the first message."""
+    name: _builtins.str
+    """Name in the task model: at most 128 letters, digits, underscores and dots, no two dots in a row."""
+    dtype: _tensor_pb2.DType.ValueType
+    """Type of the elements as stored."""
+    size_bytes: _builtins.int
+    """Size of the elements: dtype x product of shape."""
     sha256: _builtins.str
-    """SHA-256 of the whole file, lower-case hexadecimal; set in the first message."""
+    """SHA-256 of the elements, raw, little-endian, row-major; lower-case hexadecimal."""
     @_builtins.property
-    def chunk(self) -> _tensor_pb2.Chunk:
-        """The bytes from offset on."""
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Length of each dimension, 1 to 4 of them, each at least 1."""
 
     def __init__(
         self,
         *,
-        total_bytes: _builtins.int = ...,
+        name: _builtins.str = ...,
+        dtype: _tensor_pb2.DType.ValueType = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        size_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
-        chunk: _tensor_pb2.Chunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "sha256", b"sha256", "total_bytes", b"total_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dtype", b"dtype", "name", b"name", "sha256", b"sha256", "shape", b"shape", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TensorEntry: _TypeAlias = TensorEntry  # noqa: Y015
+
+@_typing.final
+class FileEntry(_message.Message):
+    """A file of the base's folder besides weights: config.json, or one of the tokenizer's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name within the folder: at most 128 letters, digits, underscores, dashes and dots, no two dots in a row, one of
+    those that a tokenizer has.
+    """
+    size_bytes: _builtins.int
+    """Its size, at most 64 MiB."""
+    sha256: _builtins.str
+    """SHA-256 of its bytes, lower-case hexadecimal."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileEntry: _TypeAlias = FileEntry  # noqa: Y015
+
+@_typing.final
+class BaseManifest(_message.Message):
+    """What a base consists of, as far as it was asked for. The same at all edges of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    TENSORS_FIELD_NUMBER: _builtins.int
+    TRUNK_SHA256_FIELD_NUMBER: _builtins.int
+    trunk_sha256: _builtins.str
+    """SHA-256 over the entries of the trunk's tensors, by which edges with another base are told apart: of each in order
+    of their names the name, the DType's number, the dimensions joined by "x" and the digest, each ended by a line
+    feed. Lower-case hexadecimal.
+    """
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileEntry]:
+        """In order of their names, at most 32."""
+
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[Global___TensorEntry]:
+        """Those that the client's part of the model is loaded from, in order of their names, at most 4096: tied tensors
+        once, none of a head that is drawn from the run's seed.
+        """
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___FileEntry] | None = ...,
+        tensors: _abc.Iterable[Global___TensorEntry] | None = ...,
+        trunk_sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "tensors", b"tensors", "trunk_sha256", b"trunk_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BaseManifest: _TypeAlias = BaseManifest  # noqa: Y015
+
+@_typing.final
+class ContentHeader(_message.Message):
+    """Begins contents that were asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """As in the manifest."""
+    offset: _builtins.int
+    """As asked for: the offset of the first chunk that follows."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContentHeader: _TypeAlias = ContentHeader  # noqa: Y015
+
+@_typing.final
+class FetchBlocksResponse(_message.Message):
+    """A message of a FetchBlocks stream: the manifest; then of all that was asked for, in the manifest's order, a header
+    and its chunks. Contents that several entries have in common are sent once.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MANIFEST_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def manifest(self) -> Global___BaseManifest:
+        """First message of the stream, and there alone."""
+
+    @_builtins.property
+    def content(self) -> Global___ContentHeader:
+        """Begins contents."""
+
+    @_builtins.property
+    def chunk(self) -> _tensor_pb2.Chunk:
+        """A piece of the contents begun last; offsets count from the beginning of the contents."""
+
+    def __init__(
+        self,
+        *,
+        manifest: Global___BaseManifest | None = ...,
+        content: Global___ContentHeader | None = ...,
+        chunk: _tensor_pb2.Chunk | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "manifest", b"manifest", "message", b"message"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "content", b"content", "manifest", b"manifest", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["manifest", "content", "chunk"]  # noqa: Y015
+    _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___FetchBlocksResponse: _TypeAlias = FetchBlocksResponse  # noqa: Y015
 

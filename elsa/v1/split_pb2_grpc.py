@@ -78,8 +78,14 @@ class SplitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FetchBlocks(self, request, context):
-        """Streams frozen weights of the blocks that a client is to own. Codes: NOT_FOUND for a tensor that the edge does
-        not hold, UNIMPLEMENTED where an edge does not offer it.
+        """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
+        and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
+        files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
+        clients at this edge. A client has one such
+        stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
+        NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
+        and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
+        run that ended, RESOURCE_EXHAUSTED when the edge sends to as many clients as it may.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

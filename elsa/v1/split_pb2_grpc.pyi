@@ -47,8 +47,14 @@ class SplitServiceStub:
     Predict: _grpc.StreamStreamMultiCallable[_split_pb2.PredictRequest, _split_pb2.PredictResponse]
     """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train."""
     FetchBlocks: _grpc.UnaryStreamMultiCallable[_split_pb2.FetchBlocksRequest, _split_pb2.FetchBlocksResponse]
-    """Streams frozen weights of the blocks that a client is to own. Codes: NOT_FOUND for a tensor that the edge does
-    not hold, UNIMPLEMENTED where an edge does not offer it.
+    """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
+    and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
+    files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
+    clients at this edge. A client has one such
+    stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
+    NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
+    and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
+    run that ended, RESOURCE_EXHAUSTED when the edge sends to as many clients as it may.
     """
     Ping: _grpc.UnaryUnaryMultiCallable[_split_pb2.PingRequest, _split_pb2.PingResponse]
     """Answers at once: measures latency and, with a payload, throughput."""
@@ -66,8 +72,14 @@ class SplitServiceAsyncStub(SplitServiceStub):
     Predict: _aio.StreamStreamMultiCallable[_split_pb2.PredictRequest, _split_pb2.PredictResponse]  # type: ignore[assignment]
     """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train."""
     FetchBlocks: _aio.UnaryStreamMultiCallable[_split_pb2.FetchBlocksRequest, _split_pb2.FetchBlocksResponse]  # type: ignore[assignment]
-    """Streams frozen weights of the blocks that a client is to own. Codes: NOT_FOUND for a tensor that the edge does
-    not hold, UNIMPLEMENTED where an edge does not offer it.
+    """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
+    and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
+    files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
+    clients at this edge. A client has one such
+    stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
+    NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
+    and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
+    run that ended, RESOURCE_EXHAUSTED when the edge sends to as many clients as it may.
     """
     Ping: _aio.UnaryUnaryMultiCallable[_split_pb2.PingRequest, _split_pb2.PingResponse]  # type: ignore[assignment]
     """Answers at once: measures latency and, with a payload, throughput."""
@@ -100,8 +112,14 @@ class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _split_pb2.FetchBlocksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_split_pb2.FetchBlocksResponse], _abc.AsyncIterator[_split_pb2.FetchBlocksResponse]]:
-        """Streams frozen weights of the blocks that a client is to own. Codes: NOT_FOUND for a tensor that the edge does
-        not hold, UNIMPLEMENTED where an edge does not offer it.
+        """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
+        and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
+        files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
+        clients at this edge. A client has one such
+        stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
+        NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
+        and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
+        run that ended, RESOURCE_EXHAUSTED when the edge sends to as many clients as it may.
         """
 
     @_abc_1.abstractmethod

@@ -25,45 +25,47 @@ def split_chunks(data: bytes | memoryview, chunk_bytes: int = CHUNK_BYTES) -> It
         yield Chunk(offset=offset, data=piece, crc32=zlib.crc32(piece), last=last)
 
 
-class Assembler:
-    """Puts chunks together again into `total_bytes` bytes, refusing gaps, excess and altered pieces.
+class ChunkOrder:
+    """Checks that chunks come in order and whole, refusing gaps, excess and altered pieces.
 
-    Raises, from `add`, and keeps nothing of that chunk:
+    Args:
+        received: bytes at the beginning that are there already.
+
+    Raises, from `take`:
         MalformedError: a chunk out of place, too large, beyond the total, without data before the end, or last at
             the wrong place.
         ChecksumError: a chunk whose CRC-32 is not that of its data.
     """
 
-    def __init__(self, total_bytes: int, field: str) -> None:
+    def __init__(self, total_bytes: int, field: str, received: int = 0) -> None:
         self._total_bytes = total_bytes
         self._field = field
-        self._data = bytearray()
+        self.received = received
         self.done = False
 
-    def add(self, chunk: Chunk) -> bool:
-        """Take the next piece; True if it was the last."""
+    def take(self, chunk: Chunk) -> bytes:
+        """The data of the next piece."""
         self._check_place(chunk)
         if zlib.crc32(chunk.data) != chunk.crc32:
             raise ChecksumError(
                 f"{self._field}: chunk at offset {chunk.offset} has the wrong checksum; send it again"
             )
-        self._data += chunk.data
+        self.received += len(chunk.data)
         self.done = chunk.last
-        return self.done
+        return chunk.data
 
-    def result(self) -> bytearray:
-        """All bytes. Raises MalformedError if the last chunk has not come."""
+    def check_done(self) -> None:
+        """Raise MalformedError if the last chunk has not come."""
         if not self.done:
             raise MalformedError(
-                f"{self._field}: ended at {len(self._data)} of {self._total_bytes} bytes; send the rest"
+                f"{self._field}: ended at {self.received} of {self._total_bytes} bytes; send the rest"
             )
-        return self._data
 
     def _check_place(self, chunk: Chunk) -> None:
         if self.done:
             raise MalformedError(f"{self._field}: a chunk after the last one")
-        if chunk.offset != len(self._data):
-            raise MalformedError(f"{self._field}: chunk at offset {chunk.offset}, expected offset {len(self._data)}")
+        if chunk.offset != self.received:
+            raise MalformedError(f"{self._field}: chunk at offset {chunk.offset}, expected offset {self.received}")
         if len(chunk.data) > MAX_CHUNK_BYTES:
             raise MalformedError(
                 f"{self._field}: chunk of {len(chunk.data)} bytes; at most {MAX_CHUNK_BYTES} are allowed"
@@ -78,3 +80,26 @@ class Assembler:
             )
         if not chunk.data and not chunk.last:  # a stream of these would never end
             raise MalformedError(f"{self._field}: chunk at offset {chunk.offset} is empty; send the rest")
+
+
+class Assembler:
+    """Puts chunks together again into `total_bytes` bytes. `add` raises as `ChunkOrder`, keeping nothing then."""
+
+    def __init__(self, total_bytes: int, field: str) -> None:
+        self._order = ChunkOrder(total_bytes, field)
+        self._data = bytearray()
+
+    @property
+    def done(self) -> bool:
+        """True once the last chunk has come."""
+        return self._order.done
+
+    def add(self, chunk: Chunk) -> bool:
+        """Take the next piece; True if it was the last."""
+        self._data += self._order.take(chunk)
+        return self.done
+
+    def result(self) -> bytearray:
+        """All bytes. Raises MalformedError if the last chunk has not come."""
+        self._order.check_done()
+        return self._data

@@ -6,6 +6,7 @@ to the one before end and the client goes on there, from wherever that edge is.
 
 import logging
 import threading
+from functools import partial
 
 import torch
 
@@ -24,9 +25,11 @@ from elsa.train.fitting import check_fits
 from elsa.v1 import fleet_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from elsa.wire.tensor import Layout
+from services.client.base import RunBase
 from services.client.basis import basis_at_cut
 from services.client.keys import RunKeys
 from services.client.links import measure
+from services.client.patience import Patience
 from services.client.rounds import ANYWHERE, RoundLoop
 from services.client.settings import ClientSettings
 from services.client.site import SiteData, load
@@ -64,6 +67,7 @@ class RunDriver:
         self._stays = Stays(run_id)
         self._stop = threading.Event()
         self._keys = RunKeys(run_id, link.node_id, self._share)
+        self._base = RunBase(run_id, settings)
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
@@ -80,6 +84,7 @@ class RunDriver:
     def stop(self) -> None:
         """See `services.rpc.node.RunDriver`."""
         self._stop.set()
+        self._base.stop()
         self._keys.close()
         self._stays.close()
 
@@ -92,6 +97,7 @@ class RunDriver:
         try:
             joined = self._join()
             if joined is not None:
+                self._complete()
                 self._warm_up(*joined)
                 self._work(*joined)
         except RoundGivenUpError as error:
@@ -102,6 +108,7 @@ class RunDriver:
             log.exception("run %s failed at this client", self._run_id)
             self._leave(PeerError(f"{type(error).__name__}; see the log of {self._link.node_id}"))
         finally:
+            self._base.close()
             self._link.forget(self._run_id)
 
     def _leave(self, error: ElsaError) -> None:
@@ -120,7 +127,7 @@ class RunDriver:
         rejoins = offered.state != fleet_pb2.RUN_STATE_ENROLLING
         try:
             self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
-            checkpoint = Checkpoint.open(self._spec.model.source)
+            checkpoint = self._base.open(self._spec, lambda: self._stays.told.edges)
             config = checkpoint.config(self._spec.model.task, len(self._spec.data.labels))
             check_fits(self._spec, config.hidden_size)
             data = load(self._spec, checkpoint, self._settings.data, self._settings.heldout)
@@ -175,6 +182,16 @@ class RunDriver:
         layout = Layout(dtype=torch.float32, shape=(ssop.rank, config.hidden_size))
         name = self._settings.name
         return self._keys.obtain(layout, lambda: basis_at_cut(self._spec, checkpoint, name, ssop.rank))
+
+    def _complete(self) -> None:
+        """Receive our weights from the edge of the time being, or the next one, unless they are on this machine."""
+        done = not self._base.comes_from_edge
+        while not done and not self._stop.is_set():
+            with self._stays.take(WARMUP, TRAINING) as stay:
+                split, _ = stay.stubs()
+                self._link.report(fleet_pb2.Progress(run_id=self._run_id, activity="receiving weights"))
+                call = partial(self._base.complete, split, stay.peer)
+                done = Patience(self._run_id, self._settings.patience_s, stay.over).until(call)
 
     def _warm_up(self, checkpoint: Checkpoint, data: SiteData) -> None:
         """Send a fingerprint from the edge of the time being, or the next one, unless the run trains already."""

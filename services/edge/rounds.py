@@ -156,6 +156,19 @@ class EdgeRounds:
             if self._place is None or self._place[0] != version:
                 raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
 
+    def check_member(self, client: str) -> None:
+        """Raise DrainingError while it is not known who our clients are, PermissionDeniedError for another client."""
+        with self._changed:
+            self._check(client)
+
+    def check_may_join(self, client: str) -> None:
+        """As `check_member`, but for anyone while it is not known who our clients are: any of them may become one."""
+        with self._changed:
+            if self._roster.clients is None:
+                self._check_ended()
+            else:
+                self._check(client)
+
     @property
     def most_bytes(self) -> int:
         """Size of the whole adapter's file, which no part of it exceeds."""

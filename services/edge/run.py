@@ -10,6 +10,7 @@ from elsa.train.messages import Chunks
 from elsa.v1 import split_pb2 as pb
 from elsa.wire.kept import Shelf
 from services.edge.answers import Answers
+from services.edge.base import RunBase
 from services.edge.ends import ClientEnds
 from services.edge.opening import agreed_from_proto, checked_calibrations, turns_from_proto
 from services.edge.own_trunks import NamesOf, none_of
@@ -31,6 +32,8 @@ class EdgeRun:
         told = spec.seed if spec.trust.enabled else None
         self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=told)
         self.ends = ClientEnds(spec, trunk.segment.width, shelf)
+        segment = trunk.segment
+        self.base = RunBase(spec, trunk.checkpoint, segment.blocks_total, sorted(segment.owned))
 
     def open_session(
         self, opening: pb.TrainOpen, feed: Chunks, worker: Worker, cancel: Callable[[], object]

@@ -58,7 +58,7 @@ class Edge:
         """Listen, and make this edge known to the cloud. Raises AddressError, UnreachableError, DrainingError."""
         services = [
             Service(
-                servicer=SplitServicer(self._runs, self._worker, self._idle),  # type: ignore[abstract]  # FetchBlocks: not offered
+                servicer=SplitServicer(self._runs, self._worker, self._idle),
                 add=split_pb2_grpc.add_SplitServiceServicer_to_server,
                 descriptor=split_pb2.DESCRIPTOR.services_by_name["SplitService"],
             ),
@@ -69,7 +69,9 @@ class Edge:
             ),
         ]
         settings = self._settings
-        threads = 2 * settings.capacity + SPARE_THREADS  # a stream and a pull for each session
+        threads = (
+            3 * settings.capacity + SPARE_THREADS
+        )  # for each session a stream, a pull, and weights that are sent
         with self._closing:
             if self._closed:
                 raise DrainingError(STOPPED)

@@ -9,6 +9,7 @@ from elsa.v1.split_pb2_grpc import SplitServiceServicer
 from services.edge.idle import IdleStreams
 from services.edge.predict_stream import PredictStream
 from services.edge.run import EdgeRuns
+from services.edge.sending import Sendings, sent
 from services.edge.streams import TrainStream, finished_again
 from services.edge.worker import Worker
 from services.rpc.payloads import feeding
@@ -23,6 +24,7 @@ class SplitServicer(SplitServiceServicer):
         self._runs = runs
         self._worker = worker
         self._idle = idle
+        self._sendings = Sendings(runs.sessions.capacity)
 
     def Train(self, request_iterator: Iterator[pb.TrainRequest], context: Any) -> Iterator[pb.TrainResponse]:
         """One session's stream."""
@@ -49,6 +51,13 @@ class SplitServicer(SplitServiceServicer):
         stream = PredictStream(opening, run, feeding(requests, "open.ssop.basis"), self._worker)
         yield pb.PredictResponse(opened=stream.opened(run.sessions.idle_timeout_s))
         yield from self._idle.sending(stream.serve(requests), context.cancel)
+
+    def FetchBlocks(self, request: pb.FetchBlocksRequest, context: Any) -> Iterator[pb.FetchBlocksResponse]:
+        """The base, as far as it is the client's."""
+        run = self._runs.get(request.run_id)
+        run.rounds.check_may_join(request.client_id)
+        with self._sendings.one(request.run_id, request.client_id, context.cancel):
+            yield from self._idle.sending(sent(run, request, context.is_active), context.cancel)
 
     def Ping(self, request: pb.PingRequest, context: Any) -> pb.PingResponse:
         """Answer at once."""

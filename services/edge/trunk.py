@@ -34,6 +34,7 @@ class EdgeTrunk:
 
     def __init__(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, memory_bytes: int) -> None:
         self.spec = spec
+        self.checkpoint = checkpoint
         self.config = config
         labels = len(spec.data.labels)
         bones = skeleton(checkpoint, spec.model.task, labels)

@@ -136,7 +136,7 @@ class EdgeServer:
                 descriptor=adapter_pb2.DESCRIPTOR.services_by_name["AdapterService"],
             ),
         ]
-        self.bound = start(services, host="127.0.0.1", port=port, threads=2 * capacity + 8, insecure=False)
+        self.bound = start(services, host="127.0.0.1", port=port, threads=3 * capacity + 8, insecure=False)
         self.address = self.bound.address
         self.channel = connect(self.address)
         self.split = split_pb2_grpc.SplitServiceStub(self.channel)

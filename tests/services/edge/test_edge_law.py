@@ -2,7 +2,6 @@
 
 import threading
 
-import grpc
 import numpy as np
 import pytest
 from split_harness import (
@@ -200,9 +199,3 @@ def test_a_version_that_is_over_is_not_predicted_with(tiny_bert):
             trunk.receive()
         with pytest.raises(StaleRoundError):
             PredictTrunk(edge.split, predict_opening(spec), "edge", end=end_of(spec))
-
-
-def test_blocks_are_not_offered(tiny_bert):
-    with edge_server() as edge, pytest.raises(grpc.RpcError) as caught:
-        list(edge.split.FetchBlocks(split_pb2.FetchBlocksRequest(run_id="x"), timeout=5))
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
