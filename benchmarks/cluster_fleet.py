@@ -174,7 +174,7 @@ class Town:
         )
         said = answers(
             self.sides.client,
-            trained.rehearsal.trunk(trained.session.predict, ExchangedTrunk),
+            trained.rehearsal.answering(trained.session.predict),
             probe_batches(self.checkpoint, [self.probes[probe] for probe in order], MAX_TOKENS),
             split=self.sides.split,
             task=self.spec.model.task,
