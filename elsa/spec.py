@@ -22,6 +22,7 @@ from elsa.presets import PRESETS, PresetName, beneath
 from elsa.protection import PrivacySpec, ReuseSpec
 
 Task = Literal["classification", "causal-lm"]
+BaseDtype = Literal["float32", "bfloat16", "int8"]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
 Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4096)]
 Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -69,6 +70,9 @@ class ModelSpec(Part):
     source: Text = Field("minilm", description="'minilm' (packaged), a local folder, or a hub name")
     task: Task = "classification"
     max_tokens: int = Field(128, ge=2, le=131072, description="longer rows are cut or dropped, and counted")
+    base_dtype: BaseDtype = Field(
+        "float32", description="in what frozen weights are held; computing is float32, int8 is of projections alone"
+    )
 
 
 class DataSpec(Part):
@@ -96,7 +100,7 @@ class DataSpec(Part):
 
 
 class SplitSpec(Part):
-    """How many blocks the client keeps at each end; the edge runs the rest."""
+    """How many blocks a client keeps at each end, at least where splits are planned; the edge runs the rest."""
 
     bottom: int = Field(1, ge=1, le=10_000)
     top: int = Field(1, ge=0, le=10_000)
@@ -109,6 +113,16 @@ class SplitSpec(Part):
                 f"blocks; bottom + top may be at most {blocks - 1}"
             )
         return Split(bottom=self.bottom, trunk=blocks - self.bottom - self.top, top=self.top)
+
+
+class PlanSpec(Part):
+    """Who decides each client's split: the specification, or a plan made from what devices measured."""
+
+    method: Literal["auto", "measured", "given"] = Field(
+        "given",
+        description="auto: measured, but for runs that name clients' splits or turn activations (privacy.ssop)",
+    )
+    every: int = Field(1, ge=0, le=10_000, description="global rounds from one plan to the next; 0: one for all")
 
 
 class LoraSpec(Part):
@@ -144,6 +158,12 @@ class TrainingSpec(Part):
     micro_batches: int = Field(1, ge=1, le=100_000, description="parts of a batch; their gradients are summed")
     window: int = Field(2, ge=1, le=16, description="micro-batches in flight at once")
     dropout: bool = Field(False, description="use the model's own dropout while training")
+    steps: Literal["fixed", "proportional"] = Field(
+        "fixed", description="proportional: slower clients take fewer steps, which aggregation corrects (FedNova)"
+    )
+    checkpointing: bool = Field(
+        False, description="keep only what enters a block and run it again in its backward: less memory, more time"
+    )
     optimizer: OptimizerSpec = OptimizerSpec()
 
     @model_validator(mode="after")
@@ -182,6 +202,7 @@ class RunSpec(Part):
     splits: Mapping[Name, SplitSpec] = Field(
         {}, max_length=10_000, description="clients whose split differs, by name"
     )
+    plan: PlanSpec = PlanSpec()
     lora: LoraSpec = LoraSpec()
     training: TrainingSpec = TrainingSpec()
     codecs: CodecsSpec = CodecsSpec()
@@ -265,6 +286,19 @@ class RunSpec(Part):
         return self.clustering.upload_bytes(labels)
 
     @model_validator(mode="after")
+    def _splits_can_be_planned(self) -> Self:
+        if self.plan.method == "measured" and self.splits:
+            raise ValueError("plan.method: measured plans every client's split; drop splits, or set it to given")
+        if self.plan.method == "measured" and self.privacy.ssop is not None:
+            raise ValueError(
+                "plan.method: measured gives clients different splits, and activations are turned (privacy.ssop) for "
+                "one cut; set it to given"
+            )
+        if self.training.steps == "proportional" and not self.plans_splits:
+            raise ValueError("training.steps: proportional needs measured speeds; set plan.method: measured")
+        return self
+
+    @model_validator(mode="after")
     def _adversary_has_a_bottom(self) -> Self:
         if self.privacy.adversary is not None and not self.lora.bottom_adapters:
             raise ValueError("privacy.adversary: trains the bottom; set lora.bottom_adapters: true")
@@ -279,8 +313,15 @@ class RunSpec(Part):
         return self
 
     def split_of(self, client: str, blocks: int) -> Split:
-        """The split of one client in a model of `blocks` blocks. Raises SplitError."""
+        """The split of one client in a model of `blocks` blocks that is given. Raises SplitError."""
         return self.splits.get(client, self.split).of(blocks)
+
+    @property
+    def plans_splits(self) -> bool:
+        """Whether each client's split is planned from what it measured; `split` is the least that each keeps then."""
+        if self.plan.method == "auto":
+            return not self.splits and self.privacy.ssop is None
+        return self.plan.method == "measured"
 
     def groups_clients(self, edges: int) -> bool:
         """Whether clients are fingerprinted and clustered in a run over `edges` edges."""

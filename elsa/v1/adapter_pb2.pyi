@@ -164,6 +164,7 @@ class AdapterHeader(_message.Message):
     PARTS_FIELD_NUMBER: _builtins.int
     DELIVERY_ID_FIELD_NUMBER: _builtins.int
     CLUSTERS_VERSION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_STEPS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     node_id: _builtins.str
@@ -194,6 +195,10 @@ class AdapterHeader(_message.Message):
     """
     clusters_version: _builtins.int
     """Edge: the version from which the clusters hold by whose numbers this is told, as Assignment.clusters_version says."""
+    effective_steps: _builtins.float
+    """Edge, in a run whose clients take different numbers of steps: the effective number behind this aggregate, of all
+    its edge rounds (elsa/aggregate/fednova.py); 0 elsewhere.
+    """
     @_builtins.property
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientReport]:
         """What the clients did: a client sends its own one, an edge those of all its edge rounds."""
@@ -220,10 +225,11 @@ class AdapterHeader(_message.Message):
         parts: _builtins.int = ...,
         delivery_id: _builtins.str = ...,
         clusters_version: _builtins.int | None = ...,
+        effective_steps: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config", "delivery_id", b"delivery_id", "edge_round", b"edge_round", "initial", b"initial", "node_id", b"node_id", "parts", b"parts", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config", "delivery_id", b"delivery_id", "edge_round", b"edge_round", "effective_steps", b"effective_steps", "initial", b"initial", "node_id", b"node_id", "parts", b"parts", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
     _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015

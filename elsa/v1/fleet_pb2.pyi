@@ -269,27 +269,163 @@ class LinkReport(_message.Message):
 
     EDGE_ID_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
-    THROUGHPUT_FIELD_NUMBER: _builtins.int
+    UP_BYTES_PER_S_FIELD_NUMBER: _builtins.int
+    DOWN_BYTES_PER_S_FIELD_NUMBER: _builtins.int
     edge_id: _builtins.str
     """The edge."""
     latency_ms: _builtins.float
     """Median round trip of some empty pings, milliseconds."""
-    throughput: _builtins.float
-    """Bytes a second, up and down together, of some large ones; 0 if not measured."""
+    up_bytes_per_s: _builtins.float
+    """Bytes a second from client to edge, of some large ones; 0 if not measured."""
+    down_bytes_per_s: _builtins.float
+    """Bytes a second from edge to client, of some large ones; 0 if not measured."""
     def __init__(
         self,
         *,
         edge_id: _builtins.str = ...,
         latency_ms: _builtins.float = ...,
-        throughput: _builtins.float = ...,
+        up_bytes_per_s: _builtins.float = ...,
+        down_bytes_per_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_id", b"edge_id", "latency_ms", b"latency_ms", "throughput", b"throughput"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["down_bytes_per_s", b"down_bytes_per_s", "edge_id", b"edge_id", "latency_ms", b"latency_ms", "up_bytes_per_s", b"up_bytes_per_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LinkReport: _TypeAlias = LinkReport  # noqa: Y015
+
+@_typing.final
+class ClientProfile(_message.Message):
+    """What a client measured of itself for a run's model and batches, in a run whose splits are planned. Seconds are of
+    one optimizer step, forward and backward.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_S_FIELD_NUMBER: _builtins.int
+    EMBEDDINGS_S_FIELD_NUMBER: _builtins.int
+    HEAD_S_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    MAX_BOTTOM_FIELD_NUMBER: _builtins.int
+    ROW_TOKENS_FIELD_NUMBER: _builtins.int
+    block_s: _builtins.float
+    """Of one block, for all rows of a batch; above 0."""
+    embeddings_s: _builtins.float
+    """Of what stands before the first block."""
+    head_s: _builtins.float
+    """Of final norm, head and loss, and of the optimizer's step."""
+    memory_bytes: _builtins.int
+    """Bytes that may be taken beyond the process without a model: what is free, or the owner's limit if lower; above 0."""
+    max_bottom: _builtins.int
+    """Most blocks before the cut, as its owner wants it; 0 for no limit."""
+    row_tokens: _builtins.float
+    """Real tokens of one of its rows on average; above 0."""
+    def __init__(
+        self,
+        *,
+        block_s: _builtins.float = ...,
+        embeddings_s: _builtins.float = ...,
+        head_s: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+        max_bottom: _builtins.int = ...,
+        row_tokens: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "embeddings_s", b"embeddings_s", "head_s", b"head_s", "max_bottom", b"max_bottom", "memory_bytes", b"memory_bytes", "row_tokens", b"row_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientProfile: _TypeAlias = ClientProfile  # noqa: Y015
+
+@_typing.final
+class EdgeProfile(_message.Message):
+    """What an edge measured of itself for a run's model and batches, in a run whose splits are planned."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCK_S_FIELD_NUMBER: _builtins.int
+    CROWDING_S_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    block_s: _builtins.float
+    """Seconds of one block forward and backward for all rows of one client's batch, with one session open; above 0."""
+    crowding_s: _builtins.float
+    """By how much block_s grows with each further open session."""
+    memory_bytes: _builtins.int
+    """Bytes that may be taken beyond the process without a model; above 0."""
+    def __init__(
+        self,
+        *,
+        block_s: _builtins.float = ...,
+        crowding_s: _builtins.float = ...,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "crowding_s", b"crowding_s", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EdgeProfile: _TypeAlias = EdgeProfile  # noqa: Y015
+
+@_typing.final
+class ModelShape(_message.Message):
+    """What the planner must know of a model with the adapter of a run: numbers of values, not bytes, each at most 2^48."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BLOCKS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    BLOCK_WEIGHTS_FIELD_NUMBER: _builtins.int
+    EMBEDDING_WEIGHTS_FIELD_NUMBER: _builtins.int
+    HEAD_WEIGHTS_FIELD_NUMBER: _builtins.int
+    LARGEST_WEIGHTS_FIELD_NUMBER: _builtins.int
+    BLOCK_ADAPTER_FIELD_NUMBER: _builtins.int
+    HEAD_ADAPTER_FIELD_NUMBER: _builtins.int
+    BLOCK_ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    HEAD_ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    blocks: _builtins.int
+    """Blocks; 2 to 1000."""
+    width: _builtins.int
+    """Of a hidden state."""
+    block_weights: _builtins.int
+    """Frozen values of one block."""
+    embedding_weights: _builtins.int
+    """Frozen values of all that stands before the first block."""
+    head_weights: _builtins.int
+    """Frozen values of final norm, pooler and head; what is tied to the embeddings is counted there alone."""
+    largest_weights: _builtins.int
+    """Of the largest single tensor."""
+    block_adapter: _builtins.int
+    """Trained values of one block."""
+    head_adapter: _builtins.int
+    """Trained values of head modules."""
+    block_activations: _builtins.int
+    """Values a token that one block keeps from its forward to its backward, if none are computed again."""
+    head_activations: _builtins.int
+    """Values a token that final norm, head and loss keep."""
+    def __init__(
+        self,
+        *,
+        blocks: _builtins.int = ...,
+        width: _builtins.int = ...,
+        block_weights: _builtins.int = ...,
+        embedding_weights: _builtins.int = ...,
+        head_weights: _builtins.int = ...,
+        largest_weights: _builtins.int = ...,
+        block_adapter: _builtins.int = ...,
+        head_adapter: _builtins.int = ...,
+        block_activations: _builtins.int = ...,
+        head_activations: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_activations", b"block_activations", "block_adapter", b"block_adapter", "block_weights", b"block_weights", "blocks", b"blocks", "embedding_weights", b"embedding_weights", "head_activations", b"head_activations", "head_adapter", b"head_adapter", "head_weights", b"head_weights", "largest_weights", b"largest_weights", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelShape: _TypeAlias = ModelShape  # noqa: Y015
 
 @_typing.final
 class ClientOffer(_message.Message):
@@ -302,6 +438,7 @@ class ClientOffer(_message.Message):
     ROW_REPORT_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
     train_rows: _builtins.int
     """Rows to train on; at least 1."""
     heldout_rows: _builtins.int
@@ -314,6 +451,10 @@ class ClientOffer(_message.Message):
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkReport]:
         """Links to the edges that it could reach, of those that it was offered: 1 to 1024, each edge once."""
 
+    @_builtins.property
+    def profile(self) -> Global___ClientProfile:
+        """What it measured of itself; must be there if the run's splits are planned."""
+
     def __init__(
         self,
         *,
@@ -322,10 +463,11 @@ class ClientOffer(_message.Message):
         row_report: _builtins.str = ...,
         links: _abc.Iterable[Global___LinkReport] | None = ...,
         public_key: _builtins.bytes = ...,
+        profile: Global___ClientProfile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heldout_rows", b"heldout_rows", "links", b"links", "public_key", b"public_key", "row_report", b"row_report", "train_rows", b"train_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["heldout_rows", b"heldout_rows", "links", b"links", "profile", b"profile", "public_key", b"public_key", "row_report", b"row_report", "train_rows", b"train_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -497,16 +639,28 @@ class EdgeOffer(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ROOM_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
     room: _builtins.int
     """Sessions that it has room for in this run; 1 to 2^31 - 1."""
+    @_builtins.property
+    def profile(self) -> Global___EdgeProfile:
+        """What it measured of itself; must be there if the run's splits are planned."""
+
+    @_builtins.property
+    def shape(self) -> Global___ModelShape:
+        """Of the run's model; must be there if the run's splits are planned."""
+
     def __init__(
         self,
         *,
         room: _builtins.int = ...,
+        profile: Global___EdgeProfile | None = ...,
+        shape: Global___ModelShape | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["room", b"room"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "room", b"room", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,6 +790,7 @@ class Assignment(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     STANDINGS_FIELD_NUMBER: _builtins.int
     CLUSTERS_VERSION_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     state: Global___RunState.ValueType
@@ -664,6 +819,10 @@ class Assignment(_message.Message):
     def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientStanding]:
         """To an edge once the run trains: how its clients count, one for each of client_ids, in their order."""
 
+    @_builtins.property
+    def share(self) -> Global___ClientShare:
+        """To a client of a run whose splits are planned, once it has an edge: what it carries from its next round on."""
+
     def __init__(
         self,
         *,
@@ -676,16 +835,47 @@ class Assignment(_message.Message):
         keys: Global___KeyExchange | None = ...,
         standings: _abc.Iterable[Global___ClientStanding] | None = ...,
         clusters_version: _builtins.int | None = ...,
+        share: Global___ClientShare | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "clusters_version", b"clusters_version", "keys", b"keys"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "clusters_version", b"clusters_version", "keys", b"keys", "share", b"share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "client_ids", b"client_ids", "clusters_version", b"clusters_version", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "spec", b"spec", "standings", b"standings", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "client_ids", b"client_ids", "clusters_version", b"clusters_version", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "share", b"share", "spec", b"spec", "standings", b"standings", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clusters_version: _TypeAlias = _typing.Literal["clusters_version"]  # noqa: Y015
     _WhichOneofArgType__clusters_version: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clusters_version) -> _WhichOneofReturnType__clusters_version | None: ...
 
 Global___Assignment: _TypeAlias = Assignment  # noqa: Y015
+
+@_typing.final
+class ClientShare(_message.Message):
+    """What a client carries, as planned from what devices measured."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BOTTOM_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
+    LOCAL_STEPS_FIELD_NUMBER: _builtins.int
+    bottom: _builtins.int
+    """Blocks before the cut; at least those of the specification."""
+    top: _builtins.int
+    """Blocks after the trunk; at least those of the specification."""
+    local_steps: _builtins.int
+    """Optimizer steps of an edge round; at least 1."""
+    def __init__(
+        self,
+        *,
+        bottom: _builtins.int = ...,
+        top: _builtins.int = ...,
+        local_steps: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottom", b"bottom", "local_steps", b"local_steps", "top", b"top"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClientShare: _TypeAlias = ClientShare  # noqa: Y015
 
 @_typing.final
 class ClientStanding(_message.Message):

@@ -6,6 +6,7 @@ Runs: submit, look, watch, cancel, report and export. Served by the cloud."""
 from collections import abc as _abc
 from elsa.v1 import adapter_pb2 as _adapter_pb2
 from elsa.v1 import fleet_pb2 as _fleet_pb2
+from elsa.v1 import split_pb2 as _split_pb2
 from elsa.v1 import tensor_pb2 as _tensor_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -713,6 +714,7 @@ class RunEvent(_message.Message):
     EVALUATION_REPORTED_FIELD_NUMBER: _builtins.int
     NODE_PROGRESS_FIELD_NUMBER: _builtins.int
     CLUSTERED_FIELD_NUMBER: _builtins.int
+    PLANNED_FIELD_NUMBER: _builtins.int
     TRUST_CHANGED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Rises by one within a run, from 1; 0 in events that are not kept."""
@@ -751,6 +753,10 @@ class RunEvent(_message.Message):
         """Clusters, trust and edges of all clients."""
 
     @_builtins.property
+    def planned(self) -> Global___Planned:
+        """Splits were planned."""
+
+    @_builtins.property
     def trust_changed(self) -> Global___TrustChanged:
         """Trust of a client."""
 
@@ -767,13 +773,14 @@ class RunEvent(_message.Message):
         evaluation_reported: Global___EvaluationReported | None = ...,
         node_progress: Global___NodeProgress | None = ...,
         clustered: Global___Clustered | None = ...,
+        planned: Global___Planned | None = ...,
         trust_changed: Global___TrustChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "round_closed", b"round_closed", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "update_received", b"update_received"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "update_received", b"update_received"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "round_closed", b"round_closed", "sequence", b"sequence", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "sequence", b"sequence", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress", "clustered", "trust_changed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress", "clustered", "planned", "trust_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1085,3 +1092,231 @@ class ExportAdapterResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
 Global___ExportAdapterResponse: _TypeAlias = ExportAdapterResponse  # noqa: Y015
+
+@_typing.final
+class GetProfilesRequest(_message.Message):
+    """Asks for profiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """The run."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProfilesRequest: _TypeAlias = GetProfilesRequest  # noqa: Y015
+
+@_typing.final
+class ProfiledEdge(_message.Message):
+    """An edge's profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDGE_ID_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    edge_id: _builtins.str
+    """The edge."""
+    capacity: _builtins.int
+    """Sessions that it has room for."""
+    @_builtins.property
+    def profile(self) -> _fleet_pb2.EdgeProfile:
+        """As measured newest."""
+
+    def __init__(
+        self,
+        *,
+        edge_id: _builtins.str = ...,
+        profile: _fleet_pb2.EdgeProfile | None = ...,
+        capacity: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "edge_id", b"edge_id", "profile", b"profile"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfiledEdge: _TypeAlias = ProfiledEdge  # noqa: Y015
+
+@_typing.final
+class ProfiledClient(_message.Message):
+    """A client's profile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    PROFILE_FIELD_NUMBER: _builtins.int
+    LINKS_FIELD_NUMBER: _builtins.int
+    EDGE_ID_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    edge_id: _builtins.str
+    """Its edge."""
+    @_builtins.property
+    def profile(self) -> _fleet_pb2.ClientProfile:
+        """As measured newest."""
+
+    @_builtins.property
+    def links(self) -> _containers.RepeatedCompositeFieldContainer[_fleet_pb2.LinkReport]:
+        """To the edges that it reaches, as measured newest."""
+
+    @_builtins.property
+    def share(self) -> _fleet_pb2.ClientShare:
+        """What it carries now."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        profile: _fleet_pb2.ClientProfile | None = ...,
+        links: _abc.Iterable[_fleet_pb2.LinkReport] | None = ...,
+        edge_id: _builtins.str = ...,
+        share: _fleet_pb2.ClientShare | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "share", b"share"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "edge_id", b"edge_id", "links", b"links", "profile", b"profile", "share", b"share"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfiledClient: _TypeAlias = ProfiledClient  # noqa: Y015
+
+@_typing.final
+class GetProfilesResponse(_message.Message):
+    """Answers GetProfilesRequest: as many devices as go into a message, edges first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHAPE_FIELD_NUMBER: _builtins.int
+    EDGES_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
+    left_out: _builtins.int
+    """Devices that did not go into the message."""
+    @_builtins.property
+    def shape(self) -> _fleet_pb2.ModelShape:
+        """Of the run's model."""
+
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfiledEdge]:
+        """By name."""
+
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfiledClient]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        shape: _fleet_pb2.ModelShape | None = ...,
+        edges: _abc.Iterable[Global___ProfiledEdge] | None = ...,
+        clients: _abc.Iterable[Global___ProfiledClient] | None = ...,
+        left_out: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clients", b"clients", "edges", b"edges", "left_out", b"left_out", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetProfilesResponse: _TypeAlias = GetProfilesResponse  # noqa: Y015
+
+@_typing.final
+class Planned(_message.Message):
+    """The splits were planned, at the start or again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """Version that the plan was made after."""
+    step_s: _builtins.float
+    """Predicted seconds of an optimizer step of all clients: the slowest edge's."""
+    changed: _builtins.int
+    """Clients that changed."""
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """How the plan came about, on one line for each edge."""
+
+    @_builtins.property
+    def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedClient]:
+        """Clients whose split or steps changed, at most 1000, in order of their names; at the start all."""
+
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
+        step_s: _builtins.float = ...,
+        clients: _abc.Iterable[Global___PlannedClient] | None = ...,
+        changed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "clients", b"clients", "notes", b"notes", "step_s", b"step_s", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Planned: _TypeAlias = Planned  # noqa: Y015
+
+@_typing.final
+class PlannedClient(_message.Message):
+    """A client's place in a plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    EDGE_ID_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
+    LOCAL_STEPS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    NEED_BYTES_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    edge_id: _builtins.str
+    """Its edge."""
+    split: _builtins.str
+    """bottom/trunk/top."""
+    local_steps: _builtins.int
+    """Optimizer steps of an edge round."""
+    need_bytes: _builtins.int
+    """Bytes that it needs."""
+    reason: _builtins.str
+    """What its split hangs on, on one line."""
+    @_builtins.property
+    def seconds(self) -> _split_pb2.PhaseSeconds:
+        """Predicted seconds of a step by phase."""
+
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        edge_id: _builtins.str = ...,
+        split: _builtins.str = ...,
+        local_steps: _builtins.int = ...,
+        seconds: _split_pb2.PhaseSeconds | None = ...,
+        need_bytes: _builtins.int = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["seconds", b"seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "edge_id", b"edge_id", "local_steps", b"local_steps", "need_bytes", b"need_bytes", "reason", b"reason", "seconds", b"seconds", "split", b"split"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PlannedClient: _TypeAlias = PlannedClient  # noqa: Y015

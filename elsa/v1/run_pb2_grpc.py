@@ -70,6 +70,11 @@ class RunServiceStub:
                 request_serializer=elsa_dot_v1_dot_run__pb2.GetClustersRequest.SerializeToString,
                 response_deserializer=elsa_dot_v1_dot_run__pb2.GetClustersResponse.FromString,
                 _registered_method=True)
+        self.GetProfiles = channel.unary_unary(
+                '/elsa.v1.RunService/GetProfiles',
+                request_serializer=elsa_dot_v1_dot_run__pb2.GetProfilesRequest.SerializeToString,
+                response_deserializer=elsa_dot_v1_dot_run__pb2.GetProfilesResponse.FromString,
+                _registered_method=True)
         self.ExportAdapter = channel.unary_stream(
                 '/elsa.v1.RunService/ExportAdapter',
                 request_serializer=elsa_dot_v1_dot_run__pb2.ExportAdapterRequest.SerializeToString,
@@ -130,6 +135,14 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetProfiles(self, request, context):
+        """Gives what the devices of a run measured, as its plan of splits was last made from. NOT_FOUND for an unknown run,
+        FAILED_PRECONDITION for one whose splits are not planned or that has no plan yet.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ExportAdapter(self, request, context):
         """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version.
         """
@@ -174,6 +187,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.GetClusters,
                     request_deserializer=elsa_dot_v1_dot_run__pb2.GetClustersRequest.FromString,
                     response_serializer=elsa_dot_v1_dot_run__pb2.GetClustersResponse.SerializeToString,
+            ),
+            'GetProfiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProfiles,
+                    request_deserializer=elsa_dot_v1_dot_run__pb2.GetProfilesRequest.FromString,
+                    response_serializer=elsa_dot_v1_dot_run__pb2.GetProfilesResponse.SerializeToString,
             ),
             'ExportAdapter': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportAdapter,
@@ -371,6 +389,33 @@ class RunService:
             '/elsa.v1.RunService/GetClusters',
             elsa_dot_v1_dot_run__pb2.GetClustersRequest.SerializeToString,
             elsa_dot_v1_dot_run__pb2.GetClustersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProfiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/elsa.v1.RunService/GetProfiles',
+            elsa_dot_v1_dot_run__pb2.GetProfilesRequest.SerializeToString,
+            elsa_dot_v1_dot_run__pb2.GetProfilesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,10 @@ class RunServiceStub:
     """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
     GetClusters: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetClustersRequest, _run_pb2.GetClustersResponse]
     """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
+    GetProfiles: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetProfilesRequest, _run_pb2.GetProfilesResponse]
+    """Gives what the devices of a run measured, as its plan of splits was last made from. NOT_FOUND for an unknown run,
+    FAILED_PRECONDITION for one whose splits are not planned or that has no plan yet.
+    """
     ExportAdapter: _grpc.UnaryStreamMultiCallable[_run_pb2.ExportAdapterRequest, _run_pb2.ExportAdapterResponse]
     """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version."""
 
@@ -69,6 +73,10 @@ class RunServiceAsyncStub(RunServiceStub):
     """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
     GetClusters: _aio.UnaryUnaryMultiCallable[_run_pb2.GetClustersRequest, _run_pb2.GetClustersResponse]  # type: ignore[assignment]
     """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
+    GetProfiles: _aio.UnaryUnaryMultiCallable[_run_pb2.GetProfilesRequest, _run_pb2.GetProfilesResponse]  # type: ignore[assignment]
+    """Gives what the devices of a run measured, as its plan of splits was last made from. NOT_FOUND for an unknown run,
+    FAILED_PRECONDITION for one whose splits are not planned or that has no plan yet.
+    """
     ExportAdapter: _aio.UnaryStreamMultiCallable[_run_pb2.ExportAdapterRequest, _run_pb2.ExportAdapterResponse]  # type: ignore[assignment]
     """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version."""
 
@@ -130,6 +138,16 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.GetClustersResponse, _abc.Awaitable[_run_pb2.GetClustersResponse]]:
         """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
+
+    @_abc_1.abstractmethod
+    def GetProfiles(
+        self,
+        request: _run_pb2.GetProfilesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_pb2.GetProfilesResponse, _abc.Awaitable[_run_pb2.GetProfilesResponse]]:
+        """Gives what the devices of a run measured, as its plan of splits was last made from. NOT_FOUND for an unknown run,
+        FAILED_PRECONDITION for one whose splits are not planned or that has no plan yet.
+        """
 
     @_abc_1.abstractmethod
     def ExportAdapter(

@@ -115,7 +115,12 @@ def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:
                 row_report=offer.row_report,
                 public_key=offer.public_key,
                 links=tuple(
-                    Link(edge_id=link.edge_id, latency_ms=link.latency_ms, throughput=link.throughput)
+                    Link(
+                        edge_id=link.edge_id,
+                        latency_ms=link.latency_ms,
+                        up_bytes_per_s=link.up_bytes_per_s,
+                        down_bytes_per_s=link.down_bytes_per_s,
+                    )
                     for link in offer.links
                 ),
             )

@@ -71,7 +71,8 @@ def _check_client(offer: ClientOffer) -> None:
         raise MalformedError("client.links: an edge stands there twice")
     for link in offer.links:
         check_number(f"client.links, latency_ms to {link.edge_id}", link.latency_ms)
-        check_number(f"client.links, throughput to {link.edge_id}", link.throughput)
+        check_number(f"client.links, up_bytes_per_s to {link.edge_id}", link.up_bytes_per_s)
+        check_number(f"client.links, down_bytes_per_s to {link.edge_id}", link.down_bytes_per_s)
 
 
 def check_edges(offer: ClientOffer, edges: Collection[str]) -> None:

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from elsa.cluster.trust import Parts
 from elsa.model.adapter_config import AdapterConfig
+from elsa.plan.profile import ClientProfile, EdgeProfile
+from elsa.plan.shape import ModelShape
 from elsa.train.phases import PhaseSeconds
 from services.cloud.lifecycle import RunState
 
@@ -65,8 +67,10 @@ class Link:
 
     edge_id: str
     latency_ms: float
-    throughput: float = 0.0
-    """Bytes a second; 0 if not measured."""
+    up_bytes_per_s: float = 0.0
+    """From client to edge; 0 if not measured."""
+    down_bytes_per_s: float = 0.0
+    """From edge to client; 0 if not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,24 @@ class Member:
     """Client: where it trains, once that is decided."""
     split: str | None = None
     """Client: bottom/top."""
+    local_steps: int = 0
+    """Client: of an edge round, where splits are planned; 0: as the specification says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a member of a run whose splits are planned measured of itself, as rounds have corrected it since."""
+
+    run_id: str
+    node_id: str
+    client: ClientProfile | None = None
+    """A client's, with its links."""
+    row_tokens: float = 0.0
+    """Client: real tokens of one of its rows on average."""
+    edge: EdgeProfile | None = None
+    """An edge's."""
+    shape: ModelShape | None = None
+    """Edge: of the run's model."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,8 @@ from sqlalchemy.types import TypeDecorator
 
 from elsa.cluster.trust import Parts
 from elsa.model.adapter_config import AdapterConfig
+from elsa.plan.profile import ClientProfile, EdgeProfile
+from elsa.plan.shape import ModelShape
 from services.cloud.events import Event, KeptEvent
 from services.cloud.lifecycle import RunState
 from services.cloud.records import (
@@ -38,6 +40,7 @@ from services.cloud.records import (
     Link,
     Member,
     Node,
+    Profile,
     Role,
     Round,
     Run,
@@ -124,6 +127,17 @@ MEMBERS = Table(
     Column("links", JsonOf(tuple[Link, ...]), nullable=False),
     Column("edge_id", _ID, ForeignKey("nodes.node_id")),
     Column("split", String(32)),
+    Column("local_steps", Integer, nullable=False),
+)
+PROFILES = Table(
+    "profiles",
+    METADATA,
+    _run(),
+    _node("node_id"),
+    Column("client", JsonOf(ClientProfile)),
+    Column("row_tokens", Float, nullable=False),
+    Column("edge", JsonOf(EdgeProfile)),
+    Column("shape", JsonOf(ModelShape)),
 )
 ROUNDS = Table(
     "rounds",
@@ -252,6 +266,7 @@ TABLE_OF: dict[type, Table] = {
     Node: NODES,
     Run: RUNS,
     Member: MEMBERS,
+    Profile: PROFILES,
     Round: ROUNDS,
     Update: UPDATES,
     ClusterAdapter: CLUSTER_ADAPTERS,

@@ -122,6 +122,7 @@ BOUNDS = [
     ("assignment.latency_bound_ms", 1e-9, 1e6),
     ("assignment.move_cost", 0, 1e6),
     ("seed", 0, 2**31 - 1),
+    ("plan.every", 0, 10_000),
 ]
 BOUND_BY_OTHERS = {"training.micro_batches", "clustering.probes.count", "clustering.probes.repeated"}
 """By the batch, by how many probes there are, and by how many are asked: less than their own bound."""
