@@ -1,36 +1,70 @@
-"""How much memory this process may still use: the control group's limit where there is one, else what is free."""
+"""How much memory this process may still use: what its limits leave it, what is free, and what its owner allows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-CGROUP_MAX = Path("/sys/fs/cgroup/memory.max")
-CGROUP_USED = Path("/sys/fs/cgroup/memory.current")
-CGROUP_STAT = Path("/sys/fs/cgroup/memory.stat")
+from elsa.errors import CapacityError
+from elsa.plan.hardware import control_groups
+
 MEMINFO = Path("/proc/meminfo")
+STATM = Path("/proc/self/statm")
 
 
-def available_bytes(
-    cgroup_max: Path = CGROUP_MAX,
-    cgroup_used: Path = CGROUP_USED,
-    cgroup_stat: Path = CGROUP_STAT,
-    meminfo: Path = MEMINFO,
-) -> int | None:
-    """Bytes that may still be allocated; None on a system that tells neither."""
-    limits = [_cgroup_left(cgroup_max, cgroup_used, cgroup_stat), _free(meminfo)]
+def usable_bytes(max_memory_mib: int | None, there: int | None = None) -> int:
+    """Bytes that this process may still allocate: its owner's cap, or what there is if that is less.
+
+    Args:
+        max_memory_mib: the cap; None without one.
+        there: what there is; None asks the system.
+
+    Raises:
+        CapacityError: if neither is known.
+    """
+    limits = [available_bytes() if there is None else there]
+    if max_memory_mib is not None:
+        limits.append(max_memory_mib << 20)
+    known = [limit for limit in limits if limit is not None]
+    if not known:
+        raise CapacityError(
+            "this system does not tell how much memory is free; set max_memory_mib to what may be used"
+        )
+    return min(known)
+
+
+def available_bytes(groups: Sequence[Path] | None = None, meminfo: Path = MEMINFO, statm: Path = STATM) -> int | None:
+    """Bytes that may still be allocated; None on a system that does not tell.
+
+    The least of what the control groups (version 2) that hold this process leave it, what is free, and what a limit
+    on its address space leaves it.
+    """
+    folders = control_groups() if groups is None else groups
+    limits = [*map(_group_left, folders), _free(meminfo), _address_space_left(statm)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _cgroup_left(limit: Path, used: Path, stat: Path) -> int | None:
+def _group_left(group: Path) -> int | None:
     try:
-        left = int(limit.read_text()) - int(used.read_text())
+        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
     except (OSError, ValueError):  # no cgroup v2 here, or "max": no limit
         return None
-    cached = _figure(stat, "inactive_file") or 0  # counted as used, but given back to whoever asks
+    cached = _figure(group / "memory.stat", "inactive_file") or 0  # counted as used, but given back to whoever asks
     return max(left + cached, 0)
 
 
 def _free(meminfo: Path) -> int | None:
     kib = _figure(meminfo, "MemAvailable:")
     return None if kib is None else kib * 1024
+
+
+def _address_space_left(statm: Path) -> int | None:
+    try:
+        import resource  # not there on Windows
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+        pages = int(statm.read_text().split()[0])
+    except (ImportError, OSError, ValueError, IndexError):
+        return None
+    return None if limit == resource.RLIM_INFINITY else max(limit - pages * resource.getpagesize(), 0)
 
 
 def _figure(path: Path, name: str) -> int | None:

@@ -1,8 +1,13 @@
-"""How much memory is left, as the files of the system tell it."""
+"""How much memory is left, as the files of the system tell it and as an owner caps it."""
+
+import subprocess
+import sys
 
 import pytest
 
-from services.rpc.memory import available_bytes
+from elsa.errors import CapacityError
+from services.rpc import memory
+from services.rpc.memory import available_bytes, usable_bytes
 
 MIB = 1 << 20
 FREE = "MemTotal:       16384 kB\nMemFree:         1024 kB\nMemAvailable:    8192 kB\n"
@@ -13,13 +18,12 @@ def left(tmp_path):
     """`left(maximum, used, stat, meminfo)`: each the text of a file, or None for one that is not there."""
 
     def ask(maximum=None, used=None, stat=None, meminfo=None):
-        paths = []
-        for name, text in (("max", maximum), ("current", used), ("stat", stat), ("meminfo", meminfo)):
-            paths.append(tmp_path / name)
-            paths[-1].unlink(missing_ok=True)
+        names = ("memory.max", "memory.current", "memory.stat", "meminfo")
+        for name, text in zip(names, (maximum, used, stat, meminfo), strict=True):
+            (tmp_path / name).unlink(missing_ok=True)
             if text is not None:
-                paths[-1].write_text(text)
-        return available_bytes(*paths)
+                (tmp_path / name).write_text(text)
+        return available_bytes([tmp_path], tmp_path / "meminfo", tmp_path / "statm")
 
     return ask
 
@@ -29,6 +33,16 @@ def test_the_smaller_of_limit_and_free_memory_counts(left):
     assert left(f"{10 * MIB}\n", f"{4 * MIB}\n", meminfo=FREE) == 6 * MIB
     assert left(f"{100 * MIB}\n", f"{4 * MIB}\n", meminfo=FREE) == 8 * MIB
     assert left(f"{10 * MIB}\n", f"{4 * MIB}\n") == 6 * MIB
+
+
+def test_of_nested_groups_the_one_that_leaves_least_counts(tmp_path):
+    for name, maximum in (("inner", 9), ("outer", 7)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "memory.max").write_text(f"{maximum * MIB}\n")
+        (tmp_path / name / "memory.current").write_text(f"{2 * MIB}\n")
+    groups = [tmp_path / "inner", tmp_path / "outer"]
+    for order in (groups, groups[::-1]):
+        assert available_bytes(order, tmp_path / "none", tmp_path / "none") == 5 * MIB
 
 
 def test_no_limit_leaves_what_is_free(left):
@@ -50,5 +64,29 @@ def test_a_system_that_tells_nothing_says_so(left):
     assert left(meminfo="MemTotal: 16384 kB\n") is None
 
 
-def test_this_machine_tells(tmp_path):
+def test_this_machine_tells():
     assert (available_bytes() or 0) > 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no file tells how large an address space is")
+def test_a_limit_on_the_address_space_counts():
+    code = f"""
+import resource
+from services.rpc.memory import available_bytes
+resource.setrlimit(resource.RLIMIT_AS, ({512 * MIB}, {512 * MIB}))
+print(available_bytes())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < 512 * MIB
+
+
+@pytest.mark.parametrize(("cap_mib", "usable"), [(None, 8), (6, 6), (9, 8), (8, 8)])
+def test_a_cap_counts_where_less_is_not_there_anyway(cap_mib, usable):
+    assert usable_bytes(cap_mib, 8 * MIB) == usable * MIB
+
+
+def test_where_neither_cap_nor_system_tells_the_owner_is_asked(monkeypatch):
+    monkeypatch.setattr(memory, "available_bytes", lambda: None)
+    assert usable_bytes(7) == 7 * MIB
+    with pytest.raises(CapacityError, match="set max_memory_mib"):
+        usable_bytes(None)
