@@ -128,6 +128,27 @@ def attach(segment: Segment, config: AdapterConfig, name: str = "default") -> No
     select(segment, name)
 
 
+@alone
+def remove(segment: Segment, name: str) -> None:
+    """Take an adapter off the segment, with its gradients; the others and their pending backwards are untouched.
+
+    None is selected then. The last one is no different: blocks run without an adapter after it.
+
+    Raises:
+        NotFoundError: if it is not there.
+    """
+    _tensors_of(segment, name)
+    attached = _attached(segment)
+    _activate(attached, [])  # else PEFT would select another, which switches requires_grad
+    attached.tuner.delete_adapter(attached.inner.pop(name))
+    del attached.tensors[name]
+
+
+def detach(segment: Segment) -> None:
+    """Take all adapters off the segment: its modules are those that it had before the first was attached."""
+    raise NotImplementedError
+
+
 def select(segment: Segment, name: str = "default") -> None:
     """Make this adapter the one that forwards use; cheap. Raises NotFoundError if it is not there."""
     _tensors_of(segment, name)

@@ -6,7 +6,7 @@ the rest swapped out for the time of the call, so a segment serves any split tha
 segment is for one thread at a time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,10 +19,13 @@ from elsa.model.loading import load
 from elsa.model.skeleton import Skeleton, head_modules, skeleton
 from elsa.model.stand_in import Feed, PassThrough, swapped
 from elsa.model.weights import Checkpoint
-from elsa.spec import Split, Task
+from elsa.spec import BaseDtype, Split, Task
 
 if TYPE_CHECKING:
     from elsa.model.adapter import Attached
+
+
+_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Segment:
@@ -49,7 +52,8 @@ class Segment:
         owned: Iterable[int],
         *,
         ends: bool,
-        dtype: torch.dtype,
+        base: BaseDtype,
+        checkpointing: bool,
         seed: int,
     ) -> None:
         """Carve the skeleton and load what is left; use `client`, `edge` or `whole` to make one."""
@@ -66,7 +70,7 @@ class Segment:
         _, new = head_modules(bones, checkpoint) if ends else ((), ())
         self.new_modules = tuple(path.rpartition(".")[2] for path in new)
         carve(bones, self.owned, ends=ends, stand_in=self._idle)
-        load(self.model, checkpoint, new, dtype, seed, bones.config.initializer_range)
+        load(self.model, checkpoint, new, _TYPES[base], seed, bones.config.initializer_range)
 
     @classmethod
     def client(
@@ -76,7 +80,8 @@ class Segment:
         *,
         task: Task,
         num_labels: int = 0,
-        dtype: torch.dtype = torch.float32,
+        base: BaseDtype = "float32",
+        checkpointing: bool = False,
         seed: int = 0,
     ) -> "Segment":
         """Embeddings, blocks [0, p) and [M-o, M), final norm and head.
@@ -86,10 +91,10 @@ class Segment:
             CheckpointError: if an owned tensor is missing or cannot be read.
             ArchitectureError: if the family cannot do the task.
         """
-        bones = skeleton(checkpoint, task, num_labels, dtype)
+        bones = skeleton(checkpoint, task, num_labels)
         _check(split, bones.config.num_hidden_layers)
         owned = set(range(split.blocks)) - set(split.trunk_blocks)
-        return cls(checkpoint, bones, owned, ends=True, dtype=dtype, seed=seed)
+        return cls(checkpoint, bones, owned, ends=True, base=base, checkpointing=checkpointing, seed=seed)
 
     @classmethod
     def edge(
@@ -99,17 +104,18 @@ class Segment:
         *,
         task: Task,
         num_labels: int = 0,
-        dtype: torch.dtype = torch.float32,
+        base: BaseDtype = "float32",
+        checkpointing: bool = False,
     ) -> "Segment":
         """A range of blocks and nothing else. Raises as `client`; SplitError if the model lacks the blocks."""
-        bones = skeleton(checkpoint, task, num_labels, dtype)
+        bones = skeleton(checkpoint, task, num_labels)
         total = bones.config.num_hidden_layers
         if not blocks or blocks.step != 1 or blocks.start < 0 or blocks.stop > total:
             raise SplitError(
                 f"blocks [{blocks.start}, {blocks.stop}) are not a part of a model of {total} blocks; "
                 f"choose a non-empty range within [0, {total})"
             )
-        return cls(checkpoint, bones, blocks, ends=False, dtype=dtype, seed=0)
+        return cls(checkpoint, bones, blocks, ends=False, base=base, checkpointing=checkpointing, seed=0)
 
     @classmethod
     def whole(
@@ -118,13 +124,36 @@ class Segment:
         *,
         task: Task,
         num_labels: int = 0,
-        dtype: torch.dtype = torch.float32,
+        base: BaseDtype = "float32",
+        checkpointing: bool = False,
         seed: int = 0,
     ) -> "Segment":
         """The unsplit model. Raises as `client`."""
-        bones = skeleton(checkpoint, task, num_labels, dtype)
+        bones = skeleton(checkpoint, task, num_labels)
         owned = range(bones.config.num_hidden_layers)
-        return cls(checkpoint, bones, owned, ends=True, dtype=dtype, seed=seed)
+        return cls(checkpoint, bones, owned, ends=True, base=base, checkpointing=checkpointing, seed=seed)
+
+    @classmethod
+    def sample(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        ends: bool,
+        task: Task,
+        num_labels: int = 0,
+        base: BaseDtype = "float32",
+        checkpointing: bool = False,
+    ) -> "Segment":
+        """One block with random values to measure times on: with `ends` block 0 and both ends, else block 1.
+
+        No weight is read. `through` runs the block alone; `bottom` and `top` of Split(1, M-1, 0) run embeddings and
+        block, and the head alone; `trunk` of Split(1, 1, M-2) runs an edge's.
+        """
+        raise NotImplementedError
+
+    def hold(self, checkpoint: Checkpoint, blocks: Collection[int]) -> None:
+        """Own exactly these blocks from now on: free the others, then load the new ones; adapters are detached."""
+        raise NotImplementedError
 
     def train(self, mode: bool) -> None:
         """Run the model's own dropout from now on, or not."""
@@ -159,8 +188,12 @@ class Segment:
     def trunk(self, hidden: torch.Tensor, attention_mask: torch.Tensor, split: Split) -> torch.Tensor:
         """States (batch, tokens, width) through the trunk's blocks, to the same shape. Raises as `bottom`."""
         _check(split, self.blocks_total)
-        self._need(split.trunk_blocks, ends=False)
-        with swapped(self.model, [*self._fed(hidden), *self._silenced(), *self._outside(split.trunk_blocks)]):
+        return self.through(hidden, attention_mask, split.trunk_blocks)
+
+    def through(self, hidden: torch.Tensor, attention_mask: torch.Tensor, blocks: range) -> torch.Tensor:
+        """States (batch, tokens, width) through these blocks alone, to the same shape. Raises as `bottom`."""
+        self._need(blocks, ends=False)
+        with swapped(self.model, [*self._fed(hidden), *self._silenced(), *self._outside(blocks)]):
             return self._backbone(torch.zeros_like(attention_mask), attention_mask)
 
     def top(

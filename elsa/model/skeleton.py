@@ -31,7 +31,7 @@ class Skeleton:
 
 
 @alone
-def skeleton(checkpoint: Checkpoint, task: Task, num_labels: int, dtype: torch.dtype = torch.float32) -> Skeleton:
+def skeleton(checkpoint: Checkpoint, task: Task, num_labels: int) -> Skeleton:
     """The task model of a checkpoint, nothing allocated.
 
     Raises:
@@ -45,7 +45,7 @@ def skeleton(checkpoint: Checkpoint, task: Task, num_labels: int, dtype: torch.d
     config = checkpoint.config(task, num_labels)
     auto: Any = AutoModelForSequenceClassification if task == "classification" else AutoModelForCausalLM
     with init_empty_weights(include_buffers=False):
-        model = auto.from_config(config, dtype=dtype, attn_implementation="sdpa")
+        model = auto.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
     return Skeleton(model=model.eval(), config=config, architecture=checkpoint.architecture, task=task)
 
 

@@ -1,8 +1,10 @@
 """Adapters of a split model make one whole adapter; those of several sessions never mix."""
 
+import gc
 import re
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -213,3 +215,44 @@ def test_block_index_reads_names_only() -> None:
     assert block_index("base_model.model.classifier.weight", bert) is None
     assert block_index("base_model.model.transformer.h.3.attn.c_attn.lora_B.weight", gpt2) == 3
     assert block_index("transformer.ln_f.weight", gpt2) is None
+
+
+def test_removing_an_adapter_frees_it_and_leaves_the_others_and_their_pending_backwards(
+    make_folder: MakeFolder,
+) -> None:
+    checkpoint = Checkpoint.open(str(make_folder("bert", "classification")))
+    config, tensors = full_adapter(checkpoint, "classification")
+    edge = edge_of(checkpoint)
+    for name in ("a", "b"):
+        adapter.attach(edge, config, name)
+        adapter.write(edge, tensors, name)
+    trunk_step(edge, "a", WIDE, 1).backward()
+    want = grads(edge, "a", WIDE)
+    for parameter in adapter.parameters(edge, "a"):
+        parameter.grad = None
+    trunk_step(edge, "b", WIDE, 2).backward()
+    pending = trunk_step(edge, "a", WIDE, 1)
+    gone = [weakref.ref(parameter) for parameter in adapter.parameters(edge, "b")]
+    gone += [weakref.ref(parameter.grad) for parameter in adapter.parameters(edge, "b", WIDE)]
+    count = len(list(edge.model.parameters()))
+    adapter.remove(edge, "b")
+    gc.collect()
+    assert gone and not any(ref() is not None for ref in gone)
+    assert len(list(edge.model.parameters())) == count - len(adapter.names(edge))
+    pending.backward()
+    for got, expected in zip(grads(edge, "a", WIDE), want, strict=True):
+        assert np.array_equal(got, expected)
+    with pytest.raises(NotFoundError, match="'b'"):
+        adapter.remove(edge, "b")
+    adapter.attach(edge, config, "b")  # the name is free again
+    adapter.write(edge, tensors, "b")
+    assert torch.equal(trunk_step(edge, "b", WIDE, 1), trunk_step(edge, "a", WIDE, 1))
+    for name in ("a", "b"):
+        adapter.remove(edge, name)
+    bare = edge_of(checkpoint)
+    assert torch.equal(edge.trunk(torch.ones(2, 5, 16), MASK, WIDE), bare.trunk(torch.ones(2, 5, 16), MASK, WIDE))
+    adapter.attach(edge, config, "c")
+    adapter.write(edge, tensors, "c")
+    trunk_step(edge, "c", WIDE, 1).backward()
+    for got, expected in zip(grads(edge, "c", WIDE), want, strict=True):
+        assert np.array_equal(got, expected)
