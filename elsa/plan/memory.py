@@ -1,15 +1,22 @@
 """What memory a split takes at a client, and what sessions take at an edge.
 
 Both are sums of the same few kinds of bytes, and linear in blocks: an amount for having the model at all, and one for
-each block. Weights are in the base type, adapters with their gradients and the two moments of AdamW in float32. Not
-counted are the process without a model, rows, rows that an edge keeps, and buffers of kernels and of messages.
+each block. Frozen weights are in the base's type; all else is float32: activations, adapters with their gradients and
+the two moments of AdamW. Not counted are the process without a model, rows, rows that an edge keeps, the scales of an
+int8 base, and buffers of kernels and of messages.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from elsa.plan.shape import BYTES_OF, ModelShape, Workload
+from elsa.plan.shape import ModelShape, Workload
+from elsa.spec import BaseDtype
 
 FLOAT32_BYTES = 4
+BLOCK_BYTES: Mapping[BaseDtype, int] = {"float32": 4, "bfloat16": 2, "int8": 1}
+"""Of a frozen value of a block. Norms and biases stay more precise, of which a block has few."""
+END_BYTES: Mapping[BaseDtype, int] = {"float32": 4, "bfloat16": 2, "int8": 2}
+"""Of a frozen value before the blocks or after them."""
 MOMENTS = 2
 CUT_TENSORS = 4
 """Activations and gradient at both cuts, float32, held for each micro-batch in flight."""
@@ -26,7 +33,7 @@ class Need:
     optimizer: int = 0
     activations: int = 0
     loading: int = 0
-    """The largest tensor once more, while it is read and converted."""
+    """The largest tensor once more in float32: as it is read before it is converted, and as it is computed with."""
 
     @property
     def total(self) -> int:
@@ -72,17 +79,17 @@ def client_needs(model: ModelShape, workload: Workload) -> ClientNeeds:
     A block before the cut keeps activations of all micro-batches in flight. One after the trunk keeps those of one
     micro-batch: its backward follows its forward at once. Head and loss likewise.
     """
-    weight_bytes = BYTES_OF[workload.base]
-    frozen = Need(weights=weight_bytes * model.block_weights)
+    end_bytes = END_BYTES[workload.base]
+    frozen = Need(weights=BLOCK_BYTES[workload.base] * model.block_weights)
     trained = _trained(model.block_adapter)
     passive = Need(adapter=FLOAT32_BYTES * model.block_adapter)
-    kept_bytes = weight_bytes * _kept_values(model, workload)
+    kept_bytes = FLOAT32_BYTES * _kept_values(model, workload)
     ends = Need(
-        weights=weight_bytes * (model.embedding_weights + model.head_weights),
-        activations=weight_bytes * model.head_activations * workload.part_tokens
+        weights=end_bytes * (model.embedding_weights + model.head_weights),
+        activations=FLOAT32_BYTES * model.head_activations * workload.part_tokens
         + _cut_bytes(model, workload)
         + _passing_bytes(model, workload, whole=workload.checkpointing or not workload.trains_bottom),
-        loading=weight_bytes * model.largest_weights,
+        loading=FLOAT32_BYTES * model.largest_weights,
     )
     below = trained + Need(activations=kept_bytes * workload.open_tokens) if workload.trains_bottom else passive
     return ClientNeeds(
@@ -98,15 +105,14 @@ def edge_needs(model: ModelShape, workload: Workload, held_blocks: int) -> EdgeN
     An adapter slot spans all blocks that are held, whatever the split of its session, and one more is there to answer
     predictions with. Gradients, optimizer and activations are those of the session's own trunk.
     """
-    weight_bytes = BYTES_OF[workload.base]
     slot = Need(adapter=FLOAT32_BYTES * model.block_adapter * held_blocks)
     base = Need(
-        weights=weight_bytes * model.block_weights * held_blocks,
+        weights=BLOCK_BYTES[workload.base] * model.block_weights * held_blocks,
         activations=_passing_bytes(model, workload, whole=workload.checkpointing),
-        loading=weight_bytes * model.largest_weights,
+        loading=FLOAT32_BYTES * model.largest_weights,
     )
     learning = _trained(model.block_adapter)
-    kept = weight_bytes * _kept_values(model, workload) * workload.open_tokens
+    kept = FLOAT32_BYTES * _kept_values(model, workload) * workload.open_tokens
     return EdgeNeeds(
         base=base + slot,
         session=slot + Need(activations=_cut_bytes(model, workload)),
@@ -131,4 +137,4 @@ def _cut_bytes(model: ModelShape, workload: Workload) -> int:
 
 def _passing_bytes(model: ModelShape, workload: Workload, *, whole: bool) -> int:
     """What one block holds only while it runs, where blocks that have run keep less than that."""
-    return BYTES_OF[workload.base] * model.block_activations * workload.part_tokens if whole else 0
+    return FLOAT32_BYTES * model.block_activations * workload.part_tokens if whole else 0

@@ -1,15 +1,11 @@
 """What the planner must know of a model and of a run's batches, as plain numbers; no model is touched here."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Literal
 
 from elsa.errors import SpecError
 from elsa.plan.traffic import Traffic, traffic_of
-from elsa.spec import RunSpec
+from elsa.spec import BaseDtype, RunSpec
 
-BaseType = Literal["float32", "float16", "bfloat16"]
-BYTES_OF: Mapping[BaseType, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 MOST_VALUES = 2**48
 MOST_BLOCKS = 1_000
 
@@ -36,7 +32,7 @@ class ModelShape:
     head_weights: int
     """Frozen values of final norm, pooler and head; what is tied to the embeddings is counted there alone."""
     largest_weights: int
-    """Of the largest single tensor: while it is loaded it is there as stored and once more in the base type."""
+    """Of the largest single tensor: while it is loaded it is there as stored and once more in the base's type."""
     block_adapter: int
     """Trained values of one block: rank x (in + out) for each target."""
     head_adapter: int = 0
@@ -76,8 +72,8 @@ class Workload:
     """Whether the blocks before the cut have an adapter that learns; if not, they run forward only."""
     checkpointing: bool = False
     """Whether blocks keep only their input and run forward again in their backward. Profiles are measured so too."""
-    base: BaseType = "float32"
-    """In what frozen weights and activations are held. Adapters and their optimizer are float32 always."""
+    base: BaseDtype = "float32"
+    """In what frozen weights are held. Activations, adapters and their optimizer are float32 always."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "row_tokens", "longest_row", "micro_batches", "window"):
@@ -99,6 +95,8 @@ class Workload:
             micro_batches=spec.training.micro_batches,
             window=spec.training.window,
             trains_bottom=trains_bottom,
+            checkpointing=spec.training.checkpointing,
+            base=spec.model.base_dtype,
         )
 
     @property

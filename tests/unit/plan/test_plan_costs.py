@@ -38,7 +38,7 @@ def workloads(draw):
         window=draw(st.integers(1, 4)),
         trains_bottom=draw(FLAGS),
         checkpointing=draw(FLAGS),
-        base=draw(st.sampled_from(["float32", "bfloat16"])),
+        base=draw(st.sampled_from(["float32", "bfloat16", "int8"])),
     )
 
 
@@ -171,11 +171,30 @@ def test_checkpointing_keeps_one_block_whole_and_of_the_others_the_input():
     assert at_edge.base.activations == whole
 
 
-def test_half_precision_halves_weights_and_activations_and_not_what_is_trained():
+@pytest.mark.parametrize(
+    ("base", "block_bytes", "end_bytes"), [("float32", 4, 4), ("bfloat16", 2, 2), ("int8", 1, 2)]
+)
+def test_the_type_of_the_base_changes_frozen_weights_and_nothing_else(base, block_bytes, end_bytes):
     model = model_of()
-    full, half = (client_needs(model, workload_of(base=base)).top_block for base in ("float32", "bfloat16"))
-    assert (2 * half.weights, 2 * half.activations) == (full.weights, full.activations)
-    assert (half.adapter, half.gradients, half.optimizer) == (full.adapter, full.gradients, full.optimizer)
+    whole, asked = (client_needs(model, workload_of(base=base)).of(3, 2) for base in ("float32", base))
+    ends = model.embedding_weights + model.head_weights
+    assert asked.weights == block_bytes * 5 * model.block_weights + end_bytes * ends
+    assert replace(asked, weights=0) == replace(whole, weights=0)
+    at_edge = edge_needs(model, workload_of(base=base), 4)
+    assert at_edge.base.weights == block_bytes * 4 * model.block_weights
+    assert replace(at_edge.base, weights=0) == replace(edge_needs(model, workload_of(), 4).base, weights=0)
+
+
+def test_a_workload_is_what_the_specification_says():
+    raw = {
+        "model": {"base_dtype": "int8", "max_tokens": 77},
+        "data": {"labels": ["a", "b"]},
+        "training": {"batch": 12, "micro_batches": 3, "window": 1, "checkpointing": True},
+        "lora": {"bottom_adapters": False},
+    }
+    work = Workload.of(RunSpec.model_validate(raw), width=32, row_tokens=5.5)
+    assert (work.base, work.checkpointing, work.trains_bottom) == ("int8", True, False)
+    assert (work.rows, work.micro_batches, work.window, work.row_tokens, work.longest_row) == (12, 3, 1, 5.5, 77)
 
 
 def test_an_edge_holds_its_base_once_for_all_sessions():
