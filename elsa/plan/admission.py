@@ -1,18 +1,64 @@
 """Who can take part in a plan at all; everyone else is refused by name, with what is needed and what is there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 
 import numpy as np
 
+from elsa.errors import CapacityError
 from elsa.plan.cost import Ints
-from elsa.plan.memory import EdgeNeeds
+from elsa.plan.memory import EdgeNeeds, Need, client_needs
 from elsa.plan.problem import Problem, Refusal
 from elsa.plan.profile import ClientProfile, EdgeProfile
+from elsa.plan.shape import ModelShape, Workload
+from elsa.spec import Split
 
 
 def mebibytes(size: int) -> str:
     """Bytes as people read them."""
     return f"{size / 2**20:.1f} MiB"
+
+
+def check_client_fits(model: ModelShape, workload: Workload, split: Split, memory_bytes: int, name: str) -> None:
+    """Refuse a split whose part a client's memory does not hold, before any of it is loaded.
+
+    Args:
+        memory_bytes: what may be taken beyond the process without a model.
+        name: the client's.
+
+    Raises:
+        CapacityError: with what is needed, by kind, what is there, and what else could be asked for.
+    """
+    need = client_needs(model, workload).of(split.bottom, split.top)
+    if need.total <= memory_bytes:
+        return
+    remedies = "; or ".join(["give it more memory, or a split with smaller ends", *_remedies(model, workload, split)])
+    raise CapacityError(
+        f"{name} needs {mebibytes(need.total)} for bottom {split.bottom} and top {split.top} ({by_kind(need)}), "
+        f"{mebibytes(memory_bytes)} are there: {remedies}"
+    )
+
+
+def by_kind(need: Need) -> str:
+    """What is needed of each kind, those of which nothing is left out."""
+    sizes = {one.name: getattr(need, one.name) for one in fields(need)}
+    return ", ".join(f"{name} {mebibytes(size)}" for name, size in sizes.items() if size)
+
+
+def _remedies(model: ModelShape, workload: Workload, split: Split) -> Iterator[str]:
+    """What the run's specification could say otherwise, each with what would be needed then."""
+    if not workload.checkpointing:
+        yield _asked(model, replace(workload, checkpointing=True), split, "training.checkpointing: true")
+    if workload.base != "int8":
+        yield _asked(model, replace(workload, base="int8"), split, "model.base_dtype: int8")
+    if workload.micro_batches < workload.rows:
+        smaller = replace(workload, micro_batches=workload.rows)
+        yield _asked(model, smaller, split, f"training.micro_batches: {workload.rows}")
+
+
+def _asked(model: ModelShape, workload: Workload, split: Split, setting: str) -> str:
+    needed = client_needs(model, workload).of(split.bottom, split.top).total
+    return f"ask for {setting}, which needs {mebibytes(needed)}"
 
 
 def own_fault(problem: Problem, least_bytes: int, client: ClientProfile, edge: str) -> str | None:
