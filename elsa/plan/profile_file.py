@@ -4,18 +4,23 @@
      "clients": {"client-1": {"edge": "edge-1", "block_s": 0.02, "memory_bytes": 2e9, "links":
         {"edge-1": {"latency_ms": 8, "up_bytes_per_s": 2e6, "down_bytes_per_s": 2e7}}}}}
 
-Fields are those of `profile.py`; what may be left out has a default there or below.
+Fields are those of `profile.py`; what may be left out has a default there or below. Beside the devices there may be
+"model", the fields of `ModelShape`, and "row_tokens", the real tokens of a row on average: with both, a plan needs no
+model.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeVar
+
+from pydantic import Field
 
 from elsa.errors import SpecError
 from elsa.parsing import Name, Part, parse
 from elsa.plan.problem import Refusal
 from elsa.plan.profile import ClientProfile, EdgeProfile, LinkProfile
+from elsa.plan.shape import ModelShape
 
 Role = Literal["client", "edge"]
 Device = TypeVar("Device")
@@ -50,6 +55,30 @@ class EdgePart(Part):
     capacity: int
 
 
+class ModelPart(Part):
+    """A `ModelShape` as written."""
+
+    blocks: int
+    width: int
+    block_weights: int
+    embedding_weights: int
+    head_weights: int
+    largest_weights: int
+    block_adapter: int
+    head_adapter: int = 0
+    block_activations: int
+    head_activations: int
+
+
+class FilePart(Part):
+    """A file as written; its devices are read one by one."""
+
+    clients: Mapping[str, Any]
+    edges: Mapping[str, Any]
+    model: ModelPart | None = None
+    row_tokens: float | None = Field(None, gt=0, le=2**31)
+
+
 class NamePart(Part):
     """A device's name."""
 
@@ -65,19 +94,24 @@ class Profiles:
     homes: Mapping[str, str] = field(default_factory=dict)
     faults: tuple[Refusal, ...] = ()
     """Devices that cannot be used as they are written, and why."""
+    model: ModelShape | None = None
+    row_tokens: float | None = None
+    """Real tokens of a row on average."""
 
 
 def profiles_from_json(text: str, origin: str) -> Profiles:
     """Read a file. Raises SpecError naming the origin if it is no JSON object of clients and edges."""
-    raw = _objects(text, origin)
+    written = parse(FilePart, _loaded(text, origin), origin)
     faults: list[Refusal] = []
-    edges = _devices("edge", raw["edges"], _edge, faults)
-    clients = _devices("client", raw["clients"], _client, faults)
+    edges = _devices("edge", written.edges, _edge, faults)
+    clients = _devices("client", written.clients, _client, faults)
     return Profiles(
         clients=tuple(client for client, _ in clients),
         edges=tuple(edges),
         homes={client.name: home for client, home in clients if home is not None},
         faults=tuple(faults),
+        model=_model(written.model, origin),
+        row_tokens=written.row_tokens,
     )
 
 
@@ -87,20 +121,33 @@ def profiles_to_json(profiles: Profiles) -> str:
     clients = {
         client.name: {"edge": profiles.homes.get(client.name), **_without_name(client)} for client in profiles.clients
     }
-    return json.dumps({"edges": edges, "clients": clients}, indent=2) + "\n"
+    known = {"model": profiles.model and asdict(profiles.model), "row_tokens": profiles.row_tokens}
+    shape = {key: value for key, value in known.items() if value is not None}
+    return json.dumps({**shape, "edges": edges, "clients": clients}, indent=2) + "\n"
 
 
-def _objects(text: str, origin: str) -> dict[str, dict[str, Any]]:
+def _loaded(text: str, origin: str) -> Any:
     try:
-        raw = json.loads(text)
+        return json.loads(text, object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{origin} is not JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict) or set(raw) != {"clients", "edges"}:
-        raise SpecError(f"{origin}: must be an object of clients and edges and nothing else")
-    for kind, devices in raw.items():
-        if not isinstance(devices, dict):
-            raise SpecError(f"{origin}: {kind} must be an object of profiles by name")
-    return raw
+
+
+def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object; of two entries with one name, which JSON does not forbid, neither may be dropped unsaid."""
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in made if names.count(name) > 1)
+        raise ValueError(f"{twice:.80} is there twice in one object")
+    return made
+
+
+def _model(part: ModelPart | None, origin: str) -> ModelShape | None:
+    try:
+        return None if part is None else ModelShape(**dict(part))
+    except SpecError as error:
+        raise SpecError(f"{origin}: {error}") from error
 
 
 def _devices(

@@ -2,11 +2,12 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from planned_fleets import client_of, edge_of, problem_of
+from planned_fleets import client_of, edge_of, model_of, problem_of
 
 from elsa.errors import SpecError
 from elsa.plan.planner import plan
@@ -86,7 +87,11 @@ def fleets(draw):
         for name in sorted(edges)
     )
     homes = {name: draw(st.sampled_from(edges)) for name in clients if draw(st.booleans())}
-    return Profiles(clients=made, edges=servers, homes=homes)
+    model = draw(
+        st.none() | st.builds(model_of, blocks=st.integers(2, 1000), width=BYTES.filter(lambda n: n < 2**48))
+    )
+    row_tokens = draw(st.none() | st.floats(0.5, 1e6))
+    return Profiles(clients=made, edges=servers, homes=homes, model=model, row_tokens=row_tokens)
 
 
 @settings(deadline=None, max_examples=50)
@@ -140,6 +145,42 @@ def test_a_device_that_is_no_object_of_figures_is_told(device):
 def test_a_name_that_no_device_can_have_is_told():
     profiles = profiles_from_json(written({"a b": CLIENT, "": CLIENT}), "profiles.json")
     assert [one.name for one in profiles.faults] == ["", "a b"] and "name" in profiles.faults[0].reason
+
+
+MODEL = {key: value for key, value in asdict(model_of()).items() if key != "head_adapter"}
+
+
+def test_a_file_may_say_the_model_and_the_rows():
+    text = json.dumps({"clients": {}, "edges": {}, "model": MODEL, "row_tokens": 21.5})
+    profiles = profiles_from_json(text, "profiles.json")
+    assert profiles == Profiles(model=model_of(head_adapter=0), row_tokens=21.5)
+    assert (profiles_from_json(written({}), "p").model, profiles_from_json(written({}), "p").row_tokens) == (
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"model": {**MODEL, "blocks": 1}}, "model: 1 blocks"),
+        ({"model": {**MODEL, "layers": 6}}, "model.layers: unknown field"),
+        ({"model": {"blocks": 6}}, "model.width: missing"),
+        ({"row_tokens": 0}, "row_tokens"),
+        ({"row_tokens": math.nan}, "row_tokens"),
+        ({"fleet": {}}, "fleet: unknown field"),
+    ],
+)
+def test_what_a_file_says_beside_its_devices_is_checked(more, said):
+    with pytest.raises(SpecError, match=r"^profiles\.json: ") as refused:
+        profiles_from_json(json.dumps({"clients": {}, "edges": {}, **more}), "profiles.json")
+    assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_device_that_is_written_twice_is_refused():
+    text = '{"edges": {}, "clients": {"ward-7": {}, "ward-8": {}, "ward-7": {}}}'
+    with pytest.raises(SpecError, match=r"^profiles\.json is not JSON: ward-7 is there twice"):
+        profiles_from_json(text, "profiles.json")
 
 
 @pytest.mark.parametrize(
