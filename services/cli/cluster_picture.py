@@ -1,7 +1,6 @@
 """The picture of a run's clusters: a heat map of divergences, and the map of clients and their edges."""
 
 import math
-import uuid
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,10 +12,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from elsa.errors import InputError
+from services.cli.picture import write_picture
 from services.cli.standings import Clusters, Standing
 
-DPI = 120
 NAMED = 60
 """Up to this many clients, clusters or edges, their names are written."""
 BRIGHTEST = 0.95
@@ -42,7 +40,7 @@ def draw(found: Clusters, path: Path) -> None:
         heat, places = figure.subplots(1, 2, width_ratios=(height, 6.5))
         _heat(figure, heat, found.clients, found.divergence)
         _map(places, found)
-    _write(figure, path)
+    write_picture(figure, path)
 
 
 def blocks(clients: Sequence[Standing]) -> list[tuple[int, int, int]]:
@@ -179,14 +177,3 @@ def colours_of(clients: Sequence[Standing]) -> dict[int, Any]:
     if len(clusters) <= len(COLOURS):
         return {cluster: colormaps["tab10"](n) for n, cluster in zip(COLOURS, clusters, strict=False)}
     return {cluster: colormaps["turbo"](n / (len(clusters) - 1)) for n, cluster in enumerate(clusters)}
-
-
-def _write(figure: Figure, path: Path) -> None:
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.new")
-    try:
-        figure.savefig(aside, format="png", dpi=DPI)
-        aside.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path} ({error.strerror}); choose another --plot") from error
-    finally:
-        aside.unlink(missing_ok=True)

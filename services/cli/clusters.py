@@ -1,14 +1,12 @@
 """`elsa clusters`: who learns with whom in a run, how far each is trusted, and why; as a table, JSON or a picture."""
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from elsa.errors import InputError
+from services.cli.picture import check_picture
 from services.cli.run import HERE, PATIENCE_S, Cloud, Patience, RunId, operator_of
 
 if TYPE_CHECKING:
@@ -69,22 +67,6 @@ def clusters(
         print_clusters(run_id, found)
     if plot is not None:
         _draw(found, plot, quietly=as_json)
-
-
-def check_picture(path: Path) -> None:
-    """Raise InputError unless a PNG can be drawn and written at `path`."""
-    if path.suffix.lower() != ".png":
-        raise InputError(f"--plot {path}: pictures are PNG; end the name with .png")
-    if path.exists() and not (path.is_file() and os.access(path, os.W_OK)):
-        raise InputError(f"--plot {path}: exists and is no file that may be written; choose another")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise InputError(f"--plot {path}: cannot be written ({error.strerror}); choose another folder") from error
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise InputError("--plot needs matplotlib; install elsa with its extra 'train', or use --json") from error
 
 
 def _draw(found: "Clusters", path: Path, *, quietly: bool) -> None:

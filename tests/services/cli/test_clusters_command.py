@@ -16,8 +16,8 @@ from elsa.errors import MalformedError
 from elsa.v1 import run_pb2 as pb
 from elsa.v1.run_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
 from elsa.v1.tensor_pb2 import DTYPE_FLOAT16, DTYPE_FLOAT32, Tensor
-from services.cli.cluster_picture import DPI, THICKEST, THINNEST, blocks, colours_of, draw, widths_of
-from services.cli.clusters import check_picture
+from services.cli.cluster_picture import THICKEST, THINNEST, blocks, colours_of, draw, widths_of
+from services.cli.picture import DPI, check_picture
 from services.cli.standings import PARTS, clusters_from_proto
 
 WHY = "nearest edge of its cluster [with room]"
