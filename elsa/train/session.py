@@ -122,6 +122,13 @@ class TrunkSession:
             raise StepOrderError(f"finish.steps: {steps}, but {self.step} were applied and {self._forwards} are open")
         return adapters.read(self._segment, self._adapter, split=self._split)
 
+    def close(self) -> None:
+        """Let go of open micro-batches, gradients and the optimizer's state; nothing may follow."""
+        self._graphs.clear()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.state.clear()
+        self._optimizer.param_groups.clear()
+
     def _run(self, leaf: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         adapters.select(self._segment, self._adapter)
         self._segment.train(self._dropout)

@@ -1,6 +1,8 @@
 """An edge's session: its order, its window, its memory of answers, and other sessions on the same blocks."""
 
+import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -161,3 +163,23 @@ def test_dropout_is_on_where_a_run_asks_for_it(model):
         )
         outputs[dropout] = session.forward(at(0, 0), STATES, LENGTHS)
     assert not torch.equal(outputs[False], outputs[True])
+
+
+def test_a_closed_session_holds_no_graph_gradient_or_optimizer_state(session):
+    whole_step(session, 0)
+    forward(session, 1, 0)
+    forward(session, 1, 1)
+    backward(session, 1, 0)
+    parameters = session._optimizer.param_groups[0]["params"]
+    held = [state for own in session._optimizer.state.values() for state in own.values()]
+    held += [parameter.grad for parameter in parameters]
+    held += [tensor for graph in session._graphs.values() for tensor in (graph.leaf, graph.output)]
+    refs = [weakref.ref(tensor) for tensor in held]
+    assert len(held) == 4 * len(parameters) + 2
+    del held
+    gc.collect()
+    assert all(ref() is not None for ref in refs)
+    session.close()
+    gc.collect()
+    assert not any(ref() is not None for ref in refs)
+    assert all(parameter.grad is None for parameter in parameters)
