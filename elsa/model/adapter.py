@@ -20,6 +20,7 @@ from elsa.errors import MalformedError, ModelError, NotFoundError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.alone import alone
 from elsa.model.architecture import PEFT_PREFIX, bottom_names, trunk_names
+from elsa.model.bare import strip
 from elsa.model.initial import Array, initial_head, initial_lora
 from elsa.model.segment import Segment
 from elsa.model.skeleton import head_modules, skeleton
@@ -128,7 +129,6 @@ def attach(segment: Segment, config: AdapterConfig, name: str = "default") -> No
     select(segment, name)
 
 
-@alone
 def remove(segment: Segment, name: str) -> None:
     """Take an adapter off the segment, with its gradients; the others and their pending backwards are untouched.
 
@@ -146,7 +146,8 @@ def remove(segment: Segment, name: str) -> None:
 
 def detach(segment: Segment) -> None:
     """Take all adapters off the segment: its modules are those that it had before the first was attached."""
-    raise NotImplementedError
+    strip(segment.model)
+    segment.attached = None
 
 
 def select(segment: Segment, name: str = "default") -> None:
