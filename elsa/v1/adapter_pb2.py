@@ -26,7 +26,7 @@ from elsa.v1 import split_pb2 as elsa_dot_v1_dot_split__pb2
 from elsa.v1 import tensor_pb2 as elsa_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65lsa/v1/adapter.proto\x12\x07\x65lsa.v1\x1a\x13\x65lsa/v1/split.proto\x1a\x14\x65lsa/v1/tensor.proto\"\x93\x01\n\rAdapterConfig\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x16\n\x0etarget_modules\x18\x03 \x03(\t\x12\x17\n\x0fmodules_to_save\x18\x04 \x03(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x12\n\nbase_model\x18\x06 \x01(\t\x12\x12\n\ntransposed\x18\x07 \x01(\x08\"\xe1\x01\n\x0c\x43lientReport\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x12\n\nedge_round\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12&\n\x07seconds\x18\x06 \x01(\x0b\x32\x15.elsa.v1.PhaseSeconds\x12!\n\x05\x62ytes\x18\x07 \x01(\x0b\x32\x12.elsa.v1.ByteCount\x12\x0e\n\x06wall_s\x18\x08 \x01(\x01\x12\x15\n\rfloat32_bytes\x18\t \x01(\x04\x12\r\n\x05moved\x18\n \x03(\x02\"\x90\x03\n\rAdapterHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x12\n\nedge_round\x18\x04 \x01(\r\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x0c\n\x04rows\x18\x06 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12&\n\x07reports\x18\t \x03(\x0b\x32\x15.elsa.v1.ClientReport\x12\x0f\n\x07initial\x18\n \x01(\x08\x12&\n\x06\x63onfig\x18\x0b \x01(\x0b\x32\x16.elsa.v1.AdapterConfig\x12\x14\n\x07\x63luster\x18\x0c \x01(\rH\x00\x88\x01\x01\x12\r\n\x05parts\x18\r \x01(\r\x12\x13\n\x0b\x64\x65livery_id\x18\x0e \x01(\t\x12\x1d\n\x10\x63lusters_version\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x17\n\x0f\x65\x66\x66\x65\x63tive_steps\x18\x10 \x01(\x01\x42\n\n\x08_clusterB\x13\n\x11_clusters_version\"7\n\rClientReports\x12&\n\x07reports\x18\x01 \x03(\x0b\x32\x15.elsa.v1.ClientReport\"\x95\x01\n\x12PushAdapterRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.elsa.v1.AdapterHeaderH\x00\x12\x1f\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0e.elsa.v1.ChunkH\x00\x12)\n\x07reports\x18\x03 \x01(\x0b\x32\x16.elsa.v1.ClientReportsH\x00\x42\t\n\x07message\"%\n\x13PushAdapterResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\"\x8c\x01\n\x12PullAdapterRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x12\n\nedge_round\x18\x04 \x01(\r\x12\x0e\n\x06wait_s\x18\x05 \x01(\x01\x12\x14\n\x07\x63luster\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_cluster\"z\n\x0cPulledHeader\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nedge_round\x18\x02 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x14\n\x07\x63luster\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_cluster\"j\n\x13PullAdapterResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.elsa.v1.PulledHeaderH\x00\x12\x1f\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0e.elsa.v1.ChunkH\x00\x42\t\n\x07message2\xa8\x01\n\x0e\x41\x64\x61pterService\x12J\n\x0bPushAdapter\x12\x1b.elsa.v1.PushAdapterRequest\x1a\x1c.elsa.v1.PushAdapterResponse(\x01\x12J\n\x0bPullAdapter\x12\x1b.elsa.v1.PullAdapterRequest\x1a\x1c.elsa.v1.PullAdapterResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65lsa/v1/adapter.proto\x12\x07\x65lsa.v1\x1a\x13\x65lsa/v1/split.proto\x1a\x14\x65lsa/v1/tensor.proto\"\x93\x01\n\rAdapterConfig\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\r\n\x05\x61lpha\x18\x02 \x01(\x01\x12\x16\n\x0etarget_modules\x18\x03 \x03(\t\x12\x17\n\x0fmodules_to_save\x18\x04 \x03(\t\x12\x0c\n\x04task\x18\x05 \x01(\t\x12\x12\n\nbase_model\x18\x06 \x01(\t\x12\x12\n\ntransposed\x18\x07 \x01(\x08\"\x80\x02\n\x0c\x43lientReport\x12\x11\n\tclient_id\x18\x01 \x01(\t\x12\x12\n\nedge_round\x18\x02 \x01(\r\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\r\n\x05steps\x18\x04 \x01(\x04\x12\x0c\n\x04loss\x18\x05 \x01(\x01\x12&\n\x07seconds\x18\x06 \x01(\x0b\x32\x15.elsa.v1.PhaseSeconds\x12!\n\x05\x62ytes\x18\x07 \x01(\x0b\x32\x12.elsa.v1.ByteCount\x12\x0e\n\x06wall_s\x18\x08 \x01(\x01\x12\x15\n\rfloat32_bytes\x18\t \x01(\x04\x12\r\n\x05moved\x18\n \x03(\x02\x12\x1d\n\x05split\x18\x0b \x01(\x0b\x32\x0e.elsa.v1.Split\"\x90\x03\n\rAdapterHeader\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x12\n\nedge_round\x18\x04 \x01(\r\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x0c\n\x04rows\x18\x06 \x01(\x04\x12\x13\n\x0btotal_bytes\x18\x07 \x01(\x04\x12\x0e\n\x06sha256\x18\x08 \x01(\t\x12&\n\x07reports\x18\t \x03(\x0b\x32\x15.elsa.v1.ClientReport\x12\x0f\n\x07initial\x18\n \x01(\x08\x12&\n\x06\x63onfig\x18\x0b \x01(\x0b\x32\x16.elsa.v1.AdapterConfig\x12\x14\n\x07\x63luster\x18\x0c \x01(\rH\x00\x88\x01\x01\x12\r\n\x05parts\x18\r \x01(\r\x12\x13\n\x0b\x64\x65livery_id\x18\x0e \x01(\t\x12\x1d\n\x10\x63lusters_version\x18\x0f \x01(\rH\x01\x88\x01\x01\x12\x17\n\x0f\x65\x66\x66\x65\x63tive_steps\x18\x10 \x01(\x01\x42\n\n\x08_clusterB\x13\n\x11_clusters_version\"7\n\rClientReports\x12&\n\x07reports\x18\x01 \x03(\x0b\x32\x15.elsa.v1.ClientReport\"\x95\x01\n\x12PushAdapterRequest\x12(\n\x06header\x18\x01 \x01(\x0b\x32\x16.elsa.v1.AdapterHeaderH\x00\x12\x1f\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0e.elsa.v1.ChunkH\x00\x12)\n\x07reports\x18\x03 \x01(\x0b\x32\x16.elsa.v1.ClientReportsH\x00\x42\t\n\x07message\"%\n\x13PushAdapterResponse\x12\x0e\n\x06stored\x18\x01 \x01(\x08\"\x8c\x01\n\x12PullAdapterRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\r\x12\x12\n\nedge_round\x18\x04 \x01(\r\x12\x0e\n\x06wait_s\x18\x05 \x01(\x01\x12\x14\n\x07\x63luster\x18\x06 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_cluster\"z\n\x0cPulledHeader\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x12\n\nedge_round\x18\x02 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x03 \x01(\x04\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x14\n\x07\x63luster\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\n\n\x08_cluster\"j\n\x13PullAdapterResponse\x12\'\n\x06header\x18\x01 \x01(\x0b\x32\x15.elsa.v1.PulledHeaderH\x00\x12\x1f\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0e.elsa.v1.ChunkH\x00\x42\t\n\x07message2\xa8\x01\n\x0e\x41\x64\x61pterService\x12J\n\x0bPushAdapter\x12\x1b.elsa.v1.PushAdapterRequest\x1a\x1c.elsa.v1.PushAdapterResponse(\x01\x12J\n\x0bPullAdapter\x12\x1b.elsa.v1.PullAdapterRequest\x1a\x1c.elsa.v1.PullAdapterResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,21 +36,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ADAPTERCONFIG']._serialized_start=78
   _globals['_ADAPTERCONFIG']._serialized_end=225
   _globals['_CLIENTREPORT']._serialized_start=228
-  _globals['_CLIENTREPORT']._serialized_end=453
-  _globals['_ADAPTERHEADER']._serialized_start=456
-  _globals['_ADAPTERHEADER']._serialized_end=856
-  _globals['_CLIENTREPORTS']._serialized_start=858
-  _globals['_CLIENTREPORTS']._serialized_end=913
-  _globals['_PUSHADAPTERREQUEST']._serialized_start=916
-  _globals['_PUSHADAPTERREQUEST']._serialized_end=1065
-  _globals['_PUSHADAPTERRESPONSE']._serialized_start=1067
-  _globals['_PUSHADAPTERRESPONSE']._serialized_end=1104
-  _globals['_PULLADAPTERREQUEST']._serialized_start=1107
-  _globals['_PULLADAPTERREQUEST']._serialized_end=1247
-  _globals['_PULLEDHEADER']._serialized_start=1249
-  _globals['_PULLEDHEADER']._serialized_end=1371
-  _globals['_PULLADAPTERRESPONSE']._serialized_start=1373
-  _globals['_PULLADAPTERRESPONSE']._serialized_end=1479
-  _globals['_ADAPTERSERVICE']._serialized_start=1482
-  _globals['_ADAPTERSERVICE']._serialized_end=1650
+  _globals['_CLIENTREPORT']._serialized_end=484
+  _globals['_ADAPTERHEADER']._serialized_start=487
+  _globals['_ADAPTERHEADER']._serialized_end=887
+  _globals['_CLIENTREPORTS']._serialized_start=889
+  _globals['_CLIENTREPORTS']._serialized_end=944
+  _globals['_PUSHADAPTERREQUEST']._serialized_start=947
+  _globals['_PUSHADAPTERREQUEST']._serialized_end=1096
+  _globals['_PUSHADAPTERRESPONSE']._serialized_start=1098
+  _globals['_PUSHADAPTERRESPONSE']._serialized_end=1135
+  _globals['_PULLADAPTERREQUEST']._serialized_start=1138
+  _globals['_PULLADAPTERREQUEST']._serialized_end=1278
+  _globals['_PULLEDHEADER']._serialized_start=1280
+  _globals['_PULLEDHEADER']._serialized_end=1402
+  _globals['_PULLADAPTERRESPONSE']._serialized_start=1404
+  _globals['_PULLADAPTERRESPONSE']._serialized_end=1510
+  _globals['_ADAPTERSERVICE']._serialized_start=1513
+  _globals['_ADAPTERSERVICE']._serialized_end=1681
 # @@protoc_insertion_point(module_scope)

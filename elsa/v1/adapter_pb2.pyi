@@ -91,6 +91,7 @@ class ClientReport(_message.Message):
     WALL_S_FIELD_NUMBER: _builtins.int
     FLOAT32_BYTES_FIELD_NUMBER: _builtins.int
     MOVED_FIELD_NUMBER: _builtins.int
+    SPLIT_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """The client."""
     edge_round: _builtins.int
@@ -121,6 +122,10 @@ class ClientReport(_message.Message):
         (elsa/cluster/summary.py); empty in runs that do not weigh clients by trust, and from a client.
         """
 
+    @_builtins.property
+    def split(self) -> _split_pb2.Split:
+        """How the model was cut in this edge round; from which the cloud tells what a block takes. Not set: not said."""
+
     def __init__(
         self,
         *,
@@ -134,10 +139,11 @@ class ClientReport(_message.Message):
         wall_s: _builtins.float = ...,
         float32_bytes: _builtins.int = ...,
         moved: _abc.Iterable[_builtins.float] | None = ...,
+        split: _split_pb2.Split | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "seconds", b"seconds"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "seconds", b"seconds", "split", b"split"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "client_id", b"client_id", "edge_round", b"edge_round", "float32_bytes", b"float32_bytes", "loss", b"loss", "moved", b"moved", "rows", b"rows", "seconds", b"seconds", "steps", b"steps", "wall_s", b"wall_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "client_id", b"client_id", "edge_round", b"edge_round", "float32_bytes", b"float32_bytes", "loss", b"loss", "moved", b"moved", "rows", b"rows", "seconds", b"seconds", "split", b"split", "steps", b"steps", "wall_s", b"wall_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,9 +74,18 @@ def reports_to_proto(reports: Iterable[ClientReport]) -> list[adapter_pb2.Client
             bytes=split_pb2.ByteCount(up=report.up_bytes, down=report.down_bytes),
             wall_s=report.wall_s,
             float32_bytes=report.float32_bytes,
+            split=_cut(report.split),
         )
         for report in reports
     ]
+
+
+def _cut(split: str) -> split_pb2.Split | None:
+    """bottom/trunk/top as a message; None where it was not said."""
+    if not split:
+        return None
+    bottom, trunk, top = map(int, split.split("/"))
+    return split_pb2.Split(bottom=bottom, trunk=trunk, top=top)
 
 
 def reports_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> tuple[ClientReport, ...]:
@@ -105,7 +114,7 @@ def moved_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> dict[str, 
 
 
 def _report_from_proto(message: adapter_pb2.ClientReport) -> ClientReport:
-    seconds = message.seconds
+    seconds, cut = message.seconds, message.split
     figures = {phase: getattr(seconds, phase) for phase in ("bottom", "network", "wait", "trunk", "top")}
     for name, value in {**figures, "loss": message.loss, "wall_s": message.wall_s}.items():
         if not math.isfinite(value):
@@ -121,4 +130,5 @@ def _report_from_proto(message: adapter_pb2.ClientReport) -> ClientReport:
         down_bytes=message.bytes.down,
         wall_s=message.wall_s,
         float32_bytes=message.float32_bytes,
+        split=f"{cut.bottom}/{cut.trunk}/{cut.top}" if message.HasField("split") else "",
     )

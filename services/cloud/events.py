@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from elsa.cluster.trust import Parts
+from elsa.train.phases import PhaseSeconds
 from services.cloud.lifecycle import RunState
 from services.cloud.records import ClientReport
 
@@ -127,6 +128,34 @@ class TrustChanged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedClient:
+    """What one client carries."""
+
+    client_id: str
+    edge_id: str
+    split: str
+    """bottom/trunk/top."""
+    local_steps: int
+    seconds: PhaseSeconds
+    """Predicted, of a step."""
+    need_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """Splits were planned, at the start or again."""
+
+    kind: Literal["planned"] = "planned"
+    version: int
+    """That the plan was made after."""
+    notes: tuple[str, ...]
+    step_s: float
+    clients: tuple[PlannedClient, ...]
+    """Whose share changed, in order of their names."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class NodeProgress:
     """Where a node is; not kept."""
 
@@ -148,7 +177,8 @@ KeptEvent = Annotated[
     | RoundClosed
     | EvaluationReported
     | Clustered
-    | TrustChanged,
+    | TrustChanged
+    | Planned,
     Field(discriminator="kind"),
 ]
 

@@ -20,8 +20,8 @@ from services.cloud.fleet import Fleet, check_number
 from services.cloud.key_messages import exchange_to_proto, shared_from_proto
 from services.cloud.keyring import Keyring
 from services.cloud.lifecycle import RunState
-from services.cloud.offers import ClientOffer, EdgeOffer, Refusal, Reply
-from services.cloud.records import Link
+from services.cloud.offers import Refusal, Reply
+from services.cloud.plan_messages import client_offer_from_proto, edge_offer_from_proto, share_to_proto
 from services.cloud.runs import Runs
 from services.cloud.store import Store
 from services.cloud.watch import Assignment, RunWatch, watch_assignments
@@ -108,24 +108,9 @@ def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:
     """A node's answer. Raises MalformedError if none is set."""
     match request.WhichOneof("answer"):
         case "client":
-            offer = request.client
-            return ClientOffer(
-                train_rows=offer.train_rows,
-                heldout_rows=offer.heldout_rows,
-                row_report=offer.row_report,
-                public_key=offer.public_key,
-                links=tuple(
-                    Link(
-                        edge_id=link.edge_id,
-                        latency_ms=link.latency_ms,
-                        up_bytes_per_s=link.up_bytes_per_s,
-                        down_bytes_per_s=link.down_bytes_per_s,
-                    )
-                    for link in offer.links
-                ),
-            )
+            return client_offer_from_proto(request.node_id, request.client)
         case "edge":
-            return EdgeOffer(room=request.edge.room)
+            return edge_offer_from_proto(request.node_id, request.edge)
         case "refusal":
             return Refusal(reason=request.refusal)
     raise MalformedError("answer: none is set; set client, edge or refusal")
@@ -171,6 +156,7 @@ def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
         keys=exchange_to_proto(assignment.keys),
         standings=standings_to_proto(assignment.standings),
         clusters_version=assignment.clusters_version,
+        share=share_to_proto(assignment.share),
     )
 
 

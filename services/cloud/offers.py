@@ -4,8 +4,10 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from elsa.errors import MalformedError
+from elsa.plan.profile import ClientProfile, EdgeProfile
+from elsa.plan.shape import ModelShape
 from services.cloud.fleet import MOST, check_number
-from services.cloud.records import Answer, Link, Member, Role
+from services.cloud.records import Answer, Link, Member, Profile, Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +20,10 @@ class ClientOffer:
     links: tuple[Link, ...]
     public_key: bytes = b""
     """For keys that other clients wrap for it; of no use where the run shares none."""
+    profile: ClientProfile | None = None
+    """What it measured of itself and of its links; None where it did not."""
+    row_tokens: float = 0.0
+    """With a profile: real tokens of one of its rows on average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +31,10 @@ class EdgeOffer:
     """What an edge brings to a run."""
 
     room: int
+    profile: EdgeProfile | None = None
+    """What it measured of itself; None where it did not."""
+    shape: ModelShape | None = None
+    """Of the run's model, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +83,18 @@ def _check_client(offer: ClientOffer) -> None:
         check_number(f"client.links, latency_ms to {link.edge_id}", link.latency_ms)
         check_number(f"client.links, up_bytes_per_s to {link.edge_id}", link.up_bytes_per_s)
         check_number(f"client.links, down_bytes_per_s to {link.edge_id}", link.down_bytes_per_s)
+
+
+def profile_of(member: Member, reply: ClientOffer | EdgeOffer) -> Profile:
+    """What a member of a run that plans splits measured of itself. Raises MalformedError where that is missing."""
+    blank = Profile(run_id=member.run_id, node_id=member.node_id)
+    if reply.profile is None:
+        raise MalformedError(f"{member.role}.profile: none; the run's splits are planned from what devices measure")
+    if isinstance(reply, ClientOffer):
+        return replace(blank, client=reply.profile, row_tokens=reply.row_tokens)
+    if reply.shape is None:
+        raise MalformedError("edge.shape: none; the run's splits are planned, which needs the shape of its model")
+    return replace(blank, edge=reply.profile, shape=reply.shape)
 
 
 def check_edges(offer: ClientOffer, edges: Collection[str]) -> None:

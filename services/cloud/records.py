@@ -237,6 +237,8 @@ class ClientReport:
     down_bytes: int = 0
     wall_s: float = 0.0
     float32_bytes: int = 0
+    split: str = ""
+    """bottom/trunk/top as it trained; empty where it did not say."""
 
 
 MOST_CLUSTERS = 1000

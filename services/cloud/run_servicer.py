@@ -15,8 +15,11 @@ from services.cloud.cluster_messages import clustered_to_proto, clusters_to_prot
 from services.cloud.cluster_view import ClusterView
 from services.cloud.convert import fitting, fitting_names, metrics_to_proto, reports_to_proto, state_to_proto
 from services.cloud.export import Exports
+from services.cloud.plan_messages import planned_to_proto, profiles_to_proto
+from services.cloud.profiles import profiles_of
 from services.cloud.records import ClusterScore, Evaluation
 from services.cloud.runs import Runs, RunView, page_token
+from services.cloud.store import Store
 from services.cloud.watch import RunWatch
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -25,8 +28,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class RunServicer(run_pb2_grpc.RunServiceServicer):
     """Decodes, calls, encodes."""
 
-    def __init__(self, runs: Runs, watch: RunWatch, clusters: ClusterView, exports: Exports) -> None:
+    def __init__(self, runs: Runs, watch: RunWatch, clusters: ClusterView, exports: Exports, store: Store) -> None:
         self._runs, self._watch, self._clusters, self._exports = runs, watch, clusters, exports
+        self._store = store
 
     async def SubmitRun(self, request: run_pb2.SubmitRunRequest, context: Context) -> run_pb2.SubmitRunResponse:
         """See run.proto."""
@@ -67,6 +71,10 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
     async def GetClusters(self, request: run_pb2.GetClustersRequest, context: Context) -> run_pb2.GetClustersResponse:
         """See run.proto."""
         return clusters_to_proto(await self._clusters.get(request.run_id))
+
+    async def GetProfiles(self, request: run_pb2.GetProfilesRequest, context: Context) -> run_pb2.GetProfilesResponse:
+        """See run.proto."""
+        return profiles_to_proto(profiles_of(self._store, request.run_id))
 
     async def ExportAdapter(
         self, request: run_pb2.ExportAdapterRequest, context: Context
@@ -146,6 +154,8 @@ def event_to_proto(event: events.Event) -> run_pb2.RunEvent:
             message.clustered.CopyFrom(clustered_to_proto(body))
         case events.TrustChanged() as body:
             message.trust_changed.CopyFrom(trust_changed_to_proto(body))
+        case events.Planned() as body:
+            message.planned.CopyFrom(planned_to_proto(body))
         case events.NodeProgress() as body:
             message.node_progress.CopyFrom(_progress(body))
     return message

@@ -115,7 +115,7 @@ def _services(
             descriptor=fleet_pb2.DESCRIPTOR.services_by_name["FleetService"],
         ),
         Service(
-            servicer=RunServicer(runs, watch, ClusterView(store), exports),
+            servicer=RunServicer(runs, watch, ClusterView(store), exports, store),
             add=run_pb2_grpc.add_RunServiceServicer_to_server,
             descriptor=run_pb2.DESCRIPTOR.services_by_name["RunService"],
         ),

@@ -22,6 +22,7 @@ from services.cloud.leaving import nobody_left
 from services.cloud.lifecycle import RunState
 from services.cloud.merging import merged
 from services.cloud.placing import decided
+from services.cloud.planner import Planner
 from services.cloud.reach import joined_edges, nearest, provisional, room_fault
 from services.cloud.records import (
     Answer,
@@ -41,6 +42,7 @@ from services.cloud.rehoming import rehome
 from services.cloud.renewing import Renewal, decided_anew, renew
 from services.cloud.rounds import closing, evaluated, working_edges
 from services.cloud.settling import begin_warmup, settle, settle_by_latency
+from services.cloud.sharing import share_anew
 from services.cloud.store import Store, Transaction
 
 Placed = TypeVar("Placed")
@@ -54,6 +56,7 @@ class Steps:
 
     def __init__(self, store: Store, keeper: Keeper, fleet: Fleet, exports: Exports, *, gone_after_s: float) -> None:
         self._store, self._keeper, self._fleet, self._exports = store, keeper, fleet, exports
+        self._planner = Planner(store)
         self._gone_after_s = gone_after_s
 
     async def take(self, run_id: str, now: float) -> bool:
@@ -107,6 +110,7 @@ class Steps:
             fault = await asyncio.to_thread(room_fault, staying)
             verdict = with_room(fleet, fault, waited_s=waited_s)
         edges = await asyncio.to_thread(provisional, spec, staying) if verdict.go else None
+        planning = await self._planner.first(run, staying, edges) if edges is not None else None
         with self._store.transaction() as transaction:
             if not self._is_as_it_was(transaction, run, members):
                 return True
@@ -117,7 +121,7 @@ class Steps:
             if edges is None:
                 why = f"no clusters: {spec.ungrouped(len(joined_edges(staying)))}" if verdict.go else ""
                 return _moved(transaction, run, RunState.CLUSTERING, verdict, now, why)
-            begin_warmup(transaction, run, staying, edges, now)
+            begin_warmup(transaction, run, staying, edges, planning, now)
             return _moved(transaction, run, RunState.WARMUP, verdict, now)
 
     def _warm_up(self, transaction: Transaction, run: Run, members: list[Member], now: float) -> bool:
@@ -182,9 +186,10 @@ class Steps:
         edges = await self._placed(members, nearest)
         if edges is None:
             return False
+        planning = await self._planner.first(run, members, edges)
         with self._store.transaction() as transaction:
             if self._is_as_it_was(transaction, run, members):
-                settle_by_latency(transaction, run, members, edges, now)
+                settle_by_latency(transaction, run, members, edges, planning, now)
                 transaction.move(run, RunState.TRAINING, now)
         return True
 
@@ -199,10 +204,13 @@ class Steps:
         decision = await self._placed(members, lambda chosen: decided(spec, chosen, sent))
         if decision is None:
             return False
+        planning = await self._planner.first(
+            run, members, {place.client_id: place.edge_id for place in decision.places}
+        )
         with self._store.transaction() as transaction:
             known = {kept.client_id for kept in sent}
             if self._is_as_it_was(transaction, run, members) and transaction.fingerprinted(run.run_id, 0) == known:
-                settle(transaction, run, members, decision, now)
+                settle(transaction, run, members, decision, planning, now)
                 transaction.move(run, RunState.TRAINING, now)
         return True
 
@@ -226,6 +234,7 @@ class Steps:
             return True  # an edge began to deliver anew meanwhile
         made = await asyncio.to_thread(merged, given)
         renewal = await self._renewal(run, members, opened.version) if clustered else None
+        replanned = await self._planner.again(run, members, updates, renewal)
         closed = replace(
             opened,
             closed_unix_s=now,
@@ -243,6 +252,8 @@ class Steps:
                     close(transaction, run, closed, made, updates, edges, now)
                     if renewal is not None:
                         renew(transaction, run, renewal, closed.version, now)
+                    if replanned is not None:
+                        share_anew(transaction, run, replanned, closed.version, now)
         await self._keeper.drop([*files, *(update.sha256 for update in updates)])
         return True
 

@@ -33,6 +33,8 @@ class Assignment:
     """Of an edge's clients, in their order, once the run has clustered."""
     clusters_version: int | None = None
     """For an edge: from which version these clusters hold; None where the run has not clustered."""
+    share: Member | None = None
+    """For a client whose split is planned: itself, once it has one."""
 
 
 async def watch_assignments(
@@ -67,7 +69,8 @@ def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignmen
         asked = [edge.node_id for edge in edges if edge.answer in (Answer.OFFERED, Answer.JOINED)]
     keys = exchange_of(transaction, run, member.node_id) if run.state is RunState.TRAINING else None
     peers = tuple(_peer(transaction, edge_id) for edge_id in asked)
-    return Assignment(run=run, edges=peers, client_ids=(), keys=keys)
+    share = member if member.edge_id and member.local_steps else None
+    return Assignment(run=run, edges=peers, client_ids=(), keys=keys, share=share)
 
 
 def _peer(transaction: Transaction, edge_id: str) -> EdgePeer:
