@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from elsa.plan.cost import Floats
 from elsa.plan.profile import ClientProfile
+from elsa.plan.queueing import waiting_seconds
 from elsa.plan.reasons import Explained, explain
 from elsa.plan.result import Bound, ClientPlan, EdgePlan
 from elsa.plan.site import Cuts, Site
@@ -72,25 +74,27 @@ def _explained(site: Site, cuts: Cuts, within_s: float) -> Said:
 
 
 def _written(site: Site, cuts: Cuts, best_s: float, note: str, said: Said) -> tuple[EdgePlan, list[ClientPlan]]:
+    waits = waiting_seconds(cuts.seconds)
     edge = EdgePlan(
         name=site.edge.name,
         sessions=len(site.clients),
         step_s=cuts.makespan_s,
         best_s=best_s,
         load_s=cuts.load_s,
+        expected_s=float((cuts.seconds.total[:, 0] + waits).max()),
         need=site.edge_needs.of(len(site.clients), int(cuts.trunk.sum())),
         note=note,
     )
-    return edge, [_client_plan(site, cuts, row, *said[row]) for row in range(len(site.clients))]
+    return edge, [_client_plan(site, cuts, waits, row, *said[row]) for row in range(len(site.clients))]
 
 
-def _client_plan(site: Site, cuts: Cuts, row: int, bound: Bound, reason: str) -> ClientPlan:
+def _client_plan(site: Site, cuts: Cuts, waits: Floats, row: int, bound: Bound, reason: str) -> ClientPlan:
     bottom, trunk, top = (int(blocks[row, 0]) for blocks in (cuts.bottom, cuts.trunk, cuts.top))
     seconds = cuts.seconds
     own = PhaseSeconds(
         bottom=float(seconds.bottom[row, 0]),
         network=float(seconds.network[row, 0]),
-        wait=max(0.0, cuts.load_s - float(seconds.total[row, 0])),
+        wait=float(waits[row]),
         trunk=float(seconds.trunk[row, 0]),
         top=float(seconds.top[row, 0]),
     )

@@ -22,7 +22,7 @@ class ClientPlan:
     edge: str
     split: Split
     seconds: PhaseSeconds
-    """Of a step. `wait` is what the edge needs for its other clients beyond the rest."""
+    """Of a step, on average. `wait` is what it waits while the edge computes for other clients (`queueing.py`)."""
     need: Need
     bound: Bound
     reason: str
@@ -41,6 +41,8 @@ class EdgePlan:
     """The least makespan that there is; `step_s` may exceed it for larger trunks, or to keep the plan before."""
     load_s: float
     """What its compute thread works in a step of all its clients."""
+    expected_s: float
+    """What a step takes its slowest client, waiting included; not below `step_s` but by rounding."""
     need: Need
     note: str
     """What becomes of the plan before, on one line."""

@@ -87,7 +87,7 @@ def test_a_plan_keeps_within_bounds_caps_memory_and_sessions(problem):
 
 @LAW
 @given(problems())
-def test_phases_of_a_client_make_its_step_and_the_longest_is_the_makespan(problem):
+def test_phases_of_a_client_make_its_step_and_the_slowest_waits_no_less_than_the_makespan_says(problem):
     made = planned(problem)
     (edge,), (at_edge,) = problem.edges, made.edges.values()
     totals = []
@@ -98,7 +98,9 @@ def test_phases_of_a_client_make_its_step_and_the_longest_is_the_makespan(proble
             own = seconds.bottom + seconds.network + seconds.trunk + seconds.top
             assert own == step_of(problem, client, edge, at_edge.sessions, one.split.trunk)
             totals.append(own + seconds.wait)
-    assert max(totals) == at_edge.step_s == made.step_s
+    assert max(totals) == pytest.approx(at_edge.expected_s)
+    assert at_edge.expected_s >= at_edge.step_s * (1 - 1e-12)
+    assert at_edge.step_s == made.step_s
     assert at_edge.load_s <= at_edge.step_s <= 1.05 * at_edge.best_s
 
 

@@ -1,0 +1,53 @@
+"""What the clients of one edge wait for each other: their steps played through, on arrays alone.
+
+A step comes to the edge twice, for the trunk's forward and for its backward, and one compute thread takes what comes
+in the order of its arrival:
+
+    bottom, h1 up -> [ forward ] -> h2 down, top, dL/dh2 up -> [ backward ] -> dL/dh1 down, bottom
+
+Played through is an edge round in small: all clients begin at once, and each takes the same number of steps. The
+thread then works the load of all of them that often, so the slowest client's mean step is never below the makespan of
+`trunks.py`, and it exceeds it by what arrives at the same moment.
+"""
+
+import heapq
+
+import numpy as np
+
+from elsa.plan.cost import FORWARD_SHARE, Floats, StepSeconds
+
+STEPS = 16
+"""Of each client. Few, for the sake of time; as many as even out that all begin at once."""
+
+
+def waiting_seconds(steps: StepSeconds) -> Floats:
+    """What each client waits for the edge in a step, on average, (N,); 0 for one client by itself.
+
+    Micro-batches count as one, network time falls on the ways to the edge and back evenly. Of two that arrive at the
+    very same moment the first of `steps` goes first.
+
+    Args:
+        steps: of N clients, each phase (N, 1).
+    """
+    bottom, network, trunk, top = (phase[:, 0] for phase in (steps.bottom, steps.network, steps.trunk, steps.top))
+    busy = np.stack([FORWARD_SHARE * trunk, (1 - FORWARD_SHARE) * trunk])  # (2, N): by pass
+    away = np.stack([network / 2 + top, network / 2 + bottom])  # (2, N): from the pass to the next
+    return _played(FORWARD_SHARE * bottom + network / 4, busy, away)
+
+
+def _played(first: Floats, busy: Floats, away: Floats) -> Floats:
+    """Mean waits a step of clients that first arrive at `first`, (N,), and then take turns."""
+    services, absences = busy.tolist(), away.tolist()
+    waits, free = [0.0] * len(first), 0.0
+    arrivals = [(arrival, row, 0) for row, arrival in enumerate(first.tolist())]  # time, client, visits before
+    heapq.heapify(arrivals)
+    while arrivals:
+        arrival, row, visits = arrivals[0]
+        begin = max(arrival, free)
+        waits[row] += begin - arrival
+        free = begin + services[visits % 2][row]
+        if visits + 1 == 2 * STEPS:
+            heapq.heappop(arrivals)
+        else:
+            heapq.heapreplace(arrivals, (free + absences[visits % 2][row], row, visits + 1))
+    return np.array(waits) / STEPS
