@@ -6,6 +6,7 @@ from typing import Any
 
 from elsa.errors import MalformedError, NotFoundError, PermissionDeniedError
 from elsa.v1 import adapter_pb2 as pb
+from elsa.v1 import split_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceServicer
 from elsa.wire.adapter import decode_adapter
 from services.edge.idle import IdleStreams
@@ -89,6 +90,7 @@ def take_update(run: EdgeRun, header: pb.AdapterHeader, data: bytes) -> bool:
     own = decode_adapter(data)
     if twice := sorted(own.keys() & committed.tensors.keys()):
         raise MalformedError(f"adapter: tensor {twice[0]} is the trunk's; send bottom and top only")
-    report = Report(client=client, rows=header.rows, message=header.reports[0].SerializeToString())
+    applied = split_pb2.Finished.FromString(committed.answer).steps
+    report = Report(client=client, rows=header.rows, steps=applied, message=header.reports[0].SerializeToString())
     update = Update(report=report, tensors={**own, **committed.tensors})
     return run.rounds.add(header.version, header.edge_round, header.sha256, update)

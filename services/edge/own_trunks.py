@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-from elsa.aggregate.fedavg import fedavg
+from elsa.aggregate.fednova import averaged
 
 log = logging.getLogger(__name__)
 
@@ -66,14 +66,20 @@ class OwnTrunks:
             )
         return adapter
 
-    def aggregate(self, updates: Mapping[str, tuple[float, Adapter]], before: Adapter) -> dict[str, np.ndarray]:
-        """The weighted mean of whole adapters; their own tensors are kept, and `before`'s stand in their place."""
+    def aggregate(
+        self, updates: Mapping[str, tuple[float, float, Adapter]], before: Adapter
+    ) -> tuple[dict[str, np.ndarray], float]:
+        """The mean of whole adapters by weight and steps, as `elsa.aggregate.fednova.averaged`, and its steps.
+
+        Their own tensors are kept, and those of `before`, from which all began, stand in their place.
+        """
         own = self._own(before)
-        shared = {
-            client: (weight, {name: tensor for name, tensor in tensors.items() if name not in own})
-            for client, (weight, tensors) in updates.items()
-        }
-        mean = fedavg(shared)
+
+        def shared(tensors: Adapter) -> Adapter:
+            return {name: tensor for name, tensor in tensors.items() if name not in own}
+
+        theirs = {client: (weight, steps, shared(tensors)) for client, (weight, steps, tensors) in updates.items()}
+        mean, steps = averaged(shared(before), theirs)
         if own:
-            self._kept |= {client: {name: tensors[name] for name in own} for client, (_, tensors) in updates.items()}
-        return mean | {name: before[name] for name in own}
+            self._kept |= {client: {name: tensors[name] for name in own} for client, (*_, tensors) in updates.items()}
+        return mean | {name: before[name] for name in own}, steps

@@ -1,6 +1,7 @@
 """What the clients of one cluster make in an edge round: their updates, how each counts, and the mean of them."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -19,6 +20,8 @@ class Report:
 
     client: str
     rows: int
+    steps: int = 0
+    """Optimizer steps, as this edge applied them in the client's session."""
     message: bytes = field(repr=False)
 
 
@@ -49,6 +52,8 @@ class Part:
     """Behind it, each client's times its trust; at least 1, so that it is pushed."""
     clients: int
     """Whose updates it is made of; those that are set aside are not counted."""
+    steps: float = 0.0
+    """Optimizer steps that it counts for, as `elsa.aggregate.fednova` says; 0 where all clients take as many."""
     reports: tuple[Report, ...]
     moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
@@ -78,8 +83,9 @@ def part_of(
     own: OwnTrunks,
     *,
     seed: int | None,
+    most_steps: int | None = None,
 ) -> Part:
-    """The updates of a cluster, at least one by client, aggregated by rows and trust.
+    """The updates of a cluster, at least one by client, aggregated by rows, trust and, where they differ, steps.
 
     Those of clients that are set aside, whose trust is 0, are reported and do not count.
 
@@ -87,19 +93,53 @@ def part_of(
         before: what its clients started from.
         own: keeps what is never averaged.
         seed: the run's, of the summaries; None for none.
+        most_steps: that a client takes where they take different numbers of them; None where all take as many.
     """
     weights = {client: u.report.rows * standings.get(client, IN_FULL).trust for client, u in updates.items()}
-    weighted = {client: (weights[client], u.tensors) for client, u in updates.items() if weights[client] > 0}
-    if not weighted:
+    taken = {client: float(u.report.steps) if most_steps else 0.0 for client, u in updates.items()}
+    counted = {
+        client: (weights[client], taken[client], u.tensors) for client, u in updates.items() if weights[client] > 0
+    }
+    adapter, steps = before, math.fsum(taken.values()) / len(taken)
+    if counted:
+        adapter, steps = own.aggregate(counted, before)
+    else:
         log.warning("none of %s is trusted: their adapter stays as it is", ", ".join(sorted(updates)))
-    told = {} if seed is None else {client: u.tensors for client, u in updates.items() if client in standings}
     return Part(
-        adapter=own.aggregate(weighted, before) if weighted else before,
+        adapter=adapter,
         rows=max(round(sum(weights.values())), 1),
-        clients=len(weighted),
+        clients=len(counted),
+        steps=steps,
         reports=tuple(updates[client].report for client in sorted(updates)),
-        moved={c: own.tolist() for c, own in summaries(told, before, seed or 0).items()},
+        moved={} if seed is None else _moved(updates, before, standings, seed, most_steps),
     )
+
+
+def _moved(
+    updates: Mapping[str, Update],
+    before: Adapter,
+    standings: Mapping[str, Standing],
+    seed: int,
+    most_steps: int | None,
+) -> dict[str, list[float]]:
+    """How far those clients went that the cloud weighs: where they take different numbers of steps, for the most.
+
+    So that who takes fewer steps does not seem to fall behind its cluster.
+    """
+    told = {client: update.tensors for client, update in updates.items() if client in standings}
+    gone = summaries(told, before, seed)
+    return {
+        client: (way * (most_steps / updates[client].report.steps if most_steps else 1)).tolist()
+        for client, way in gone.items()
+    }
+
+
+def check_steps(report: Report, most: int) -> None:
+    """Raise MalformedError unless a client took from 1 to `most` steps."""
+    if not 1 <= report.steps <= most:
+        raise MalformedError(
+            f"steps of {report.client}: {report.steps}; a client takes from 1 to {most} of them here"
+        )
 
 
 def check_fit(tensors: Adapter, whole: Adapter) -> None:

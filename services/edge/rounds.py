@@ -20,7 +20,7 @@ from elsa.errors import (
 )
 from elsa.wire.adapter import encode_adapter
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
-from services.edge.parts import Closed, Standing, Update, check_fit, part_of
+from services.edge.parts import Closed, Standing, Update, check_fit, check_steps, part_of
 from services.edge.roster import Roster
 from services.rpc.adapters import Pulled
 
@@ -33,11 +33,16 @@ class EdgeRounds:
     Args:
         own: those of an adapter's names that stay with each client and are never averaged.
         seed: the run's, of the summaries of updates; None where nobody is weighed by them.
+        most_steps: that a client takes in an edge round where they take different numbers of them, which the mean
+            then evens out; None where all take as many.
     """
 
-    def __init__(self, quorum: float, own: NamesOf = none_of, *, seed: int | None = 0) -> None:
+    def __init__(
+        self, quorum: float, own: NamesOf = none_of, *, seed: int | None = 0, most_steps: int | None = None
+    ) -> None:
         self._quorum = quorum
         self._seed = seed
+        self._most_steps = most_steps
         self._own = OwnTrunks(own)
         self._changed = threading.Condition()
         self._roster = Roster()
@@ -225,7 +230,7 @@ class EdgeRounds:
 
         Raises:
             StaleRoundError: for another round than the current one.
-            MalformedError: the names or shapes are not those of the whole model's adapter.
+            MalformedError: the names or shapes are not those of the whole model's adapter, or the steps are too many.
         """
         client = update.report.client
         with self._changed:
@@ -233,6 +238,8 @@ class EdgeRounds:
                 return False
             self._check_open(client, version, edge_round)
             check_fit(update.tensors, self._adapter)
+            if self._most_steps is not None:
+                check_steps(update.report, self._most_steps)
             self._updates[client] = update
             self._digests[(version, edge_round), client] = sha256
             self._changed.notify_all()
@@ -263,7 +270,9 @@ class EdgeRounds:
         if missing:
             log.warning("round %s closes without %s", self._place, ", ".join(missing))
         parts = {
-            cluster: part_of(updates, before[cluster], standings, self._own, seed=self._seed)
+            cluster: part_of(
+                updates, before[cluster], standings, self._own, seed=self._seed, most_steps=self._most_steps
+            )
             for cluster, updates in sorted(of_cluster.items())
         }
         return Closed(parts=parts, missing=missing)

@@ -30,7 +30,8 @@ class EdgeRun:
         self.trunk = trunk
         self.sessions = sessions
         told = spec.seed if spec.trust.enabled else None
-        self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=told)
+        most = spec.training.local_steps if spec.training.steps == "proportional" else None
+        self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=told, most_steps=most)
         self.ends = ClientEnds(spec, trunk.segment.width, shelf)
         segment = trunk.segment
         self.base = RunBase(spec, trunk.checkpoint, segment.blocks_total, sorted(segment.owned))

@@ -167,7 +167,7 @@ def test_a_restarted_edge_says_once_whose_trunk_is_lost(tiny_bert, caplog):
 def test_a_trunk_that_is_there_is_no_loss(caplog):
     trunks = OwnTrunks(lambda names: frozenset(names) & {"own"})
     adapter = {"a": np.zeros(1, np.float32), "own": np.zeros(1, np.float32)}
-    trunks.aggregate({"ann": (1.0, adapter)}, adapter)
+    trunks.aggregate({"ann": (1.0, 0.0, adapter)}, adapter)
     trunks.start("ann", adapter, (0, 1))
     assert not caplog.records
     trunks.start("bob", adapter, (0, 1))
@@ -177,14 +177,15 @@ def test_a_trunk_that_is_there_is_no_loss(caplog):
 SIZES = st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3)
 
 
-@given(SIZES, SIZES, SIZES, st.integers(1, 100))
-def test_own_tensors_pass_an_aggregation_untouched(one, other, before, weight):
+@given(SIZES, SIZES, SIZES, st.integers(1, 100), st.sampled_from([(0, 0), (2, 2), (1, 5)]))
+def test_own_tensors_pass_an_aggregation_untouched(one, other, before, weight, steps):
     def adapter(values):
         return {name: np.array([value], np.float32) for name, value in zip(("a", "own", "z"), values, strict=True)}
 
     trunks = OwnTrunks(lambda names: frozenset(names) & {"own"})
     assert trunks.start("ann", adapter(before)) == adapter(before) and trunks.of("ann") is None
-    made = trunks.aggregate({"ann": (1.0, adapter(one)), "bob": (float(weight), adapter(other))}, adapter(before))
+    updates = {"ann": (1.0, steps[0], adapter(one)), "bob": (float(weight), steps[1], adapter(other))}
+    made, _ = trunks.aggregate(updates, adapter(before))
     assert made["own"] == adapter(before)["own"]
     assert trunks.start("ann", made) == {**made, "own": adapter(one)["own"]}
     assert trunks.start("bob", made) == {**made, "own": adapter(other)["own"]}
