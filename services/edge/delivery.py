@@ -1,9 +1,9 @@
 """What an edge tells the cloud of a global round, gathered over its edge rounds, and is told of its clients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from elsa.aggregate.fedavg import fedavg
+from elsa.aggregate.fednova import averaged
 from elsa.errors import MalformedError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.v1 import adapter_pb2, fleet_pb2
@@ -22,13 +22,25 @@ class Parcel:
     """Whose clients alone made it; None for clients of several."""
     adapter: Adapter = field(repr=False)
     rows: int
+    steps: float = 0.0
+    """Of all edge rounds, as `Part.steps`."""
     reports: tuple[adapter_pb2.ClientReport, ...] = field(repr=False)
 
 
 class Delivery:
-    """What each cluster's clients have made of a version up to now."""
+    """What each cluster's clients have made of a version up to now.
 
-    def __init__(self) -> None:
+    Args:
+        start: the run's adapter of the version, from which all began.
+        together: between edge rounds the clusters go on from the mean of what they made, not each from its own.
+    """
+
+    def __init__(self, start: Adapter, *, together: bool = False) -> None:
+        self._start = self._mean = start
+        self._together = together
+        self._mean_steps = 0.0
+        self._steps: dict[int, float] = {}
+        self._closed = Closed(parts={}, missing=())
         self.adapters: dict[int, Adapter] = {}
         """By cluster, the newest; a cluster none of whose clients delivered is not in it."""
         self._newest: dict[int, Part] = {}
@@ -36,10 +48,21 @@ class Delivery:
 
     def add(self, closed: Closed) -> None:
         """Take the next edge round."""
+        self._closed = closed
         for cluster, part in closed.parts.items():
+            begun = self._mean_steps if self._together else self._steps.get(cluster, 0.0)
+            self._steps[cluster] = begun + part.steps
             self.adapters[cluster] = part.adapter
             self._newest[cluster] = part
             self._reports.setdefault(cluster, []).extend(_reports(part))
+
+    def go_on(self) -> tuple[Adapter, Mapping[int, Adapter]]:
+        """What the next edge round begins from, asked once: the adapter, and those of clusters with their own."""
+        if not self._together:
+            return self._start, self.adapters
+        self._mean, steps = mean_of(self._closed, self._mean)
+        self._mean_steps += steps
+        return self._mean, {}
 
     def parcels(self) -> list[Parcel]:
         """What is pushed: an adapter a cluster, and one of all clusters together that are too small to stand alone.
@@ -61,23 +84,36 @@ class Delivery:
 
     def _parcel(self, cluster: int) -> Parcel:
         part = self._newest[cluster]
-        return Parcel(cluster=cluster, adapter=part.adapter, rows=part.rows, reports=tuple(self._reports[cluster]))
+        return Parcel(
+            cluster=cluster,
+            adapter=part.adapter,
+            rows=part.rows,
+            steps=self._steps[cluster],
+            reports=tuple(self._reports[cluster]),
+        )
 
     def _mixed(self, clusters: Sequence[int]) -> Parcel:
         """One parcel of several clusters."""
-        parts = [self._newest[cluster] for cluster in clusters]
+        parts = {cluster: self._newest[cluster] for cluster in clusters}
+        adapter, steps = averaged(
+            self._start, {f"{c:06}": (float(part.rows), self._steps[c], part.adapter) for c, part in parts.items()}
+        )
         return Parcel(
             cluster=None,
-            adapter=fedavg({f"{n:06}": (float(part.rows), part.adapter) for n, part in enumerate(parts)}),
-            rows=sum(part.rows for part in parts),
+            adapter=adapter,
+            rows=sum(part.rows for part in parts.values()),
+            steps=steps,
             reports=tuple(report for cluster in clusters for report in self._reports[cluster]),
         )
 
 
-def mean_of(closed: Closed, before: Adapter) -> Adapter:
-    """The mean of what all clusters made in an edge round, by rows; `before` where nobody delivered."""
-    parts = {str(cluster): (float(part.rows), part.adapter) for cluster, part in closed.parts.items()}
-    return fedavg(parts) if parts else before
+def mean_of(closed: Closed, before: Adapter) -> tuple[Adapter, float]:
+    """The mean of what all clusters made of `before` in an edge round, by rows and steps, and the steps of it.
+
+    `before` itself where nobody delivered.
+    """
+    parts = {str(cluster): (float(part.rows), part.steps, part.adapter) for cluster, part in closed.parts.items()}
+    return averaged(before, parts) if parts else (before, 0.0)
 
 
 def _reports(part: Part) -> list[adapter_pb2.ClientReport]:

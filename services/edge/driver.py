@@ -20,7 +20,7 @@ from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
-from services.edge.delivery import Delivery, Parcel, config_to_proto, mean_of, standings_of
+from services.edge.delivery import Delivery, Parcel, config_to_proto, standings_of
 from services.edge.own_trunks import Adapter
 from services.edge.rounds import EdgeRounds
 from services.edge.run import EdgeRun, EdgeRuns
@@ -232,15 +232,14 @@ class RunDriver:
         """
         count = self._spec.training.edge_rounds
         deadline_s = EDGE_SHARE * self._spec.rounds.deadline_s / count
-        delivery, together = Delivery(), self._spec.clustering.edges == "balanced"
+        delivery = Delivery(adapter, together=self._spec.clustering.edges == "balanced")
         for edge_round in range(count):
             closed = run.rounds.close(deadline_s)
             run.sessions.forget_round(self._run_id)
             delivery.add(closed)
             if edge_round + 1 < count:
-                adapter = mean_of(closed, adapter) if together else adapter
-                own = {} if together else delivery.adapters
-                run.rounds.open(version, edge_round + 1, adapter, of_clusters=own)
+                begin, own = delivery.go_on()
+                run.rounds.open(version, edge_round + 1, begin, of_clusters=own)
         if not delivery.adapters:
             log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
         return self._push_all(delivery.parcels(), run.rounds, version)
@@ -256,6 +255,7 @@ class RunDriver:
                 version=version,
                 edge_round=self._spec.training.edge_rounds,
                 rows=parcel.rows,
+                effective_steps=parcel.steps,
                 reports=parcel.reports,
                 cluster=parcel.cluster if clustered else None,
                 parts=len(parcels),
