@@ -1,0 +1,179 @@
+"""A run whose splits are planned: who carries what, how that follows what rounds took, and who cannot take part."""
+
+import grpc
+from cloud_harness import CLIENTS, EDGES, adapter, refused, run_async, site, spec
+from fingerprint_harness import FAILED, TRAINING, first
+from plan_harness import (
+    BLOCKS,
+    PLANNED,
+    SHAPE,
+    client_profile,
+    edge_profile,
+    join_planned,
+    report,
+)
+
+from elsa.v1 import fleet_pb2, run_pb2
+
+SPEEDS = {"client-1": 0.0005, "client-2": 0.001, "client-3": 0.004, "client-4": 0.02}
+TEXT = spec(**PLANNED)
+
+
+async def enrolling(at, text=TEXT, profiles=None, edges=EDGES, clients=CLIENTS, edge=None):
+    """A run that all have joined, each client near the edge of its number's parity."""
+    await at.register()
+    run = await at.submit(text)
+    await at.reach(run, fleet_pb2.RUN_STATE_ENROLLING)
+    for name in edges:
+        await at.push(run, name, adapter(), initial=True)
+        await join_planned(at, run, name, edge)
+    for number, name in enumerate(clients):
+        profile = (profiles or {}).get(name) or client_profile(SPEEDS[name])
+        await join_planned(at, run, name, profile, near=EDGES[number % 2])
+    return run
+
+
+async def share_of(at, run, client):
+    return (await first(at, client, run)).share
+
+
+async def planned_event(at, run, version):
+    event = await at.wait(run, lambda event: event.HasField("planned") and event.planned.version == version)
+    return event.planned
+
+
+async def deliver(at, run, version, blocks_s, trunk_block_s=0.002):
+    """Both edges deliver a round in which each client's block took so long, and its ends accordingly."""
+    for edge in EDGES:
+        clients = list((await first(at, edge, run)).client_ids)
+        shares = {client: await share_of(at, run, client) for client in clients}
+        own = [
+            report(
+                client,
+                share,
+                block_s=blocks_s[client],
+                ends_s=0.001 * blocks_s[client] / SPEEDS[client],
+                trunk_block_s=trunk_block_s,
+            )
+            for client, share in shares.items()
+        ]
+        await at.push(run, edge, adapter(version), version, reports=own)
+    await at.closed(run, version + 1)
+
+
+@run_async
+async def test_each_client_carries_what_its_profile_allows_within_the_bounds(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at)
+        await at.reach(run, TRAINING)
+        shares = {client: await share_of(at, run, client) for client in CLIENTS}
+        assert all(share.bottom >= 1 and share.top >= 1 and share.local_steps == 20 for share in shares.values())
+        kept = {client: share.bottom + share.top for client, share in shares.items()}
+        assert kept["client-1"] > kept["client-3"] and kept["client-4"] == 2  # the slowest leaves all it may
+        told = await planned_event(at, run, 0)
+        by_id = {own.client_id: own for own in told.clients}
+        assert list(by_id) == list(CLIENTS) and told.changed == 4 and told.step_s > 0 and len(told.notes) == 2
+        for client, share in shares.items():
+            trunk = BLOCKS - share.bottom - share.top
+            assert by_id[client].split == f"{share.bottom}/{trunk}/{share.top}"
+            assert by_id[client].need_bytes > 0 and by_id[client].reason
+
+
+@run_async
+async def test_a_given_split_is_told_to_nobody_and_needs_no_profile(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        assert not (await first(at, "client-1", run)).HasField("share")
+        async with refused(grpc.StatusCode.FAILED_PRECONDITION, "plan.method"):
+            await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
+
+
+@run_async
+async def test_who_offers_no_profile_is_told_what_is_missing(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit(TEXT)
+        await at.reach(run, fleet_pb2.RUN_STATE_ENROLLING)
+        for node, field in (("edge-1", "edge.profile"), ("client-1", "client.profile")):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, field):
+                await at.join(run, node)
+        broken = client_profile(block_s=float("nan"))
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "client-1: block_s is nan"):
+            await join_planned(at, run, "client-1", broken)
+
+
+@run_async
+async def test_the_plan_follows_a_device_that_slows_down_and_keeps_what_hardly_gains(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at)
+        await at.reach(run, TRAINING)
+        before = {client: await share_of(at, run, client) for client in CLIENTS}
+        await deliver(at, run, 0, SPEEDS)
+        assert {client: await share_of(at, run, client) for client in CLIENTS} == before  # all was as predicted
+        await deliver(at, run, 1, SPEEDS | {"client-1": 0.01})
+        now = await share_of(at, run, "client-1")
+        assert now.bottom + now.top < before["client-1"].bottom + before["client-1"].top
+        told = await planned_event(at, run, 2)
+        assert "client-1" in {own.client_id for own in told.clients}
+        profiles = await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
+        measured = {own.client_id: own.profile.block_s for own in profiles.clients}
+        assert abs(measured["client-1"] / 0.01 - 1) < 1e-6 and abs(measured["client-4"] / 0.02 - 1) < 1e-6
+
+
+@run_async
+async def test_a_plan_for_the_whole_run_is_made_once(tmp_path):
+    once = spec(**PLANNED | {"plan": {"method": "measured", "every": 0}})
+    async with site(tmp_path) as at:
+        run = await enrolling(at, once)
+        await at.reach(run, TRAINING)
+        before = {client: await share_of(at, run, client) for client in CLIENTS}
+        await deliver(at, run, 0, dict.fromkeys(CLIENTS, 0.05))
+        assert {client: await share_of(at, run, client) for client in CLIENTS} == before
+
+
+@run_async
+async def test_a_device_too_small_is_left_out_by_name_and_the_rest_goes_on(tmp_path):
+    small = {"client-2": client_profile(0.001, memory_mib=1)}
+    async with site(tmp_path) as at:
+        run = await enrolling(at, profiles=small)
+        await at.reach(run, TRAINING)
+        event = await at.wait(
+            run, lambda event: event.node_joined.node_id == "client-2" and not event.node_joined.accepted
+        )
+        assert "MiB" in event.node_joined.detail and "memory" in event.node_joined.detail
+        members = {client for edge in EDGES for client in (await first(at, edge, run)).client_ids}
+        assert members == set(CLIENTS) - {"client-2"}
+
+
+@run_async
+async def test_a_run_with_nobody_left_fails_with_the_reasons(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at, profiles=dict.fromkeys(CLIENTS, client_profile(memory_mib=1)))
+        event = await at.reach(run, FAILED)
+        reason = event.state_changed.reason
+        assert all(client in reason for client in CLIENTS) and "MiB are there" in reason
+
+
+@run_async
+async def test_slower_clients_take_fewer_steps_where_steps_are_proportional(tmp_path):
+    text = spec(**PLANNED | {"training": {"rounds": 3, "local_steps": 20, "steps": "proportional"}})
+    async with site(tmp_path) as at:
+        run = await enrolling(at, text)
+        await at.reach(run, TRAINING)
+        steps = {client: (await share_of(at, run, client)).local_steps for client in CLIENTS}
+        assert max(steps.values()) == 20 and min(steps.values()) >= 1 and steps["client-4"] < steps["client-1"]
+
+
+@run_async
+async def test_profiles_are_given_with_what_each_client_carries(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at, edge=edge_profile(0.003, memory_mib=500))
+        await at.reach(run, TRAINING)
+        given = await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
+        assert given.shape == SHAPE and [edge.edge_id for edge in given.edges] == list(EDGES)
+        assert all(edge.capacity == 4 and edge.profile == edge_profile(0.003, 500) for edge in given.edges)
+        assert [own.client_id for own in given.clients] == list(CLIENTS) and not given.left_out
+        for own in given.clients:
+            assert own.share == await share_of(at, run, own.client_id)
+            assert own.profile == client_profile(SPEEDS[own.client_id])
+            assert [link.edge_id for link in own.links] == list(EDGES)

@@ -1,0 +1,87 @@
+"""Profiles follow what rounds measured."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elsa.plan.cost import Crew, step_seconds
+from elsa.plan.measured import Measured, client_as_measured, edge_as_measured
+from elsa.plan.profile import ClientProfile, EdgeProfile, LinkProfile
+from elsa.plan.shape import Workload
+from elsa.plan.traffic import Traffic
+from elsa.spec import Split
+from elsa.train.phases import PhaseSeconds
+
+LINK = LinkProfile(latency_ms=4, up_bytes_per_s=1e6, down_bytes_per_s=4e6)
+CLIENT = ClientProfile(
+    name="c", block_s=0.02, embeddings_s=0.003, head_s=0.005, memory_bytes=10**9, links={"e": LINK, "other": LINK}
+)
+EDGE = EdgeProfile(name="e", block_s=0.004, crowding_s=0.001, memory_bytes=10**9, capacity=4)
+FACTORS = st.floats(0.02, 50)
+
+
+def workload(trains_bottom=True):
+    traffic = Traffic(h1=100, h2=100, dh2=50, dh1=50)
+    return Workload(rows=8, row_tokens=20, longest_row=64, traffic=traffic, trains_bottom=trains_bottom)
+
+
+def predicted(client, split, work):
+    crew = Crew.of([client], "e")
+    blocks = {name: np.array([[getattr(split, name)]]) for name in ("bottom", "trunk", "top")}
+    made = step_seconds(crew, work, 0.0, **blocks)
+    return float(made.bottom[0, 0]), float(made.network[0, 0]), float(made.top[0, 0])
+
+
+def measured(client, split, work, steps=7, computing=1.0, away=1.0):
+    bottom, network, top = predicted(client, split, work)
+    seconds = PhaseSeconds(
+        bottom=steps * computing * bottom, network=steps * away * network, top=steps * computing * top
+    )
+    return Measured(split=split, steps=steps, seconds=seconds)
+
+
+@given(computing=FACTORS, away=FACTORS, bottom=st.integers(1, 5), top=st.integers(0, 4), trains=st.booleans())
+def test_a_corrected_profile_predicts_what_was_measured(computing, away, bottom, top, trains):
+    work, split = workload(trains), Split(bottom=bottom, trunk=2, top=top)
+    new = client_as_measured(CLIENT, "e", work, measured(CLIENT, split, work, computing=computing, away=away))
+    before, after = predicted(CLIENT, split, work), predicted(new, split, work)
+    assert after[0] + after[2] == pytest.approx(computing * (before[0] + before[2]))
+    assert after[1] == pytest.approx(away * before[1])
+    assert new.links["other"] == LINK and new.memory_bytes == CLIENT.memory_bytes
+
+
+def test_what_was_as_predicted_changes_nothing():
+    split = Split(bottom=2, trunk=3, top=1)
+    same = client_as_measured(CLIENT, "e", workload(), measured(CLIENT, split, workload()))
+    assert same.block_s == pytest.approx(CLIENT.block_s) and same.links["e"].latency_ms == pytest.approx(4)
+
+
+@given(factor=FACTORS, sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5))
+def test_a_corrected_edge_predicts_its_clients_trunks_together(factor, sizes):
+    block_s = factor * EDGE.block_s_among(len(sizes))
+    work = [
+        Measured(split=Split(bottom=1, trunk=size, top=1), steps=5, seconds=PhaseSeconds(trunk=5 * size * block_s))
+        for size in sizes
+    ]
+    assert edge_as_measured(EDGE, work).block_s_among(len(sizes)) == pytest.approx(block_s)
+
+
+@pytest.mark.parametrize("seconds", [PhaseSeconds(), PhaseSeconds(bottom=-1, network=-1, top=-1, trunk=-1)])
+def test_figures_that_cannot_be_change_nothing(seconds):
+    work = Measured(split=Split(bottom=1, trunk=1, top=1), steps=3, seconds=seconds)
+    assert client_as_measured(CLIENT, "e", workload(), work) == CLIENT
+    assert edge_as_measured(EDGE, [work]) == EDGE
+
+
+def test_one_round_changes_a_figure_a_hundredfold_at_most():
+    split = Split(bottom=1, trunk=1, top=1)
+    work = measured(CLIENT, split, workload(), computing=1e6, away=1e-6)
+    new = client_as_measured(CLIENT, "e", workload(), work)
+    assert new.block_s == pytest.approx(100 * CLIENT.block_s)
+    assert new.links["e"].latency_ms == pytest.approx(LINK.latency_ms / 100)
+
+
+def test_a_link_that_is_not_known_changes_nothing():
+    work = measured(CLIENT, Split(bottom=1, trunk=1, top=1), workload(), computing=3)
+    assert client_as_measured(CLIENT, "elsewhere", workload(), work) == CLIENT
