@@ -21,7 +21,7 @@ from services.cli.versions import Evaluated, Version, figure, rounds_table
 
 BEFORE_ROUNDS = (fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_CLUSTERING)
 NOTICES = 5
-"""How many of the newest changes of trust and clusters the live view shows."""
+"""How many of the newest changes of trust, clusters and splits the live view shows."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Board:
         self.state: int = fleet_pb2.RUN_STATE_UNSPECIFIED
         self.reason = ""
         self.edge_of: dict[str, str] = {}
+        self.split_of: dict[str, str] = {}
+        """As planned: bottom/trunk/top."""
         self.versions: dict[int, Version] = {}
         self.trusts: dict[str, Trust] = {}
         """Of each client, once the run has clustered."""
@@ -76,6 +78,9 @@ class Board:
             case "clustered":
                 self._cluster(event.clustered)
                 self._notice(event)
+            case "planned":
+                self.split_of.update((client.client_id, client.split) for client in event.planned.clients)
+                self._notice(event)
             case "trust_changed":
                 self._notice(event)
                 changed = event.trust_changed
@@ -98,11 +103,13 @@ class Board:
         both = any(each.own_accuracy is not None for each in newest.values())
         known = ("cluster", "trust") if self.trusts else ()
         scored = ("accuracy", "own") if both else ()
-        table = Table("node", "edge", *known, *scored, "does", box=box.SIMPLE_HEAD, pad_edge=False)
+        planned = ("split",) if self.split_of else ()
+        table = Table("node", "edge", *planned, *known, *scored, "does", box=box.SIMPLE_HEAD, pad_edge=False)
         for node in sorted(self._activity):
             trust = self.trusts[node].words() if node in self.trusts else ("", "")
             score = _both(newest[node]) if node in newest else ("", "")
-            shown = (*(trust if known else ()), *(score if scored else ()))
+            split = (self.split_of.get(node, ""),)
+            shown = (*(split if planned else ()), *(trust if known else ()), *(score if scored else ()))
             cells = (node, self.edge_of.get(node, ""), *shown, self._activity[node])
             table.add_row(*(Text(cell) for cell in cells))  # others' words: no markup
         return table

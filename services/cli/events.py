@@ -30,6 +30,7 @@ def line(event: pb.RunEvent) -> str | None:
         "evaluation_reported": _evaluation_reported,
         "clustered": _clustered,
         "trust_changed": _trust_changed,
+        "planned": _planned,
     }
     kind = event.WhichOneof("event")
     if kind not in texts:
@@ -114,6 +115,16 @@ def _trust_changed(event: pb.RunEvent) -> str:
     return f"{change.client_id} {now} {change.trust:.2f}: {change.detail}{parts}"
 
 
+def _planned(event: pb.RunEvent) -> str:
+    told = event.planned
+    parts = [f"{client.client_id} {client.split}" for client in told.clients]
+    changes = (
+        f"{_count(told.changed, 'client')} changed: {_some(parts, told.changed)}" if told.changed else "as before"
+    )
+    again = f" after round {told.version}" if told.version else ""
+    return f"splits planned{again}, {told.step_s:.3g} s a step; {changes}"
+
+
 def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
@@ -126,7 +137,7 @@ def _range(sizes: Collection[int]) -> str:
     return f" of {least}" if least == most else f" of {least} to {most}"
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _some(names: Sequence[str], total: int | None = None) -> str:
+    """The first few, and how many more there are; in all `total` if not all are named."""
+    left = (len(names) if total is None else total) - len(names[:SHOWN])
+    return ", ".join(names[:SHOWN]) + (f" and {left} more" if left > 0 else "")

@@ -238,3 +238,47 @@ def test_a_client_that_is_taken_back_is_shown_without_a_mark():
     back = pb.RunEvent(trust_changed={"client_id": "c1", "trust": 0.6, "detail": "taken back"})
     shown = rendered([progress("c1", "training"), CLUSTERED, ASIDE, back])
     assert ["c1", "e1", "0", "0.60", "round", "1.1:", "training"] in shown
+
+
+SECONDS = {"bottom": 0.5, "trunk": 0.25}
+PLANNED = pb.RunEvent(
+    sequence=12,
+    planned={
+        "version": 2,
+        "step_s": 1.2345,
+        "changed": 2,
+        "notes": ["edge-1: changed"],
+        "clients": [
+            {"client_id": "c1", "edge_id": "e1", "split": "4/25/1", "local_steps": 20, "seconds": SECONDS},
+            {"client_id": "c2", "edge_id": "e1", "split": "2/27/1", "local_steps": 5},
+        ],
+    },
+)
+
+
+def test_a_plan_of_splits_is_a_short_line_with_who_changes():
+    assert line(PLANNED).endswith(
+        "  splits planned after round 2, 1.23 s a step; 2 clients changed: c1 4/25/1, c2 2/27/1"
+    )
+    same = pb.RunEvent(planned={"version": 3, "step_s": 0.5})
+    assert line(same).endswith("  splits planned after round 3, 0.5 s a step; as before")
+
+
+def test_the_first_plan_of_a_large_fleet_stays_short():
+    clients = [{"client_id": f"c{n:04}", "split": "1/4/1"} for n in range(1000)]
+    text = line(pb.RunEvent(planned={"step_s": 1.0, "changed": 3000, "clients": clients}))
+    assert text.endswith(
+        "  splits planned, 1 s a step; 3000 clients changed: "
+        "c0000 1/4/1, c0001 1/4/1, c0002 1/4/1, c0003 1/4/1, c0004 1/4/1 and 2995 more"
+    )
+
+
+def test_the_newest_split_stands_beside_each_client_once_there_is_a_plan():
+    busy = [progress(client, "training") for client in ("c1", "c3")]
+    does = ["round", "1.1:", "training"]
+    again = pb.RunEvent(planned={"version": 3, "changed": 1, "clients": [{"client_id": "c1", "split": "3/26/1"}]})
+    shown = rendered([*busy, PLANNED, again])
+    assert ["node", "edge", "split", "does"] in shown
+    assert ["c1", "3/26/1", *does] in shown and ["c3", *does] in shown
+    assert any(words[1:4] == ["splits", "planned", "after"] for words in shown)
+    assert ["node", "edge", "does"] in rendered(busy)
