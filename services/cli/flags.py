@@ -19,6 +19,8 @@ from elsa.parsing import Model, parse
 
 CONFIG_HELP = "YAML file with any of these settings, by their names with underscores"
 UNNAMED = "default"
+SOURCE = "[NAME=]SOURCE"
+"""How an item of a mapping is written, where its field does not say otherwise."""
 _METAVARS = {"int": "INTEGER", "float": "NUMBER", "Path": "PATH"}
 
 
@@ -48,7 +50,10 @@ def merged(settings: type[Model], flags: Mapping[str, Any], config: Path | None,
         environment = EnvSettingsSource(settings)()  # type: ignore[arg-type]
     except SettingsError as error:
         raise SpecError(f"{origin}: {error}; write ELSA_DATA as JSON, or use flags") from error
-    named = {name: _pairs(name, value) if isinstance(value, list) else value for name, value in flags.items()}
+    named = {
+        name: _pairs(name, value, _metavar(settings.model_fields[name])) if isinstance(value, list) else value
+        for name, value in flags.items()
+    }
     return parse(settings, {**from_file(config), **environment, **named}, origin)
 
 
@@ -76,18 +81,29 @@ def yaml_mapping(path: Path, flag: str) -> dict[str, Any]:
     return raw
 
 
-def _pairs(flag: str, items: Sequence[str]) -> dict[str, str]:
-    """NAME=SOURCE items as a mapping; a SOURCE alone is the data set named 'default'."""
-    pairs: dict[str, str] = {}
+def _pairs(setting: str, items: Sequence[str], metavar: str) -> dict[str, str]:
+    """NAME=SOURCE items as a mapping; where `metavar` allows a SOURCE alone, it is the one named 'default'."""
+    flag, pairs = setting.replace("_", "-"), dict[str, str]()
     for item in items:
         name, separator, source = item.partition("=")
-        name, source = (name, source) if separator else (UNNAMED, item)
+        if not separator and metavar == SOURCE:
+            name, source = UNNAMED, item
         if not source:
-            raise SpecError(f"--{flag} {item}: names no source; write --{flag} NAME=SOURCE or --{flag} SOURCE")
+            raise SpecError(f"--{flag} {item}: names no {_second(metavar)}; write --{flag} {metavar}")
         if name in pairs:
-            raise SpecError(f"--{flag} {item}: {name!r} is given twice; give every data set its own NAME=SOURCE")
+            raise SpecError(f"--{flag} {item}: {name!r} is given twice; give every name one {_second(metavar)}")
         pairs[name] = source
     return pairs
+
+
+def _metavar(field: FieldInfo) -> str:
+    """How an item of a mapping is written."""
+    extra = field.json_schema_extra
+    return str(extra["metavar"]) if isinstance(extra, dict) and "metavar" in extra else SOURCE
+
+
+def _second(metavar: str) -> str:
+    return metavar.rpartition("=")[2].removeprefix("]").lower()
 
 
 def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
@@ -99,7 +115,7 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
         return _parameter(name, Annotated[bool | None, option])
     if _is_mapping(kind):
         option = typer.Option(
-            f"--{dashed}", help=f"{text}; may be repeated", metavar="[NAME=]SOURCE", show_default=False
+            f"--{dashed}", help=f"{text}; may be repeated", metavar=_metavar(field), show_default=False
         )
         return _parameter(name, Annotated[list[str] | None, option])
     metavar = next((shown for word, shown in _METAVARS.items() if word in str(kind)), "TEXT")

@@ -1,9 +1,9 @@
-"""How far away the edges are: a few pings to each, bounded in number and size."""
+"""Where the edges are for this client, and how far away: a few pings to each, bounded in number and size."""
 
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from elsa.errors import ElsaError
 from elsa.v1 import fleet_pb2, split_pb2
@@ -18,6 +18,15 @@ LARGE_BYTES = 256 * 1024
 TIMEOUT_S = 5.0
 LEAST_S = 1e-4
 """Of sending the large one: what is faster cannot be told from the wobble of the empty ones."""
+
+
+def as_reached(assignment: fleet_pb2.Assignment, addresses: Mapping[str, str]) -> fleet_pb2.Assignment:
+    """An assignment whose edges are at the addresses that this client's owner gave, where they gave any, by name."""
+    reached = fleet_pb2.Assignment()
+    reached.CopyFrom(assignment)
+    for edge in reached.edges:
+        edge.address = addresses.get(edge.edge_id, edge.address)
+    return reached
 
 
 def measure(

@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
+from services.rpc.pace import Pace
+
+MAPPINGS = {
+    "data": '{"reviews": "rows.jsonl"}',
+    "heldout": '{"reviews": "kept.jsonl"}',
+    "edge_addresses": '{"edge-1": "10.0.0.7:7500"}',
+}
+"""Settings that are JSON in the environment, and how each looks there."""
 
 
 class ClientSettings(BaseSettings):
@@ -39,13 +47,51 @@ class ClientSettings(BaseSettings):
     )
     max_cache_mib: int = Field(16384, ge=1, description="most disk for it; what was not used for longest goes first")
     threads: int = Field(1, ge=1, description="threads of the compute kernels: this role's share of the cores")
+    max_memory_mib: int | None = Field(
+        None,
+        ge=1,
+        description="most memory for a run's part of the model and for training it; a run that needs more is refused "
+        "before anything is loaded; default: what is free",
+    )
+    max_bottom: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="most blocks before the cut that this client takes, however much memory and time it has; "
+        "default: no limit",
+    )
+    edge_addresses: Mapping[Name, str] = Field(
+        {},
+        description="host:port at which this client reaches an edge, by the edge's name, where it is not the address "
+        "that the cloud tells, as behind a tunnel or a relay",
+        json_schema_extra={"metavar": "NAME=HOST:PORT"},
+    )
+    pace: str = Field(
+        "1",
+        description="for experiments with unequal devices: how many times slower than it can this client computes; "
+        "1,3:4 is 4 times slower from version 3 of the adapter on",
+    )
     patience_s: float = Field(120.0, gt=0, description="how long to go on asking a peer that does not answer")
     ready_file: Path | None = Field(None, description="written once this client is registered: JSON with its pid")
+
+    @field_validator("pace")
+    @classmethod
+    def _pace_is_one(cls, text: str) -> str:
+        try:
+            Pace.parse(text)
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+        return text
 
     @property
     def cache_folder(self) -> Path:
         """Where what edges send is kept."""
         return self.cache or _user_cache() / "elsa" / "weights"
+
+    @property
+    def profiles_folder(self) -> Path:
+        """Where what was measured of this machine is kept, beside what edges send."""
+        return self.cache_folder.parent / "profiles"
 
     @classmethod
     def load(cls, **given: object) -> "ClientSettings":
@@ -66,10 +112,10 @@ def _user_cache() -> Path:
 
 
 def _not_json() -> str:
-    for field in ("data", "heldout"):
+    for field, example in MAPPINGS.items():
         variable = f"ELSA_{field.upper()}"
         try:
             json.loads(os.environ.get(variable, "{}"))
         except ValueError as error:
-            return f'{variable} is not JSON ({error}); give it like {{"reviews": "rows.jsonl"}}'
+            return f"{variable} is not JSON ({error}); give it like {example}"
     return "a variable cannot be read"

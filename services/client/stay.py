@@ -82,22 +82,31 @@ class Stays:
         if now is not None:
             now.end()
 
-    def wait(self, *states: RunState.ValueType) -> Assignment:
-        """The newest assignment, once it is in one of `states` and names an edge. Raises RoundGivenUpError."""
+    def wait(self, *states: RunState.ValueType, shared: bool = False) -> Assignment:
+        """The newest assignment, once it is in one of `states` and names an edge. Raises RoundGivenUpError.
+
+        Args:
+            shared: wait also for a share, which comes where splits are planned.
+        """
+
+        def there() -> bool:
+            told = self._told
+            return told.state in states and bool(told.edges) and (not shared or told.HasField("share"))
+
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or (self._told.state in states and bool(self._told.edges)))
+            self._changed.wait_for(lambda: self._closed or there())
             if self._closed:
                 raise RoundGivenUpError("stopped before its edge was named")
             return self._told
 
     @contextmanager
-    def take(self, *states: RunState.ValueType) -> Iterator[Stay]:
-        """A stay at the edge of the newest assignment in `states`, which ends with the context.
+    def take(self, *states: RunState.ValueType, shared: bool = False) -> Iterator[Stay]:
+        """A stay at the edge of the newest assignment in `states`, which ends with the context; waits as `wait`.
 
         Errors that come once it is over follow from its end, and leave the context quietly. Raises RoundGivenUpError.
         """
         with self._changed:
-            stay = self._now = Stay(self.wait(*states).edges[0])
+            stay = self._now = Stay(self.wait(*states, shared=shared).edges[0])
         try:
             yield stay
         except ElsaError as error:

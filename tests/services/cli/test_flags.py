@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from elsa.errors import SpecError
 from services.cli.flags import merged
 from services.client.settings import ClientSettings
 from services.cloud.settings import CloudSettings
@@ -35,6 +36,13 @@ def test_flags_win_over_environment_over_file_over_defaults(tmp_path, monkeypatc
 def test_a_source_alone_is_the_default_data_set():
     found = merged(ClientSettings, {"data": ["rows.jsonl", "notes=notes.csv"]}, None, "client")
     assert found.data == {"default": "rows.jsonl", "notes": "notes.csv"}
+
+
+def test_an_address_alone_names_no_edge():
+    found = merged(ClientSettings, {"edge_addresses": ["edge-1=10.0.0.7:7500"]}, None, "client")
+    assert found.edge_addresses == {"edge-1": "10.0.0.7:7500"}
+    with pytest.raises(SpecError, match=r"names no host:port; write --edge-addresses NAME=HOST:PORT"):
+        merged(ClientSettings, {"edge_addresses": ["10.0.0.7:7500"]}, None, "client")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from elsa.errors import DataError, SpecError, UnreachableError
 from elsa.model.weights import Checkpoint
 from elsa.v1 import fleet_pb2
 from services.client import links
-from services.client.links import measure, measure_one
+from services.client.links import as_reached, measure, measure_one
 from services.client.settings import ClientSettings
 from services.client.site import load
 
@@ -89,3 +89,17 @@ def test_settings_name_their_fault(monkeypatch):
         ClientSettings.load()
     with pytest.raises(SpecError, match="nam: unknown field"):
         ClientSettings.load(threads=1, nam="x")
+    with pytest.raises(SpecError, match=r"pace .*give how many times slower"):
+        ClientSettings.load(pace="fast")
+    monkeypatch.setenv("ELSA_EDGE_ADDRESSES", "edge-1=10.0.0.7:7500")
+    with pytest.raises(SpecError, match=r'EDGE_ADDRESSES is not JSON .*"edge-1": "10.0.0.7:7500"'):
+        ClientSettings.load(threads=1)
+
+
+def test_edges_are_reached_at_the_addresses_that_the_owner_gives():
+    edges = [fleet_pb2.EdgePeer(edge_id=name, address=f"{name}:1") for name in ("near", "far")]
+    told = fleet_pb2.Assignment(run_id="a", edges=edges)
+    reached = as_reached(told, {"far": "tunnel:9", "other": "x:1"})
+    assert [edge.address for edge in reached.edges] == ["near:1", "tunnel:9"]
+    assert [edge.address for edge in told.edges] == ["near:1", "far:1"]
+    assert as_reached(told, {}) == told
