@@ -138,6 +138,16 @@ def test_a_mixture_of_small_clusters_is_the_mean_of_their_clients_from_the_versi
     assert (parcel.cluster, parcel.steps) == (None, pytest.approx(effective))
 
 
+def test_a_mixture_of_clusters_that_went_on_together_is_evened_out_from_the_version():
+    rounds, delivery = edge(), Delivery(START, together=True)
+    delivery.add(deliver(rounds, 0, ann=(4, 5.0), cat=(2, 7.0)))
+    begin, _ = delivery.go_on()
+    rounds.open(3, 1, begin)
+    delivery.add(deliver(rounds, 1, ann=(8, 6.0), cat=(1, 4.0)))
+    (parcel,) = delivery.parcels()
+    assert (value_of(parcel.adapter), parcel.steps) == nova(1.0, (1, 3 + 8, 6.0), (1, 3 + 1, 4.0))
+
+
 def test_who_takes_fewer_steps_does_not_seem_to_fall_behind():
     parts = deliver(edge(), ann=(10, 11.0), bob=(1, 2.0), cat=(MOST, 3.0), dan=(MOST, 3.0)).parts
     moved = parts[0].moved
