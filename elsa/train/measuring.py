@@ -1,0 +1,286 @@
+"""What planning must know of a model and a device, measured on one block of it: sizes and seconds.
+
+Nothing is looked up or asked. Sizes are counted on the model's skeleton and in what autograd saves; seconds are
+medians of a few steps at the run's own batch shape. No weight is read: devices measure before they hold any.
+"""
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import numpy as np
+import torch
+from torch import nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from elsa.data.batches import Batch
+from elsa.model import adapter as adapters
+from elsa.model.adapter_config import AdapterConfig
+from elsa.model.architecture import block_index
+from elsa.model.loading import stored_parameters
+from elsa.model.skeleton import skeleton
+from elsa.model.stand_in import PassThrough, swapped
+from elsa.model.weights import Checkpoint
+from elsa.plan.shape import ModelShape
+from elsa.spec import RunSpec
+from elsa.train.loss import count, loss_sum
+from elsa.train.optimizer import adamw
+from elsa.train.sampled import Call, Sample
+
+MOST_TOKENS = 512
+"""Of the row on which activations are counted."""
+BUDGET_S = 2.0
+"""About how long a device measures in all, however many steps that makes."""
+LEAST_REPEATS = 2
+MOST_REPEATS = 50
+MOST_TURNS = 4
+"""Adapters that take turns, at most, to see what turns cost."""
+FLOAT32_BYTES = 4
+
+Clock = Callable[[], float]
+Run = Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientSeconds:
+    """Of one optimizer step's batch, at a client."""
+
+    block_s: float
+    """One block forward and backward, its adapter's optimizer step included. Where the blocks before the cut are not
+    trained they run forward only, which the planner reckons as a share of this."""
+    embeddings_s: float
+    """What stands before the first block, forward only: nothing there is trained."""
+    head_s: float
+    """Final norm, pooler, head and loss, forward and backward, and the optimizer's step for what is trained there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeSeconds:
+    """Of one optimizer step's batch of one client, at an edge."""
+
+    block_s: float
+    """One block forward and backward, its adapter's optimizer step included."""
+    crowding_s: float
+    """By how much that grows with each further session that takes turns; at least 0."""
+
+
+def model_shape(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig) -> ModelShape:
+    """The sizes of a run's model, in numbers of values; the checkpoint needs no weights.
+
+    Frozen values are counted on the skeleton, what is tied once; trained ones on the adapter as it is attached.
+    Activations are the float32 values that autograd saves in one forward of one block, and of the head with the loss,
+    a token of one row of `max_tokens` or 512 tokens, whichever is less: distinct memory, without parameters and what
+    all blocks share.
+
+    For a short time this takes the memory of one block, both ends and one row's logits.
+
+    Raises:
+        ArchitectureError, ModelError, CheckpointError: as `Segment.sample`.
+        SpecError: if the model has fewer than 2 blocks.
+    """
+    bones = skeleton(checkpoint, spec.model.task, len(spec.data.labels))
+    family, embeddings = bones.architecture, bones.architecture.embedding_paths()
+    sizes = {name: bones.model.get_parameter(name).numel() for name in stored_parameters(bones.model, ())}
+    before = {name for name in sizes if name.startswith(tuple(f"{path}." for path in embeddings))}
+    inside = {name for name in sizes if block_index(name, family) is not None}
+    sample = Sample(spec, checkpoint, config, ends=True, checkpointing=False)
+    sample.attach()
+    with torch.random.fork_rng(devices=[]):
+        block, head = _activations(sample, min(spec.model.max_tokens, MOST_TOKENS))
+    return ModelShape(
+        blocks=sample.segment.blocks_total,
+        width=sample.segment.width,
+        block_weights=sum(sizes[name] for name in inside) // sample.segment.blocks_total,
+        embedding_weights=sum(sizes[name] for name in before),
+        head_weights=sum(sizes[name] for name in sizes.keys() - before - inside),
+        largest_weights=max(sizes.values()),
+        block_adapter=_values(sample.trained(block=True)),
+        head_adapter=_values(sample.trained(block=False)),
+        block_activations=block,
+        head_activations=head,
+    )
+
+
+def client_seconds(
+    spec: RunSpec,
+    checkpoint: Checkpoint,
+    config: AdapterConfig,
+    row_tokens: float,
+    clock: Clock = time.perf_counter,
+) -> ClientSeconds:
+    """How long the parts of a step take here, with as many threads as torch has now.
+
+    Medians of at least 2 steps, in about 2 s in all. Raises as `model_shape`.
+
+    Args:
+        row_tokens: real tokens of this client's rows on average.
+        clock: seconds.
+    """
+    sample = Sample(spec, checkpoint, config, ends=True)
+    sample.attach()
+    parts, budget_s = _parts(spec, sample, row_tokens), BUDGET_S / 3
+    with torch.random.fork_rng(devices=[]):
+        return ClientSeconds(
+            block_s=median_seconds(_block_step(spec, sample, parts), budget_s, clock),
+            embeddings_s=median_seconds(_embeddings_step(sample, parts), budget_s, clock),
+            head_s=median_seconds(_head_step(spec, sample, parts), budget_s, clock),
+        )
+
+
+def edge_seconds(
+    spec: RunSpec,
+    checkpoint: Checkpoint,
+    config: AdapterConfig,
+    row_tokens: float,
+    sessions: int,
+    clock: Clock = time.perf_counter,
+) -> EdgeSeconds:
+    """How long a block takes here, and how much longer where sessions take turns; as `client_seconds`.
+
+    Turns are tried with 4 adapters at most, and what they cost is spread over the sessions beyond the first.
+
+    Args:
+        sessions: how many may be open at once, at least 1.
+    """
+    sample = Sample(spec, checkpoint, config, ends=False)
+    names = [str(number) for number in range(min(sessions, MOST_TURNS))]
+    for name in names:
+        sample.attach(name)
+    parts = _parts(spec, sample, row_tokens)
+    steps = [_block_step(spec, sample, parts, name) for name in names]
+    with torch.random.fork_rng(devices=[]):
+        if len(steps) == 1:
+            return EdgeSeconds(block_s=median_seconds(steps[0], BUDGET_S, clock), crowding_s=0.0)
+        return turned_seconds(steps, BUDGET_S, clock)
+
+
+def median_seconds(run: Run, budget_s: float, clock: Clock) -> float:
+    """Seconds of `run`, the median of as many as go into `budget_s`, 2 to 50, after one that is not counted."""
+    run()
+    taken: list[float] = []
+    while _go_on(taken, budget_s):
+        taken.append(_timed(run, clock))
+    return statistics.median(taken)
+
+
+def turned_seconds(steps: Sequence[Run], budget_s: float, clock: Clock) -> EdgeSeconds:
+    """Seconds of a step that follows one of its own, and how much longer it takes after another's.
+
+    Each of `steps`, at least 2, is taken twice in its turn; the first time it meets what another left behind. The
+    lower quartile of the differences counts, since chance makes as many of them too large as too small.
+    """
+    for run in steps:
+        run()
+    after: list[float] = []
+    own: list[float] = []
+    for run in cycle(steps):
+        if not _go_on([*map(sum, zip(after, own, strict=True))], budget_s):
+            break
+        after.append(_timed(run, clock))
+        own.append(_timed(run, clock))
+    grown = max(0.0, float(np.quantile(np.subtract(after, own), 0.25)))
+    return EdgeSeconds(block_s=statistics.median(own), crowding_s=grown / (len(steps) - 1))
+
+
+def _go_on(taken: Sequence[float], budget_s: float) -> bool:
+    return len(taken) < LEAST_REPEATS or (sum(taken) < budget_s and len(taken) < MOST_REPEATS)
+
+
+def _timed(run: Run, clock: Clock) -> float:
+    begin = clock()
+    run()
+    return clock() - begin
+
+
+def _parts(spec: RunSpec, sample: Sample, row_tokens: float) -> list[Batch]:
+    """The micro-batches of a step."""
+    tokens = min(max(2, round(row_tokens)), spec.model.max_tokens)
+    sizes = [len(part) for part in np.array_split(np.arange(spec.training.batch), spec.training.micro_batches)]
+    return [sample.batch(rows, tokens) for rows in sizes]
+
+
+def _block_step(spec: RunSpec, sample: Sample, parts: list[Batch], name: str = "default") -> Run:
+    """One block forward and backward for each of `parts`, then its optimizer's step."""
+    optimizer = adamw(sample.trained(name, block=True), spec.training.optimizer)
+    calls: dict[int, Call] = {len(part): sample.call(part) for part in parts}
+    states = {len(part): sample.states(part) for part in parts}
+
+    def run() -> None:
+        adapters.select(sample.segment, name)
+        for part in parts:
+            leaf = states[len(part)].detach().requires_grad_()
+            result = sample.run_block(leaf, calls[len(part)])
+            result.backward(states[len(part)])  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def _embeddings_step(sample: Sample, parts: list[Batch]) -> Run:
+    """Embeddings and all else that a model does before its first block."""
+
+    def run() -> None:
+        with swapped(sample.segment.model, [(sample.block_path, PassThrough())]):
+            for part in parts:
+                sample.segment.bottom(part.input_ids, part.attention_mask, split=sample.ends_split)
+
+    return run
+
+
+def _head_step(spec: RunSpec, sample: Sample, parts: list[Batch]) -> Run:
+    """Head and loss forward and backward for each of `parts`, then the optimizer's step where the head is trained."""
+    trained = sample.trained(block=False)
+    optimizer = adamw(trained, spec.training.optimizer) if trained else None
+    total = sum(count(part.labels, spec.model.task) for part in parts)
+    states = {len(part): sample.states(part) for part in parts}
+
+    def run() -> None:
+        for part in parts:
+            leaf = states[len(part)].detach().requires_grad_()
+            (_loss(sample, leaf, part) / total).backward()  # type: ignore[no-untyped-call]
+        if optimizer is not None:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return run
+
+
+def _loss(sample: Sample, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    segment = sample.segment
+    logits = segment.top(states, batch.input_ids, batch.attention_mask, split=sample.ends_split)
+    return loss_sum(logits, batch.labels, segment.task)
+
+
+def _activations(sample: Sample, tokens: int) -> tuple[int, int]:
+    """Values a token that autograd saves in a block, and in head and loss, on one row."""
+    row = sample.batch(1, tokens)
+    call, leaf = sample.call(row), sample.states(row).requires_grad_()
+    model = sample.segment.model
+    frozen = [*model.parameters(), *model.buffers()]
+    block = saved_bytes(lambda: sample.run_block(leaf, call), [*frozen, *call.tensors()])
+    head = saved_bytes(lambda: _loss(sample, leaf, row), frozen)
+    return tuple(math.ceil(size / FLOAT32_BYTES / tokens) for size in (block, head))  # type: ignore[return-value]
+
+
+def saved_bytes(forward: Callable[[], torch.Tensor], known: Iterable[torch.Tensor]) -> int:
+    """Bytes of distinct memory that autograd saves in `forward`, without what `known` tensors lie in."""
+    saved: list[torch.Tensor] = []  # held, so that no two of them can lie in the same memory after one another
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved.append(tensor.detach())
+        return tensor.detach()
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    besides = {tensor.untyped_storage().data_ptr() for tensor in known}
+    memory = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in saved}
+    del result
+    return sum(size for place, size in memory.items() if place not in besides)
+
+
+def _values(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
