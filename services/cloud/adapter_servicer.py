@@ -105,6 +105,7 @@ def push_from_proto(message: adapter_pb2.PushAdapterRequest) -> Push:
         node_id=header.node_id,
         version=header.version,
         rows=header.rows,
+        effective_steps=header.effective_steps,
         total_bytes=header.total_bytes,
         sha256=header.sha256,
         reports=reports_from_proto(header.reports),

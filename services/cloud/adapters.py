@@ -21,6 +21,7 @@ from services.cloud.pushes import (
     check_layout,
     check_new,
     check_size,
+    check_steps,
     first_of,
     keep,
     layout_of,
@@ -77,6 +78,7 @@ class Adapters:
         with self._store.transaction() as transaction:
             if check_new(transaction, push) and not push.initial:
                 check_size(push, first_of(transaction, push.run_id))
+                check_steps(transaction.run(push.run_id), push)
 
     async def take(self, push: Push, data: bytes) -> bool:
         """Keep an adapter; False if the same one had been taken before.

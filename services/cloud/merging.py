@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from elsa.aggregate.fedavg import fedavg
+from elsa.aggregate.fednova import averaged
 from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
 from services.cloud.records import MIXED, Update
 
@@ -25,20 +25,25 @@ class Merged:
     """By cluster, of those that delivered; of none in a run that does not cluster."""
 
 
-def merged(given: Sequence[tuple[Update, bytes]]) -> Merged:
+def merged(given: Sequence[tuple[Update, bytes]], before: bytes | None = None) -> Merged:
     """The means of at least one update, weighted by rows; those of a cluster are of its own updates alone.
 
     What is mixed, or of clusters that hold no more, is in the mean of all and in no cluster's.
+
+    Args:
+        before: the version from which all clients began, in a run whose clients take different numbers of steps,
+            which are then evened out (FedNova).
     """
-    tensors = {(update.edge_id, update.cluster): decode_adapter(data) for update, data in given}
-    rows = {(update.edge_id, update.cluster): float(update.rows) for update, _ in given}
+    found = {(u.edge_id, u.cluster): (float(u.rows), u.effective_steps, decode_adapter(data)) for u, data in given}
     own = {(update.edge_id, update.cluster) for update, _ in given if update.cluster != MIXED and not update.outdated}
     numbers = sorted({cluster for _, cluster in own})
+    start = {} if before is None else decode_adapter(before)
 
     def mean(of: int | None) -> File:
-        chosen = [key for key in rows if of is None or (key in own and key[1] == of)]
-        part = {f"{edge} {n}": (rows[edge, n], tensors[edge, n]) for edge, n in chosen}
-        data = encode_adapter(fedavg(part))
+        part = {
+            f"{edge} {n}": made for (edge, n), made in found.items() if of is None or ((edge, n) in own and n == of)
+        }
+        data = encode_adapter(averaged(start, part)[0])
         return File(sha256=sha256(data), data=data)
 
     return Merged(whole=mean(None), clusters={cluster: mean(cluster) for cluster in numbers})

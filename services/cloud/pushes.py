@@ -13,6 +13,7 @@ from elsa.errors import (
     StaleRoundError,
 )
 from elsa.model.adapter_config import AdapterConfig
+from elsa.spec import RunSpec
 from elsa.wire.adapter import decode_adapter
 from services.cloud.events import UpdateReceived
 from services.cloud.fleet import check_number
@@ -44,6 +45,7 @@ class Push:
     node_id: str
     version: int
     rows: int
+    effective_steps: float = 0.0
     total_bytes: int
     sha256: str
     reports: tuple[ClientReport, ...] = ()
@@ -75,6 +77,15 @@ def check_size(push: Push, first: Round) -> None:
             f"header.total_bytes: {push.total_bytes} of {push.node_id}, version 0 has {first.total_bytes}; "
             "push the whole adapter, with the names and shapes of version 0"
         )
+
+
+def check_steps(run: Run, push: Push) -> None:
+    """Raise MalformedError unless clients of a run can have taken the steps of a push: 0 where all take as many."""
+    training = RunSpec.from_yaml(run.spec).training
+    most = training.edge_rounds * training.local_steps if training.steps == "proportional" else 0
+    if not 0 <= push.effective_steps <= most * (1 + 1e-9) or bool(push.effective_steps) != bool(most):
+        bounds = f"above 0 and at most {most}" if most else "0 where all clients take as many steps"
+        raise MalformedError(f"header.effective_steps: {push.effective_steps} of {push.node_id}; it must be {bounds}")
 
 
 def check_new(transaction: Transaction, push: Push) -> bool:
@@ -172,6 +183,7 @@ def keep(transaction: Transaction, push: Push, now: float) -> list[str]:
         parts=push.parts,
         delivery_id=push.delivery_id,
         rows=push.rows,
+        effective_steps=push.effective_steps,
         sha256=push.sha256,
         reports=push.reports,
         moved=push.moved,

@@ -262,6 +262,8 @@ class Update:
     delivery_id: str = ""
     """Names the edge's attempt to deliver this version; there are updates of one attempt alone."""
     rows: int
+    effective_steps: float = 0.0
+    """Optimizer steps that it counts for in a run whose clients take different numbers of them; 0 in others."""
     sha256: str
     reports: tuple[ClientReport, ...] = ()
     moved: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)

@@ -161,6 +161,7 @@ UPDATES = Table(
     Column("parts", Integer, nullable=False),
     Column("delivery_id", String(64), nullable=False),
     Column("rows", BigInteger, nullable=False),
+    Column("effective_steps", Float, nullable=False),
     Column("sha256", _SHA, nullable=False),
     Column("reports", JsonOf(tuple[ClientReport, ...]), nullable=False),
     Column("moved", JsonOf(dict[str, tuple[float, ...]]), nullable=False),
