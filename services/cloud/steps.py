@@ -216,13 +216,14 @@ class Steps:
 
     async def _round(self, run: Run, members: list[Member], now: float) -> bool:
         """Close the open round if it is due; where another update comes meanwhile, it is merged in the next step."""
-        spec, edges = RunSpec.from_yaml(run.spec).rounds, working_edges(members)
+        spec, edges = RunSpec.from_yaml(run.spec), working_edges(members)
         with self._store.transaction() as transaction:
             if not edges:
                 return _moved(transaction, run, RunState.TRAINING, Verdict(failure=nobody_left(members)), now)
             opened = transaction.all(Round, run_id=run.run_id, version=(run.version or 0) + 1)[0]
+            begun = transaction.all(Round, run_id=run.run_id, version=opened.version - 1)[0]
             updates = _updates(transaction, run)
-            verdict = closing(spec, opened.version, edges, updates, self._age(opened.opened_unix_s, now))
+            verdict = closing(spec.rounds, opened.version, edges, updates, self._age(opened.opened_unix_s, now))
             if not verdict.go:
                 return _moved(transaction, run, RunState.TRAINING, verdict, now)
             clustered = transaction.get(Clustering, run_id=run.run_id) is not None
@@ -232,7 +233,8 @@ class Steps:
             if self._are_there(run, updates):
                 raise
             return True  # an edge began to deliver anew meanwhile
-        made = await asyncio.to_thread(merged, given)
+        before = await self._keeper.get(begun.sha256 or "") if spec.training.steps == "proportional" else None
+        made = await asyncio.to_thread(merged, given, before)
         renewal = await self._renewal(run, members, opened.version) if clustered else None
         replanned = await self._planner.again(run, members, updates, renewal)
         closed = replace(

@@ -72,10 +72,10 @@ def test_parcels_of_two_attempts_make_no_delivery():
 async def test_an_update_that_comes_while_its_round_closes_counts_in_it(tmp_path):
     merged, inside, go = steps.merged, threading.Event(), threading.Event()
 
-    def slow(given):
+    def slow(given, before):
         inside.set()
         assert go.wait(20)
-        return merged(given)
+        return merged(given, before)
 
     async with site(tmp_path) as at:
         run = await clustering_run(at, text_of(**HALF))
