@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check protos format bench bench-wire bench-audit bench-cluster clean
+.PHONY: help demo test check protos format bench bench-wire bench-audit bench-cluster bench-plan clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -45,6 +45,9 @@ bench-wire: $(READY) ## Measure codecs: accuracy, bytes and time on TREC-6 and A
 
 bench-cluster: $(READY) ## Measure clusters and trust: groups found, bad clients told, what trust is worth, what it costs
 	$(BIN)/python -m benchmarks.cluster $(ARGS)
+
+bench-plan: $(READY) ## Measure planned splits: memory of a small client, unequal devices, a slow-down, planning itself
+	$(BIN)/python -m benchmarks.plan $(ARGS)
 
 bench-audit: $(READY) ## Measure what docs/privacy.md states: what a curious edge recovers under each protection
 	$(BIN)/elsa audit --data ../shared/data/trec6/train.jsonl.gz --test ../shared/data/trec6/test.jsonl.gz \

@@ -29,6 +29,7 @@ class Fleet:
         self._folder = folder
         self._threads = threads
         self._processes = Processes(folder / "logs", threads=threads)
+        self._pids: dict[str, int] = {}
         self.cloud = self._start("cloud", "--port", "0", "--state", str(folder / "cloud"))
         self.runs = RunServiceStub(connect(self.cloud))
 
@@ -38,13 +39,18 @@ class Fleet:
     def __exit__(self, *_: object) -> None:
         self._processes.stop()
 
-    def edge(self, name: str, capacity: int) -> None:
-        """Start an edge."""
-        self._start("edge", "--name", name, "--cloud", self.cloud, "--capacity", str(capacity), threads=True)
+    def edge(self, name: str, capacity: int, *flags: str) -> None:
+        """Start an edge, with further flags."""
+        self._start("edge", "--name", name, "--cloud", self.cloud, "--capacity", str(capacity), *flags, threads=True)
 
-    def client(self, name: str, source: str) -> None:
-        """Start a client that offers `source` as its data set."""
-        self._start("client", "--name", name, "--cloud", self.cloud, "--data", source, threads=True)
+    def client(self, name: str, source: str, *flags: str) -> None:
+        """Start a client that offers `source` as its data set, with further flags."""
+        self._start("client", "--name", name, "--cloud", self.cloud, "--data", source, *flags, threads=True)
+
+    def peak_bytes(self, name: str) -> int:
+        """The most memory that a role has had, resident, up to now (VmHWM of Linux)."""
+        status = Path(f"/proc/{self._pids[name]}/status").read_text()
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
     def submit(self, spec: RunSpec) -> str:
         """Submit a run; its id."""
@@ -72,6 +78,7 @@ class Fleet:
         ready.unlink(missing_ok=True)
         more = ["--threads", str(self._threads)] if threads else []
         started = self._processes.start(name, elsa_command(role, *flags, *more, "--ready-file", str(ready)))
+        self._pids[name] = started.process.pid
         return self._processes.wait_ready(started, ready, READY_S)
 
 

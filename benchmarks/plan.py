@@ -1,95 +1,33 @@
-"""How long a split plan takes: fleets drawn at random, planned anew on one core.
+"""Whether every device carries what it can: what a small client needs, what plans of splits gain, follow and cost.
 
-    python -m benchmarks.plan
+    python -m benchmarks.plan [cost memory devices slowdown]
 
-A plan is made before a run and before each of its rounds, so it must cost next to nothing.
+`cost`: seconds of a plan for fleets drawn at random. `memory`: peak resident memory of a client that keeps two blocks
+of a model of thirty, against unsplit PEFT training. `devices`: round times of four unequal devices under their
+plan and under every single fixed split that all can hold; predicted against measured seconds of a step. `slowdown`: a
+device slows down fourfold in round 3, and the plan follows. Progress goes to standard error.
 """
 
-import statistics
-import time
+import argparse
+import sys
 
-import numpy as np
+from benchmarks.plan_cost import cost
+from benchmarks.plan_devices import devices, slowdown
+from benchmarks.plan_memory import memory
 
-from elsa.plan.planner import plan
-from elsa.plan.problem import Problem
-from elsa.plan.profile import ClientProfile, EdgeProfile, LinkProfile
-from elsa.plan.shape import ModelShape, Workload
-from elsa.spec import RunSpec
-
-SIZES = ((100, 4), (1_000, 20), (10_000, 100))
-TIMES = 5
-WIDTH = 2048
-LARGE = ModelShape(
-    blocks=24,
-    width=WIDTH,
-    block_weights=50_000_000,
-    embedding_weights=100_000_000,
-    head_weights=WIDTH,
-    largest_weights=100_000_000,
-    block_adapter=65_536,
-    block_activations=14 * WIDTH,
-    head_activations=100_000,
-)
-SPEC = RunSpec.model_validate(
-    {
-        "model": {"task": "causal-lm", "max_tokens": 256},
-        "codecs": dict.fromkeys(("h1", "h2", "dh2", "dh1"), "subspace(ratio=4) | int8"),
-    }
-)
-
-
-def fleet(clients: int, edges: int) -> Problem:
-    """Devices whose speed, memory and links differ by factors, as many clients at each edge."""
-    draw = np.random.default_rng(clients)
-    names = [f"edge-{n:03d}" for n in range(edges)]
-    servers = tuple(
-        EdgeProfile(
-            name=name,
-            block_s=float(draw.uniform(0.002, 0.02)),
-            crowding_s=1e-5,
-            memory_bytes=2**39,
-            capacity=-(-clients // edges),
-        )
-        for name in names
-    )
-    people = tuple(
-        ClientProfile(
-            name=f"client-{n:05d}",
-            block_s=float(draw.lognormal(-3, 0.7)),
-            embeddings_s=0.01,
-            head_s=0.05,
-            memory_bytes=int(draw.uniform(2, 12) * 2**30),
-            max_bottom=int(draw.integers(1, 12)) if draw.random() < 0.2 else None,
-            links={
-                names[n % edges]: LinkProfile(
-                    latency_ms=float(draw.lognormal(3, 1)), up_bytes_per_s=2e6, down_bytes_per_s=1e7
-                )
-            },
-        )
-        for n in range(clients)
-    )
-    return Problem(
-        model=LARGE,
-        workload=Workload.of(SPEC, WIDTH, row_tokens=120.0),
-        clients=people,
-        edges=servers,
-        homes={client.name: next(iter(client.links)) for client in people},
-        min_top=1,
-    )
+PARTS = {"cost": cost, "memory": memory, "devices": devices, "slowdown": slowdown}
 
 
 def main() -> None:
-    """Print the median seconds of a plan by size."""
-    print("| clients | edges | planned | refused | plan, s |")
-    print("|---|---|---|---|---|")
-    for clients, edges in SIZES:
-        problem, seconds = fleet(clients, edges), []
-        for _ in range(TIMES):
-            begin = time.perf_counter()
-            made = plan(problem)
-            seconds.append(time.perf_counter() - begin)
-        took = statistics.median(seconds)
-        print(f"| {clients} | {edges} | {len(made.clients)} | {len(made.refused)} | {took:.3f} |")
+    """Run what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {' '.join(PARTS)}; all if none is named")
+    args = parser.parse_args()
+    if unknown := sorted(set(args.parts) - set(PARTS)):
+        sys.exit(f"error: no part {unknown[0]}; there are {', '.join(PARTS)}")
+    for name, part in PARTS.items():
+        if not args.parts or name in args.parts:
+            part()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from torch.nn.functional import cross_entropy
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from elsa.data.batches import Batch, batches, sequential
 from elsa.data.encoding import EncodedData, encode
@@ -21,6 +20,7 @@ from elsa.data.examples import read_examples
 from elsa.data.source import read_rows
 from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec
+from elsa.train.loss import count, loss_sum
 
 
 def rows_of(spec: RunSpec, checkpoint: Checkpoint, source: str) -> EncodedData:
@@ -30,20 +30,19 @@ def rows_of(spec: RunSpec, checkpoint: Checkpoint, source: str) -> EncodedData:
 
 
 def logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
-    """Logits (rows, labels)."""
-    return model(
-        input_ids=batch.input_ids, attention_mask=batch.attention_mask, token_type_ids=batch.token_type_ids
-    ).logits
+    """Logits (rows, labels), or (rows, tokens, vocabulary)."""
+    more = {} if batch.token_type_ids is None else {"token_type_ids": batch.token_type_ids}
+    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **more).logits
 
 
 def adapted(spec: RunSpec, checkpoint: Checkpoint) -> torch.nn.Module:
     """The whole model with a LoRA adapter, by plain transformers and PEFT."""
     torch.manual_seed(spec.seed)
-    base = AutoModelForSequenceClassification.from_pretrained(
-        checkpoint.folder, config=checkpoint.config("classification", len(spec.data.labels))
-    )
+    task = spec.model.task
+    kind = AutoModelForSequenceClassification if task == "classification" else AutoModelForCausalLM
+    base = kind.from_pretrained(checkpoint.folder, config=checkpoint.config(task, len(spec.data.labels)))
     lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.SEQ_CLS if task == "classification" else TaskType.CAUSAL_LM,
         r=spec.lora.rank,
         lora_alpha=spec.lora.alpha,
         target_modules=list(spec.lora.targets or checkpoint.architecture.targets),
@@ -55,7 +54,7 @@ def adapted(spec: RunSpec, checkpoint: Checkpoint) -> torch.nn.Module:
 
 def train(model: torch.nn.Module, rows: EncodedData, spec: RunSpec, steps: int, repeats: int) -> dict[str, object]:
     """Seconds a step of each repeat, and the mean loss of the last."""
-    chosen = spec.training.optimizer
+    chosen, task = spec.training.optimizer, spec.model.task
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
         trainable, lr=chosen.learning_rate, betas=chosen.betas, eps=chosen.epsilon, weight_decay=chosen.weight_decay
@@ -64,7 +63,7 @@ def train(model: torch.nn.Module, rows: EncodedData, spec: RunSpec, steps: int, 
     for repeat in range(repeats):
         begin = time.perf_counter()
         for batch in batches(rows, spec.training.batch, steps, [spec.seed, repeat]):
-            loss = cross_entropy(logits(model, batch), batch.labels)
+            loss = loss_sum(logits(model, batch), batch.labels, task) / count(batch.labels, task)
             loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

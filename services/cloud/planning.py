@@ -55,7 +55,7 @@ class Replanned:
 def planned(
     spec: RunSpec, members: Sequence[Member], profiles: Sequence[Profile], homes: Mapping[str, str]
 ) -> Planning:
-    """The shares of clients at their edges, `homes`. Raises CapacityError with the reasons if nobody can take part."""
+    """The shares of clients at their edges. Raises CapacityError with the reasons if nobody can take part."""
     made = plan(problem_of(spec, members, profiles, homes))
     steps = local_steps(made, spec.training.local_steps) if spec.training.steps == "proportional" else {}
     return Planning(
@@ -64,7 +64,7 @@ def planned(
             for name, own in made.clients.items()
         },
         refused=made.refused,
-        step_s=made.step_s,
+        step_s=max(edge.expected_s for edge in made.edges.values()),
         notes=_notes(made),
     )
 
@@ -189,4 +189,4 @@ def _row_tokens(profiles: Mapping[str, Profile], members: Mapping[str, Member]) 
 
 
 def _notes(made: Plan) -> tuple[str, ...]:
-    return tuple(f"{edge.name}: {edge.note}, {edge.step_s:.3g} s a step" for edge in made.edges.values())
+    return tuple(f"{edge.name}: {edge.note}, {edge.expected_s:.3g} s a step" for edge in made.edges.values())

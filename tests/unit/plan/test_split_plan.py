@@ -21,7 +21,7 @@ from planned_fleets import (
     workload_of,
 )
 
-from benchmarks.plan import fleet
+from benchmarks.plan_cost import fleet
 from elsa.errors import CapacityError, SplitError
 from elsa.plan.memory import client_needs, edge_needs
 from elsa.plan.planner import plan
