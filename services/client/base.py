@@ -13,7 +13,7 @@ from elsa.v1.split_pb2 import FetchBlocksRequest
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from elsa.wire.manifest import Manifest
 from services.client.cache import MIB, Cache
-from services.client.fetching import manifest_of, receive
+from services.client.fetching import check_same_base, manifest_of, receive
 from services.client.lease import Lease
 from services.client.patience import PASSING, Patience
 from services.client.settings import ClientSettings
@@ -28,7 +28,8 @@ OTHERS_PAUSE_S = 0.2
 class RunBase:
     """The base of one run at this client. `stop` may be called from any thread, the others are the run's own.
 
-    Opened, it has its configuration and tokenizer; once `complete`, the weights of what the client owns.
+    Opened, it has its configuration and tokenizer; once `complete`, the weights of the ends and of the blocks that
+    were asked for last.
     """
 
     def __init__(self, run_id: str, settings: ClientSettings) -> None:
@@ -39,6 +40,14 @@ class RunBase:
         self._lease: Lease | None = None
         self._manifest: Manifest | None = None
         self._blocks: tuple[int, ...] = ()
+        self._checkpoint: Checkpoint | None = None
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The run's model as far as it is here; another one once other blocks have been asked for."""
+        if self._checkpoint is None:
+            raise RuntimeError("open the base first")
+        return self._checkpoint
 
     def open(self, spec: RunSpec, edges: Callable[[], Sequence[EdgePeer]]) -> Checkpoint:
         """The run's model: from this machine, or without weights yet from one of `edges`, as the settings say.
@@ -49,28 +58,24 @@ class RunBase:
             MalformedError, UnreachableError: the edges do not answer as they should.
             RoundGivenUpError: stopped meanwhile.
         """
-        source, wanted = spec.model.source, self._settings.weights
-        if wanted != "edge":
-            try:
-                return Checkpoint.open(source, download=wanted == "local")
-            except CheckpointError as error:
-                if wanted == "local":
-                    raise CheckpointError(f"{error}; or set weights to edge") from error
-                log.info("run %s: %s; its weights come from the edge", self._run_id, error)
-        return self._from_edge(spec, edges)
+        self._checkpoint = self._local(spec.model.source) or self._from_edge(spec, edges)
+        return self._checkpoint
 
     @property
     def comes_from_edge(self) -> bool:
         """Whether an edge has described it, so that it is to be completed."""
         return self._manifest is not None
 
-    def complete(self, stub: SplitServiceStub, peer: str) -> bool:
-        """Receive what is still missing of the weights; False if that needs another call.
+    def complete(self, blocks: Sequence[int], stub: SplitServiceStub, peer: str) -> bool:
+        """Receive what is still missing of the weights of the ends and of `blocks`; False if that needs another call.
 
-        Raises as `services.client.fetching.receive`.
+        Raises as `services.client.fetching.receive`, and InputError where the cache has no room for these blocks;
+        then those that were asked for before stay.
         """
         if self._lease is None or self._manifest is None:
             return True
+        if tuple(blocks) != self._blocks:
+            self._ask_for(blocks, self._lease, self._manifest, stub, peer)
         return self._receive(self._lease, stub, peer, self._manifest, self._request(self._blocks, ends=True))
 
     def stop(self) -> None:
@@ -83,6 +88,29 @@ class RunBase:
         """Let go of the cache."""
         if self._lease is not None:
             self._lease.close()
+
+    def _local(self, source: str) -> Checkpoint | None:
+        """The model of this machine; None if it is to come from an edge."""
+        wanted = self._settings.weights
+        if wanted == "edge":
+            return None
+        try:
+            return Checkpoint.open(source, download=wanted == "local")
+        except CheckpointError as error:
+            if wanted == "local":
+                raise CheckpointError(f"{error}; or set weights to edge") from error
+            log.info("run %s: %s; its weights come from the edge", self._run_id, error)
+        return None
+
+    def _ask_for(
+        self, blocks: Sequence[int], lease: Lease, known: Manifest, stub: SplitServiceStub, peer: str
+    ) -> None:
+        """Describe other blocks of the same base, and hold their place in the cache."""
+        manifest = manifest_of(stub, self._request(blocks, ends=True), peer)
+        check_same_base(manifest, known, peer)
+        lease.hold(manifest.contents)
+        self._blocks, self._manifest = tuple(blocks), manifest
+        self._checkpoint = _described_by(manifest, self.checkpoint, lease.cache)
 
     def _from_edge(self, spec: RunSpec, edges: Callable[[], Sequence[EdgePeer]]) -> Checkpoint:
         self._lease = lease = Lease(Cache(self._settings.cache_folder, self._settings.max_cache_mib * MIB))
@@ -128,13 +156,7 @@ class RunBase:
         if (manifest.files, manifest.trunk_sha256) != (beside.files, beside.trunk_sha256):
             raise CheckpointError(f"{peer} changed its model {spec.model.source} meanwhile; join again")
         lease.hold(manifest.contents)
-        return CachedCheckpoint(
-            source=bare.source,
-            folder=folder,
-            architecture=bare.architecture,
-            files={tensor.name: lease.cache.content(tensor.sha256) for tensor in manifest.tensors},
-            entries={tensor.name: tensor for tensor in manifest.tensors},
-        )
+        return _described_by(manifest, bare, lease.cache)
 
     def _receive(
         self, lease: Lease, stub: SplitServiceStub, peer: str, manifest: Manifest, request: FetchBlocksRequest
@@ -153,3 +175,14 @@ class RunBase:
 
     def _request(self, blocks: Sequence[int], *, ends: bool) -> FetchBlocksRequest:
         return FetchBlocksRequest(run_id=self._run_id, client_id=self._settings.name, blocks=blocks, ends=ends)
+
+
+def _described_by(manifest: Manifest, model: Checkpoint, cache: Cache) -> CachedCheckpoint:
+    """A model with the tensors of a manifest, wherever they are to be in the cache."""
+    return CachedCheckpoint(
+        source=model.source,
+        folder=model.folder,
+        architecture=model.architecture,
+        files={tensor.name: cache.content(tensor.sha256) for tensor in manifest.tensors},
+        entries={tensor.name: tensor for tensor in manifest.tensors},
+    )

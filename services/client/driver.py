@@ -1,14 +1,7 @@
-"""Takes one run through its life at this client: join with rows and links, then round after round with its edge.
-
-The edge is the one that the cloud names at the time: when it names another, or the same at another address, the calls
-to the one before end and the client goes on there, from wherever that edge is.
-"""
+"""Takes one run through its life at this client: joins it or refuses it, is a member of it, and leaves it."""
 
 import logging
 import threading
-from functools import partial
-
-import torch
 
 from elsa.errors import (
     ElsaError,
@@ -16,31 +9,19 @@ from elsa.errors import (
     PeerError,
     RoundGivenUpError,
     StaleRoundError,
-    UnreachableError,
 )
-from elsa.model.weights import Checkpoint
-from elsa.privacy.keys import Key
 from elsa.spec import RunSpec
-from elsa.train.fitting import check_fits
 from elsa.v1 import fleet_pb2
-from elsa.v1.split_pb2_grpc import SplitServiceStub
-from elsa.wire.tensor import Layout
 from services.client.base import RunBase
-from services.client.basis import basis_at_cut
+from services.client.joining import Joined, offer_of, prepared
 from services.client.keys import RunKeys
-from services.client.links import measure
-from services.client.patience import Patience
-from services.client.rounds import ANYWHERE, RoundLoop
+from services.client.links import as_reached
+from services.client.member import Member
 from services.client.settings import ClientSettings
-from services.client.site import SiteData, load
-from services.client.stay import Stay, Stays
-from services.client.trainer import RoundTrainer
-from services.client.warmup import WarmUp
+from services.client.stay import Stays
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
 log = logging.getLogger(__name__)
-
-WARMUP, TRAINING = fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_TRAINING
 
 
 class RunDriver:
@@ -60,7 +41,6 @@ class RunDriver:
     ) -> None:
         self._run_id = run_id
         self._text = spec
-        self._spec: RunSpec  # read on the run's own thread, which refuses the run if it cannot be
         self._settings = settings
         self._link = link
         self._offered: fleet_pb2.Assignment | None = None
@@ -75,6 +55,7 @@ class RunDriver:
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """See `services.rpc.node.RunDriver`."""
+        assignment = as_reached(assignment, self._settings.edge_addresses)
         self._keys.tell(assignment.keys)
         self._stays.tell(assignment)
         if self._offered is None:
@@ -97,9 +78,7 @@ class RunDriver:
         try:
             joined = self._join()
             if joined is not None:
-                self._complete()
-                self._warm_up(*joined)
-                self._work(*joined)
+                self._member(joined).run()
         except RoundGivenUpError as error:
             log.info("run %s: %s", self._run_id, error)
         except ElsaError as error:
@@ -118,38 +97,44 @@ class RunDriver:
         log.error("run %s failed at this client: %s", self._run_id, error)
         self._link.refuse(self._run_id, str(error))
 
-    def _join(self) -> tuple[Checkpoint, SiteData] | None:
-        """Load the rows, measure the links and join; or refuse, saying why.
+    def _member(self, joined: Joined) -> Member:
+        return Member(
+            self._run_id,
+            joined,
+            settings=self._settings,
+            link=self._link,
+            stays=self._stays,
+            base=self._base,
+            keys=self._keys,
+            stop=self._stop,
+        )
 
-        A run that is past its enrolment, because this client was restarted, needs the rows alone.
+    def _join(self) -> Joined | None:
+        """Find out what we bring to the run, and join; or refuse, saying why.
+
+        A run that is past its enrolment, because this client was restarted, needs no offer.
         """
         offered = self._offered or fleet_pb2.Assignment()
         rejoins = offered.state != fleet_pb2.RUN_STATE_ENROLLING
         try:
-            self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
-            checkpoint = self._base.open(self._spec, lambda: self._stays.told.edges)
-            config = checkpoint.config(self._spec.model.task, len(self._spec.data.labels))
-            check_fits(self._spec, config.hidden_size)
-            data = load(self._spec, checkpoint, self._settings.data, self._settings.heldout)
-            log.info("run %s: %s", self._run_id, data.report)
+            spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
+            joined = prepared(self._run_id, spec, self._settings, self._base, lambda: self._stays.told.edges)
             if rejoins:
-                self._check_key_is_not_lost()
-                return checkpoint, data
-            links = measure(offered.edges)
-            if not links:
-                raise UnreachableError("no edge answers this client; check the edges' addresses")
+                _check_key_is_not_lost(spec)
+                return joined
+            offer = offer_of(joined, self._settings, offered.edges, self._tell)
         except ElsaError as error:
             if self._stop.is_set() or rejoins:
                 raise
             log.error("run %s: cannot take part: %s", self._run_id, error)
             self._link.refuse(self._run_id, str(error))
             return None
-        offer = fleet_pb2.ClientOffer(
-            train_rows=len(data.train), heldout_rows=len(data.heldout), row_report=data.report, links=links
-        )
-        if self._spec.privacy.shares_key:
+        if spec.privacy.shares_key:
             offer.public_key = self._keys.public_key
-        return (checkpoint, data) if self._offer(offer) else None
+        return joined if self._offer(offer) else None
+
+    def _tell(self, activity: str) -> None:
+        self._link.report(fleet_pb2.Progress(run_id=self._run_id, activity=activity))
 
     def _offer(self, offer: fleet_pb2.ClientOffer) -> bool:
         """Join; False if the run began without us."""
@@ -161,95 +146,15 @@ class RunDriver:
             return False
         return True
 
-    def _check_key_is_not_lost(self) -> None:
-        """Raise NotFoundError if this run needs a key that was in the memory of the process before this one."""
-        ssop = self._spec.privacy.ssop
-        if ssop is not None and ssop.edge == "blind":
-            raise NotFoundError(
-                "the key of this run was in this client's memory alone, and the client was restarted; what its trunk "
-                "learned under that key cannot be gone on with"
-            )
-
     def _share(self, request: fleet_pb2.ShareKeysRequest) -> None:
         self._link.patiently(lambda: self._link.fleet.ShareKeys(request, timeout=CALL_TIMEOUT_S))
 
-    def _shared_key(self, checkpoint: Checkpoint) -> tuple[Key, torch.Tensor] | None:
-        """The key and the basis of a run whose clients share them, else None; waits for them."""
-        ssop = self._spec.privacy.ssop
-        if ssop is None or not self._spec.privacy.shares_key:
-            return None
-        config = checkpoint.config(self._spec.model.task, len(self._spec.data.labels))
-        layout = Layout(dtype=torch.float32, shape=(ssop.rank, config.hidden_size))
-        name = self._settings.name
-        return self._keys.obtain(layout, lambda: basis_at_cut(self._spec, checkpoint, name, ssop.rank))
 
-    def _complete(self) -> None:
-        """Receive our weights from the edge of the time being, or the next one, unless they are on this machine."""
-        done = not self._base.comes_from_edge
-        while not done and not self._stop.is_set():
-            with self._stays.take(WARMUP, TRAINING) as stay:
-                split, _ = stay.stubs()
-                self._link.report(fleet_pb2.Progress(run_id=self._run_id, activity="receiving weights"))
-                call = partial(self._base.complete, split, stay.peer)
-                done = Patience(self._run_id, self._settings.patience_s, stay.over).until(call)
-
-    def _warm_up(self, checkpoint: Checkpoint, data: SiteData) -> None:
-        """Send a fingerprint from the edge of the time being, or the next one, unless the run trains already."""
-        done = False
-        while not done and self._stays.wait(WARMUP, TRAINING).state == WARMUP:
-            with self._stays.take(WARMUP, TRAINING) as stay:
-                split, adapters = stay.stubs()
-                done = WarmUp(
-                    self._run_id,
-                    self._spec,
-                    self._trainer(checkpoint, data, stay, split, None),
-                    link=self._link,
-                    edge=adapters,
-                    peer=stay.peer,
-                    stop=stay.over,
-                    over=lambda: self._stays.told.state == TRAINING,
-                    patience_s=self._settings.patience_s,
-                ).run()
-
-    def _work(self, checkpoint: Checkpoint, data: SiteData) -> None:
-        """Train to the last version, at one edge after the other."""
-        place = self._stays.wait(TRAINING).version, 0
-        shared, evaluated, done = self._shared_key(checkpoint), set[int](), False
-        while not done and not self._stop.is_set():
-            with self._stays.take(TRAINING) as stay:
-                log.info("run %s: trains with %s", self._run_id, stay.peer)
-                split, adapters = stay.stubs()
-                done = RoundLoop(
-                    self._run_id,
-                    self._spec,
-                    self._trainer(checkpoint, data, stay, split, shared),
-                    link=self._link,
-                    edge=adapters,
-                    peer=stay.peer,
-                    stop=stay.over,
-                    evaluated=evaluated,
-                    patience_s=self._settings.patience_s,
-                ).run(place)
-            place = ANYWHERE
-
-    def _trainer(
-        self,
-        checkpoint: Checkpoint,
-        data: SiteData,
-        stay: Stay,
-        stub: SplitServiceStub,
-        shared: tuple[Key, torch.Tensor] | None,
-    ) -> RoundTrainer:
-        return RoundTrainer(
-            self._settings.name,
-            self._run_id,
-            self._spec,
-            checkpoint,
-            data,
-            shared=shared,
-            stub=stub,
-            peer=stay.peer,
-            stop=stay.over,
-            patience_s=self._settings.patience_s,
-            report=self._link.report,
+def _check_key_is_not_lost(spec: RunSpec) -> None:
+    """Raise NotFoundError if a run needs a key that was in the memory of the process before this one."""
+    ssop = spec.privacy.ssop
+    if ssop is not None and ssop.edge == "blind":
+        raise NotFoundError(
+            "the key of this run was in this client's memory alone, and the client was restarted; what its trunk "
+            "learned under that key cannot be gone on with"
         )

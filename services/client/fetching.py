@@ -91,14 +91,28 @@ def _manifest(messages: Iterator[Any]) -> Manifest:
     return manifest
 
 
+def check_same_base(manifest: Manifest, known: Manifest, peer: str) -> None:
+    """Raise CheckpointError unless a manifest, perhaps of other blocks, is of the same base as one that is known."""
+    tensors = {tensor.name: tensor for tensor in known.tensors}
+    other = next((tensor.name for tensor in manifest.tensors if tensors.get(tensor.name, tensor) != tensor), None)
+    if (manifest.files, manifest.trunk_sha256) != (known.files, known.trunk_sha256):
+        other = "the trunk, or a file beside it"
+    if other is not None:
+        raise _another_base(peer, other)
+
+
 def _check_same(manifest: Manifest, known: Manifest, peer: str) -> None:
     if manifest != known:
         entries = {entry.name: entry for entry in known.entries}
         other = next((e.name for e in manifest.entries if entries.get(e.name) != e), "the trunk, or a tensor less")
-        raise CheckpointError(
-            f"{peer} has another base model than the edge that was asked first ({other} differs); all edges of a run "
-            "need the same"
-        )
+        raise _another_base(peer, other)
+
+
+def _another_base(peer: str, other: str) -> CheckpointError:
+    return CheckpointError(
+        f"{peer} has another base model than the edge that was asked first ({other} differs); all edges of a run "
+        "need the same"
+    )
 
 
 def _content(messages: Iterator[Any], wanted: pb.WantedContent, size: int, lease: Lease) -> Iterator[int]:

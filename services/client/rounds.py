@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 
 from elsa.errors import NotFoundError, RoundGivenUpError, StaleRoundError
 from elsa.spec import RunSpec
@@ -24,6 +25,7 @@ class RoundLoop:
     """The rounds of one run that this client takes part in at one edge.
 
     Args:
+        trainer: gives the trainer of this client's share as it is now; asked once a round.
         stop: set when the run has ended here, or when the client goes to another edge.
         evaluated: the versions that need no evaluation, since one was made, here or at another edge; added to here.
     """
@@ -32,7 +34,7 @@ class RoundLoop:
         self,
         run_id: str,
         spec: RunSpec,
-        trainer: RoundTrainer,
+        trainer: Callable[[], RoundTrainer],
         *,
         link: CloudLink,
         edge: AdapterServiceStub,
@@ -67,10 +69,11 @@ class RoundLoop:
         """Evaluate and train the next round; whether it was the last version, which is not trained from."""
         place, self._place = self._place, ANYWHERE
         pulled = self._pull(*place)
-        self._evaluate(pulled)
+        trainer = self._trainer()
+        self._evaluate(trainer, pulled)
         if pulled.version >= self._spec.training.rounds:
             return True
-        self._place = self._train(pulled)
+        self._place = self._train(trainer, pulled)
         return False
 
     def _pull(self, version: int, edge_round: int) -> Pulled:
@@ -79,15 +82,16 @@ class RoundLoop:
         )
         return pull_when_there(self._edge, request, self._peer, stop=self._stop, patience_s=self._patience_s)
 
-    def _evaluate(self, pulled: Pulled) -> None:
+    def _evaluate(self, trainer: RoundTrainer, pulled: Pulled) -> None:
         """Evaluate a global adapter that we have not evaluated yet, and tell the cloud."""
         if pulled.edge_round or pulled.version in self._evaluated:
             return
+        cluster = pulled.cluster
         request = run_pb2.ReportEvaluationRequest(
             run_id=self._run_id,
             client_id=self._link.node_id,
-            evaluation=self._score(pulled),
-            cluster_evaluation=None if pulled.cluster is None else self._of_cluster(pulled.version, pulled.cluster),
+            evaluation=_score(trainer, pulled),
+            cluster_evaluation=None if cluster is None else self._of_cluster(trainer, pulled.version, cluster),
         )
         try:
             self._link.patiently(lambda: self._link.runs.ReportEvaluation(request, timeout=CALL_TIMEOUT_S))
@@ -95,27 +99,17 @@ class RoundLoop:
             log.warning("run %s: %s", self._run_id, error)
         self._evaluated.add(pulled.version)
 
-    def _of_cluster(self, version: int, cluster: int) -> run_pb2.Evaluation | None:
+    def _of_cluster(self, trainer: RoundTrainer, version: int, cluster: int) -> run_pb2.Evaluation | None:
         """How good our cluster's adapter of a version is; None if the edge has gone on meanwhile."""
         request = adapter_pb2.PullAdapterRequest(
             run_id=self._run_id, node_id=self._link.node_id, version=version, cluster=cluster
         )
         try:
             pulled = pull_when_there(self._edge, request, self._peer, stop=self._stop, patience_s=self._patience_s)
-            return self._score(pulled, cluster)
+            return _score(trainer, pulled, cluster)
         except (StaleRoundError, NotFoundError) as error:
             log.warning("run %s: version %d is evaluated one way alone: %s", self._run_id, version, error)
             return None
-
-    def _score(self, pulled: Pulled, cluster: int | None = None) -> run_pb2.Evaluation:
-        score = self._trainer.evaluate(pulled, cluster)
-        return run_pb2.Evaluation(
-            version=pulled.version,
-            rows=self._trainer.heldout_rows,
-            loss=score.loss / max(score.count, 1),
-            accuracy=score.correct / max(score.count, 1),
-            cluster=cluster,
-        )
 
     def _asked(self, pulled: Pulled) -> Asked | None:
         """The probes, where clients are grouped anew with the version that this round makes; its last edge round."""
@@ -138,10 +132,10 @@ class RoundLoop:
         except StaleRoundError as error:
             log.warning("run %s: %s", self._run_id, error)
 
-    def _train(self, pulled: Pulled) -> tuple[int, int]:
+    def _train(self, trainer: RoundTrainer, pulled: Pulled) -> tuple[int, int]:
         """Train a round and push; the place of the next."""
         asked = self._asked(pulled)
-        trained = self._trainer.train(pulled, asked.probes if asked else ())
+        trained = trainer.train(pulled, asked.probes if asked else ())
         if asked is not None:  # before the push, which may close the round
             self._send(asked, trained, pulled.version + 1)
         header = adapter_pb2.AdapterHeader(
@@ -166,3 +160,15 @@ class RoundLoop:
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
             raise RoundGivenUpError(f"stopped while waiting for {self._peer}")
+
+
+def _score(trainer: RoundTrainer, pulled: Pulled, cluster: int | None = None) -> run_pb2.Evaluation:
+    """How good an adapter is on the rows kept back."""
+    score = trainer.evaluate(pulled, cluster)
+    return run_pb2.Evaluation(
+        version=pulled.version,
+        rows=trainer.heldout_rows,
+        loss=score.loss / max(score.count, 1),
+        accuracy=score.correct / max(score.count, 1),
+        cluster=cluster,
+    )

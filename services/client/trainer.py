@@ -6,7 +6,6 @@ import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,23 +17,24 @@ from elsa.model.architecture import bottom_names
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
 from elsa.privacy.keys import Key
-from elsa.spec import RunSpec
+from elsa.spec import RunSpec, Split
 from elsa.train.answering import Answers, answers
-from elsa.train.ends import client_end, for_probes
+from elsa.train.ends import client_end
 from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
 from elsa.train.probing import ROWS, probe_activations, probe_batches
 from elsa.train.step import SplitTrainer, evaluate
-from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
+from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
-from elsa.v1.tensor_pb2 import CodecSet
 from elsa.wire.adapter import decode_adapter, encode_adapter
-from elsa.wire.codec.registry import codec_set_to_proto
-from services.client.predict_trunk import PredictTrunk
 from services.client.protection import Protection
+from services.client.sessions import Sessions
 from services.client.site import SiteData
 from services.client.trunk import TrainTrunk
 from services.rpc.adapters import Pulled
+from services.rpc.pace import Pace, PacedWatch
+
+UNPACED = Pace()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +49,20 @@ class Trained:
 
 
 class RoundTrainer:
-    """The client's segment and rows, ready to train and evaluate.
+    """A client's segment and rows at one split and with one edge, ready to train and evaluate.
 
     Args:
         name: the client's name.
+        segment: with an adapter at the values that all clients begin from, and the split's blocks at least.
+        checkpoint: for its tokenizer.
         shared: the key and basis of SS-OP that the run's clients share, if they do.
         stub, peer: its edge, and how to call it in errors.
         report: tells those who watch how far this client is.
+        pace: how many times slower it computes, for experiments.
+
+    Attributes:
+        split: what it trains at.
+        local_steps: of a round; may be set between rounds.
     """
 
     def __init__(
@@ -63,6 +70,8 @@ class RoundTrainer:
         name: str,
         run_id: str,
         spec: RunSpec,
+        segment: Segment,
+        split: Split,
         checkpoint: Checkpoint,
         data: SiteData,
         *,
@@ -72,25 +81,34 @@ class RoundTrainer:
         stop: threading.Event,
         patience_s: float,
         report: Callable[[fleet_pb2.Progress], None],
+        pace: Pace = UNPACED,
     ) -> None:
-        labels = len(spec.data.labels)
         self._name = name
         self._run_id = run_id
         self._spec = spec
-        self._data = data
-        self._stub = stub
-        self._peer = peer
-        self._stop = stop
-        self._patience_s = patience_s
-        self._report = report
-        task = spec.model.task
+        self._segment = segment
+        self.split = split
+        self.local_steps = spec.training.local_steps
         self._checkpoint = checkpoint
-        self._split = spec.split_of(name, checkpoint.config(task, labels).num_hidden_layers)
-        self._segment = Segment.client(checkpoint, self._split, task=task, num_labels=labels, seed=spec.seed)
-        adapters.attach(self._segment, adapters.adapter_config(checkpoint, spec.lora, task, labels))
-        probes = probe_activations(self._segment, checkpoint, self._split, public_probes(), spec.model.max_tokens)
-        self._end = client_end(spec, self._segment.width, self._split, probes)
-        self._protection = Protection(spec, self._segment, probes, shared, checkpoint.tokenizer().all_special_ids)
+        self._data = data
+        self._report = report
+        self._pace = pace
+        probes = probe_activations(segment, checkpoint, split, public_probes(), spec.model.max_tokens)
+        self._end = client_end(spec, segment.width, split, probes)
+        self._protection = Protection(spec, segment, probes, shared, checkpoint.tokenizer().all_special_ids)
+        self._sessions = Sessions(
+            name,
+            run_id,
+            spec,
+            split,
+            segment.width,
+            end=self._end,
+            protection=self._protection,
+            stub=stub,
+            peer=peer,
+            stop=stop,
+            patience_s=patience_s,
+        )
         self._bottom = b""
 
     @property
@@ -105,13 +123,13 @@ class RoundTrainer:
         """
         adapters.write(self._segment, decode_adapter(pulled.data))
         self._tell(pulled, "evaluating" if cluster is None else "evaluating its cluster's")
-        trunk = self._predicting(pulled, cluster=cluster)
+        trunk = self._sessions.predicting(pulled, cluster)
         try:
             return evaluate(
                 self._segment,
                 trunk,
                 sequential(self._data.heldout.by_length(), self._spec.training.batch),
-                split=self._split,
+                split=self.split,
                 task=self._spec.model.task,
                 window=self._spec.training.window,
                 blur=self._protection.blur,
@@ -125,8 +143,8 @@ class RoundTrainer:
         Raises StaleRoundError if the edge is past its round.
         """
         self._write(decode_adapter(pulled.data))
-        watch, clustering = Stopwatch(), self._spec.clustering
-        session = self._training(pulled, watch)
+        watch, clustering = self._watch(pulled), self._spec.clustering
+        session = self._sessions.training(pulled, watch)
         try:
             session.open()
             self._steps(session, pulled, watch, clustering.warmup_steps, "warming up")
@@ -138,13 +156,13 @@ class RoundTrainer:
         """What the model of a session that trains answers."""
         self._tell(pulled, "answering probes")
         model = self._spec.model
-        trunk = self._answering(pulled, session_id)
+        trunk = self._sessions.answering(pulled, session_id)
         try:
             return answers(
                 self._segment,
                 trunk,
                 probe_batches(self._checkpoint, probes, model.max_tokens, min(self._spec.training.batch, ROWS)),
-                split=self._split,
+                split=self.split,
                 task=model.task,
                 pooling=self._spec.clustering.probes.pooling,
             )
@@ -157,11 +175,11 @@ class RoundTrainer:
         Raises StaleRoundError if the edge is past its round.
         """
         self._write(decode_adapter(pulled.data))
-        watch, begin = Stopwatch(), time.monotonic()
-        trunk = self._training(pulled, watch)
+        watch, begin = self._watch(pulled), time.monotonic()
+        trunk = self._sessions.training(pulled, watch)
         try:
             trunk.open()
-            losses, tokens = self._steps(trunk, pulled, watch, self._spec.training.local_steps, "training")
+            losses, tokens = self._steps(trunk, pulled, watch, self.local_steps, "training")
             said = self._answers(pulled, trunk.opened.session_id, probes) if probes else None
             finished = trunk.finish(len(losses))
         finally:
@@ -177,7 +195,7 @@ class RoundTrainer:
             wall_s=time.monotonic() - begin,
             float32_bytes=tokens * self._segment.width * self._float32_bytes,
         )
-        own = encode_adapter(adapters.read(self._segment, split=self._split))
+        own = encode_adapter(adapters.read(self._segment, split=self.split))
         return Trained(session_id=trunk.opened.session_id, data=own, report=report, answers=said)
 
     @property
@@ -185,54 +203,8 @@ class RoundTrainer:
         """Of a column of a token in h1, h2 and dL/dh2, and in dL/dh1 where the bottom has something to train."""
         return 4 * (4 if self._spec.lora.bottom_adapters else 3)
 
-    def _training(self, pulled: Pulled, watch: Stopwatch) -> TrainTrunk:
-        """A session to train from a pulled adapter, not opened yet."""
-        return TrainTrunk(
-            self._stub,
-            self._opening(pulled),
-            self._peer,
-            end=self._end,
-            turns=self._protection.new_turns(),
-            keyed=self._protection.keyed,
-            watch=watch,
-            stop=self._stop,
-            patience_s=self._patience_s,
-            timeout_s=self._spec.rounds.deadline_s,
-        )
-
-    def _predicting(self, pulled: Pulled, cluster: int | None = None) -> PredictTrunk:
-        """The edge's trunk of a version, the run's or a cluster's, forward only."""
-        return PredictTrunk(
-            self._stub,
-            split_pb2.PredictOpen(codecs=self._codecs, cluster=cluster, **self._prediction(pulled)),
-            self._peer,
-            end=self._end,
-            turns=self._protection.turns(),
-            keyed=self._protection.keyed,
-            timeout_s=self._spec.rounds.deadline_s,
-        )
-
-    def _answering(self, pulled: Pulled, session_id: str) -> PredictTrunk:
-        """The edge's trunk of a session of ours that trains, for probes."""
-        spec, width = for_probes(self._spec), self._segment.width
-        codecs = codec_set_to_proto(spec.codecs, width)
-        return PredictTrunk(
-            self._stub,
-            split_pb2.PredictOpen(codecs=codecs, session_id=session_id, **self._prediction(pulled)),
-            self._peer,
-            end=client_end(spec, width, self._split),
-            timeout_s=self._spec.rounds.deadline_s,
-        )
-
-    def _prediction(self, pulled: Pulled) -> dict[str, Any]:
-        """What every prediction says of itself."""
-        return {
-            "run_id": self._run_id,
-            "client_id": self._name,
-            "version": pulled.version,
-            "split": self._split_message(),
-            "window": self._spec.training.window,
-        }
+    def _watch(self, pulled: Pulled) -> Stopwatch:
+        return PacedWatch(self._pace.at(pulled.version))
 
     def _steps(
         self, trunk: TrainTrunk, pulled: Pulled, watch: Stopwatch, steps: int, activity: str
@@ -242,7 +214,7 @@ class RoundTrainer:
         trainer = SplitTrainer(
             self._segment,
             trunk,
-            split=self._split,
+            split=self.split,
             task=self._spec.model.task,
             training=training,
             watch=watch,
@@ -262,15 +234,11 @@ class RoundTrainer:
     def _write(self, adapter: Mapping[str, np.ndarray]) -> None:
         """Start from a pulled adapter. If it changes a bottom that we do not train, rows that are kept are void."""
         adapters.write(self._segment, adapter)
-        below = bottom_names(adapter, self._segment.architecture, self._split)
+        below = bottom_names(adapter, self._segment.architecture, self.split)
         digest = hashlib.sha256(b"".join(adapter[name].tobytes() for name in sorted(below))).digest()
         if self._end.rows is not None and self._end.rows.frozen and digest != self._bottom:
             self._end.rows.forget()
         self._bottom = digest
-
-    @property
-    def _codecs(self) -> CodecSet:
-        return codec_set_to_proto(self._spec.codecs, self._segment.width)
 
     def _tell(self, pulled: Pulled, activity: str, step: int = 0, steps: int = 0, loss: float = 0.0) -> None:
         self._report(
@@ -284,18 +252,3 @@ class RoundTrainer:
                 loss=loss,
             )
         )
-
-    def _opening(self, pulled: Pulled) -> split_pb2.TrainOpen:
-        return split_pb2.TrainOpen(
-            run_id=self._run_id,
-            client_id=self._name,
-            version=pulled.version,
-            edge_round=pulled.edge_round,
-            split=self._split_message(),
-            codecs=self._codecs,
-            window=self._spec.training.window,
-            wants_gradient=self._spec.lora.bottom_adapters,
-        )
-
-    def _split_message(self) -> split_pb2.Split:
-        return split_pb2.Split(bottom=self._split.bottom, trunk=self._split.trunk, top=self._split.top)

@@ -26,6 +26,7 @@ class WarmUp:
     """One client's fingerprint in one run.
 
     Args:
+        trainer: gives the trainer of this client's share as it is now.
         stop: set when the run has ended here, or when the client goes to another edge.
         over: whether the run trains already, so that nobody waits for the fingerprint.
     """
@@ -34,7 +35,7 @@ class WarmUp:
         self,
         run_id: str,
         spec: RunSpec,
-        trainer: RoundTrainer,
+        trainer: Callable[[], RoundTrainer],
         *,
         link: CloudLink,
         edge: AdapterServiceStub,
@@ -75,4 +76,4 @@ class WarmUp:
         if (pulled.version, pulled.edge_round) != (0, 0):
             raise StaleRoundError(f"{self._peer} is past the warm-up")
         asked = self._fingerprints.asked()
-        self._fingerprints.send(asked, self._trainer.warm_up(pulled, asked.probes))
+        self._fingerprints.send(asked, self._trainer().warm_up(pulled, asked.probes))

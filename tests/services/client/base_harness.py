@@ -9,6 +9,9 @@ from services.client.base import RunBase
 from services.client.patience import Patience
 from services.client.settings import ClientSettings
 
+OWN = (0, 3)
+"""The blocks of a client at HALF."""
+
 
 class Broken(grpc.RpcError):
     """A stream that broke, as gRPC tells it."""
@@ -82,7 +85,7 @@ class Device:
 
     def complete(self):
         """Receive all."""
-        assert Patience("tiny-1", 5.0, Event()).until(lambda: self.base.complete(self.stub, "edge one"))
+        assert Patience("tiny-1", 5.0, Event()).until(lambda: self.base.complete(OWN, self.stub, "edge one"))
 
     def fetched(self, spec):
         checkpoint = self.open(spec)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from base_harness import Tap
+from base_harness import OWN, Tap
 from split_harness import HALF, LABELS, edge_server, first_adapter, spec_of
 
 from elsa.errors import (
@@ -113,7 +113,7 @@ def test_another_process_goes_on_where_one_was_killed(spec, edge, tmp_path, monk
     checkpoint = device.open(spec)
     first._breaks = [9]
     size = needed_bytes(checkpoint) + beside_bytes(checkpoint)
-    assert not device.base.complete(first, "edge one")
+    assert not device.base.complete(OWN, first, "edge one")
     assert list((tmp_path / "cache").glob("partial/*"))
     device.base.close()  # its lock goes, as when a process ends
     second = Tap(edge.split)
@@ -150,7 +150,7 @@ def test_altered_bytes_are_refused_and_come_again(spec, edge, tiny_bert, tmp_pat
     checkpoint = device.open(spec)
     device.stub = Tap(edge.split, change=alter)
     with pytest.raises(ChecksumError):
-        device.base.complete(device.stub, "edge one")
+        device.base.complete(OWN, device.stub, "edge one")
     assert len(list(tmp_path.glob("contents/*/*"))) == len(checkpoint.beside())
     device.stub = edge.split
     device.complete()
@@ -357,7 +357,7 @@ def test_a_model_of_this_machine_needs_no_edge(spec, tmp_path, weights, new_devi
     device = new_device(tmp_path / "cache", None, weights=weights)
     checkpoint = device.open(spec)
     assert checkpoint.folder == Path(spec.model.source) and not device.base.comes_from_edge
-    assert device.base.complete(None, "") and not (tmp_path / "cache").exists()
+    assert device.base.complete(OWN, None, "") and not (tmp_path / "cache").exists()
 
 
 def test_without_a_setting_nothing_is_downloaded_and_the_edge_is_asked(edge, tmp_path, spec, monkeypatch, new_device):

@@ -156,7 +156,7 @@ def test_a_warm_up_of_no_steps_answers_as_the_unsplit_model_it_starts_from(tiny_
         edge.open_run(spec, start, ["ann"])
         loop, channel = loop_at(spec, data, edge.address, Link(), threading.Event())
         pulled = Pulled(version=0, data=edge.runs.get(RUN).rounds.wait_for("ann", 0, 0, 1).data)
-        made = loop._trainer.warm_up(pulled, texts)
+        made = loop._trainer().warm_up(pulled, texts)
         channel.close()
     states, said = unsplit_answers(spec, start, texts)
     np.testing.assert_allclose(made.embeddings.numpy(), states, atol=BFLOAT16)
@@ -184,14 +184,14 @@ def test_what_was_evaluated_is_told_though_the_cluster_s_adapter_is_gone(tiny_be
         run.rounds.admit(["ann"], {"ann": Standing(cluster=3)})
         edge.worker.run(lambda: run.rounds.open(1, 0, start, of_clusters={3: start}))
         loop, channel = loop_at(spec, data, edge.address, link, threading.Event())
-        real = loop._score
+        real = loop._trainer().evaluate
 
-        def score(pulled, cluster=None):
+        def evaluate(pulled, cluster=None):
             made = real(pulled, cluster)
             edge.worker.run(lambda: run.rounds.open(1, 0, start))  # the cluster's is not served any more
             return made
 
-        loop._score = score
+        loop._trainer().evaluate = evaluate
         assert loop.run((1, 0))
         channel.close()
     (request,) = link.evaluations

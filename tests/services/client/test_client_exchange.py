@@ -1,36 +1,18 @@
 """What a client knows of its run's exchange: kept rows that are void, and runs that it refuses to join."""
 
-import threading
-
 import numpy as np
 import pytest
 from fleet_harness import system, write_rows
 from split_harness import edge_server, first_adapter, rows, spec_of
+from trainer_harness import trainer_of
 
 from elsa.model.architecture import bottom_names
-from elsa.model.weights import Checkpoint
 from elsa.v1 import fleet_pb2
 from elsa.wire.adapter import encode_adapter
 from services.client.site import SiteData
-from services.client.trainer import RoundTrainer
 from services.rpc.adapters import Pulled
 
 WANTS = {"fleet": {"min_clients": 1, "min_edges": 1, "enroll_timeout_s": 60}}
-
-
-def trainer_of(spec, edge, data):
-    return RoundTrainer(
-        "ann",
-        "tiny-1",
-        spec,
-        Checkpoint.open(spec.model.source),
-        SiteData(train=data, heldout=data, report=""),
-        stub=edge.split,
-        peer="edge",
-        stop=threading.Event(),
-        patience_s=20,
-        report=lambda progress: None,
-    )
 
 
 def pulled(tensors, edge_round=0):
@@ -42,12 +24,12 @@ def test_a_bottom_that_another_client_trained_voids_the_rows_that_are_kept(tiny_
     start, data, numbers = first_adapter(spec), rows(8, 1), range(8)
     with edge_server() as edge:
         run = edge.open_run(spec, start, ["ann"])
-        trainer = trainer_of(spec, edge, data)
+        trainer = trainer_of(spec, SiteData(train=data, heldout=data, report=""), edge.split)
         end = trainer._end
         trainer.train(pulled(start))
         assert not any(end.missing(numbers))
 
-        below = set(bottom_names(start, trainer._segment.architecture, trainer._split))
+        below = set(bottom_names(start, trainer._segment.architecture, trainer.split))
         above = {name: values if name in below else values + 0.01 for name, values in start.items()}
         run.rounds.open(0, 1, above)
         trainer.train(pulled(above, 1))

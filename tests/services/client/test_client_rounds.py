@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from split_harness import edge_server, first_adapter, rows, spec_of, whole_segment
 from tcp_proxy import Proxy
+from trainer_harness import trainer_of
 
 from elsa.data.batches import sequential
 from elsa.errors import (
@@ -17,14 +18,12 @@ from elsa.errors import (
     StaleRoundError,
     UnreachableError,
 )
-from elsa.model.weights import Checkpoint
 from elsa.train.whole import evaluate_whole
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from services.client.rounds import RoundLoop
 from services.client.site import SiteData
 from services.client.stream import Stream
-from services.client.trainer import RoundTrainer
 from services.rpc.channel import connect
 
 RUN = "tiny-1"
@@ -45,22 +44,11 @@ class Link:
 
 def loop_at(spec, data, address, link, stop, patience_s=20.0):
     channel = connect(address)
-    trainer = RoundTrainer(
-        "ann",
-        RUN,
-        spec,
-        Checkpoint.open(spec.model.source),
-        data,
-        stub=SplitServiceStub(channel),
-        peer="edge",
-        stop=stop,
-        patience_s=patience_s,
-        report=lambda progress: None,
-    )
+    trainer = trainer_of(spec, data, SplitServiceStub(channel), stop=stop, patience_s=patience_s)
     loop = RoundLoop(
         RUN,
         spec,
-        trainer,
+        lambda: trainer,
         link=link,
         edge=AdapterServiceStub(channel),
         peer="edge",
@@ -176,10 +164,11 @@ class Trainer:
 def failing_loop(edge, errors, spec, patience_s=20.0):
     stop = threading.Event()
     stop.wait = lambda seconds=None: stop.is_set()  # pauses take no time
+    trainer = Trainer(errors)
     loop = RoundLoop(
         RUN,
         spec,
-        Trainer(errors),
+        lambda: trainer,
         link=Link(),
         edge=edge.adapters,
         peer="edge",
@@ -201,7 +190,7 @@ def test_passing_errors_are_tried_again_and_others_are_not(tiny_bert):
         loop, _ = failing_loop(edge, [CapacityError("full")] * 50, spec, patience_s=8.0)
         with pytest.raises(CapacityError, match="full"):
             loop.run()
-        assert 3 < loop._trainer.calls < 12
+        assert 3 < loop._trainer().calls < 12
 
 
 def test_a_round_that_is_over_is_tried_again_with_patience(tiny_bert):
@@ -211,7 +200,7 @@ def test_a_round_that_is_over_is_tried_again_with_patience(tiny_bert):
         loop, _ = failing_loop(edge, [StaleRoundError("over")] * 50, spec, patience_s=8.0)
         with pytest.raises(StaleRoundError, match="over"):
             loop.run()
-        assert 3 < loop._trainer.calls < 12
+        assert 3 < loop._trainer().calls < 12
 
 
 def test_an_evaluation_that_nobody_waits_for_any_more_is_done(tiny_bert):

@@ -1,0 +1,77 @@
+"""What one client can carry in a run, as its memory, its owner and the run allow; known before weights are loaded."""
+
+from dataclasses import dataclass
+
+from elsa.data.encoding import EncodedData
+from elsa.errors import CapacityError, MalformedError
+from elsa.model.adapter_config import AdapterConfig
+from elsa.model.weights import Checkpoint
+from elsa.plan.admission import check_client_fits
+from elsa.plan.shape import ModelShape, Workload
+from elsa.spec import RunSpec, Split
+from elsa.train.measuring import model_shape
+from services.client.settings import ClientSettings
+from services.rpc.memory import usable_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of one client in one run."""
+
+    name: str
+    """The client's."""
+    shape: ModelShape
+    workload: Workload
+    memory_bytes: int
+    """What may be taken beyond the process without a model."""
+    max_bottom: int | None
+    """Most blocks before the cut, as its owner wants it."""
+    least: Split
+    """The split as given; where splits are planned, what each client keeps at least."""
+
+    @classmethod
+    def of(
+        cls,
+        spec: RunSpec,
+        checkpoint: Checkpoint,
+        config: AdapterConfig,
+        rows: EncodedData,
+        settings: ClientSettings,
+    ) -> "Limits":
+        """Ask for the memory that there is, then count what the model and `rows` take.
+
+        Raises:
+            CapacityError: the system does not tell how much memory is free, and no cap is set.
+            ModelError, SpecError: the model, or a codec at its width, cannot be counted.
+        """
+        memory_bytes = usable_bytes(settings.max_memory_mib)
+        shape = model_shape(spec, checkpoint, config)
+        return cls(
+            name=settings.name,
+            shape=shape,
+            workload=Workload.of(spec, shape.width, mean_tokens(rows)),
+            memory_bytes=memory_bytes,
+            max_bottom=settings.max_bottom,
+            least=spec.split_of(settings.name, shape.blocks),
+        )
+
+    def check(self, split: Split) -> None:
+        """Refuse a split that this client cannot carry.
+
+        Raises:
+            CapacityError: with the figures, where its memory does not hold it, or its owner does not want it.
+            MalformedError: it keeps less than the run says that each client does.
+        """
+        if split.bottom < self.least.bottom or split.top < self.least.top:
+            raise MalformedError(f"split {split} keeps less than the run's least, {self.least}")
+        if self.max_bottom is not None and split.bottom > self.max_bottom:
+            raise CapacityError(
+                f"{self.name} takes at most {self.max_bottom} blocks before the cut (max_bottom), and split {split} "
+                f"has {split.bottom}; raise max_bottom or lower the split's bottom"
+            )
+        check_client_fits(self.shape, self.workload, split, self.memory_bytes, self.name)
+
+
+def mean_tokens(rows: EncodedData) -> float:
+    """Real tokens of a row on average."""
+    return sum(len(row.ids) for row in rows.rows) / len(rows.rows)

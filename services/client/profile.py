@@ -1,0 +1,123 @@
+"""What a client measures of itself for a run whose splits are planned: seconds of each part of a step.
+
+Figures are kept in the user's cache folder, so that a run like one before it does not measure again. Clients of one
+machine measure one after another: at the same time they would take each other for slow hardware.
+"""
+
+import fcntl
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+from elsa.train.measuring import client_seconds
+
+from elsa.model.adapter_config import AdapterConfig
+from elsa.model.weights import Checkpoint
+from elsa.plan.kept import KeptFigures
+from elsa.plan.messages import client_to_proto
+from elsa.plan.profile import ClientProfile
+from elsa.spec import RunSpec
+from elsa.v1 import fleet_pb2
+from services.client.limits import Limits
+from services.client.settings import ClientSettings
+from services.rpc.pace import Pace
+
+log = logging.getLogger(__name__)
+
+
+def profile_of(
+    spec: RunSpec,
+    checkpoint: Checkpoint,
+    config: AdapterConfig,
+    limits: Limits,
+    settings: ClientSettings,
+    *,
+    pace: float = 1.0,
+    measuring: Callable[[], None] = lambda: None,
+) -> fleet_pb2.ClientProfile:
+    """This client's profile for a run: measured, or as it was measured before; no weight is read.
+
+    Args:
+        checkpoint: the run's model, perhaps without its weights.
+        pace: how many times slower than measured it computes, for experiments; is not kept.
+        measuring: called before it is measured, which takes seconds.
+
+    Raises:
+        SpecError: a figure cannot be one.
+        ModelError: as `elsa.train.measuring.client_seconds`.
+    """
+    row_tokens = limits.workload.row_tokens
+
+    def measure() -> Mapping[str, float]:
+        measuring()
+        begin = time.monotonic()
+        log.info("measures a block, the embeddings and the head of %s with batches as the run's", spec.model.source)
+        seconds = asdict(client_seconds(spec, checkpoint, config, row_tokens))
+        log.info("measured in %.1f s: %s", time.monotonic() - begin, _as_text(seconds))
+        return seconds
+
+    with _turn(settings.profiles_folder):
+        kept = KeptFigures(settings.profiles_folder)
+        figures = kept.get(_key(spec, checkpoint, config, row_tokens, settings.threads), measure)
+    profile = ClientProfile(
+        name=settings.name,
+        block_s=pace * figures["block_s"],
+        embeddings_s=pace * figures["embeddings_s"],
+        head_s=pace * figures["head_s"],
+        memory_bytes=limits.memory_bytes,
+        max_bottom=limits.max_bottom,
+    )
+    return client_to_proto(profile, row_tokens)
+
+
+def pace_of(settings: ClientSettings) -> Pace:
+    """How many times slower a client computes than it can, by version of the adapter."""
+    return Pace.parse(settings.pace)
+
+
+def _key(
+    spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, row_tokens: float, threads: int
+) -> dict[str, object]:
+    """All that the figures depend on but the hardware."""
+    return {
+        "role": "client",
+        "elsa": version("elsa"),
+        "torch": version("torch"),
+        "model_config": hashlib.sha256((checkpoint.folder / "config.json").read_bytes()).hexdigest(),
+        "base_dtype": spec.model.base_dtype,
+        "task": spec.model.task,
+        "labels": len(spec.data.labels),
+        "max_tokens": spec.model.max_tokens,
+        "row_tokens": round(row_tokens, 1),
+        "batch": spec.training.batch,
+        "micro_batches": spec.training.micro_batches,
+        "checkpointing": spec.training.checkpointing,
+        "bottom_adapters": spec.lora.bottom_adapters,
+        "rank": config.rank,
+        "targets": sorted(config.targets),
+        "threads": threads,
+    }
+
+
+def _as_text(seconds: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.removesuffix('_s')} {1e3 * value:.1f} ms" for name, value in seconds.items())
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Within it, no other client of this machine measures; where the folder cannot be written, they may."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "turn").open("ab")
+    except OSError as error:
+        log.warning("clients of this machine may measure at the same time: %s", error)
+        yield
+        return
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,31 @@
+"""A client's trainer with a segment of its own, at any split."""
+
+import threading
+
+from split_harness import HALF, LABELS, RUN, config_of
+
+from elsa.model import adapter as adapters
+from elsa.model.segment import Segment
+from elsa.model.weights import Checkpoint
+from services.client.trainer import RoundTrainer
+
+
+def trainer_of(spec, data, stub, split=HALF, *, stop=None, patience_s=20.0, **given):
+    checkpoint = Checkpoint.open(spec.model.source)
+    segment = Segment.client(checkpoint, split, task=spec.model.task, num_labels=len(LABELS), seed=spec.seed)
+    adapters.attach(segment, config_of(spec))
+    return RoundTrainer(
+        "ann",
+        RUN,
+        spec,
+        segment,
+        split,
+        checkpoint,
+        data,
+        stub=stub,
+        peer="edge",
+        stop=stop or threading.Event(),
+        patience_s=patience_s,
+        report=lambda progress: None,
+        **given,
+    )
