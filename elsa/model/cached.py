@@ -38,13 +38,12 @@ class CachedCheckpoint(Checkpoint):
                 raise CheckpointError(
                     f"the edge's model {self.source} has no tensor {name}; use one of the whole model"
                 )
-            tensor = _read(self.files[name], self.entries[name])
-            tensors[name] = tensor.to(dtype) if dtype else tensor
+            tensors[name] = _read(self.files[name], self.entries[name], dtype)
         return tensors
 
 
-def _read(file: Path, entry: TensorEntry) -> torch.Tensor:
-    """A tensor of its own memory from a file of its raw bytes."""
+def _read(file: Path, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Tensor:
+    """A tensor of its own memory from a file of its raw bytes, in `dtype` or as stored."""
     data = torch.empty(entry.size_bytes, dtype=torch.uint8)
     view, digest, done = memoryview(data.numpy()), hashlib.sha256(), 0  # type: ignore[arg-type]
     try:
@@ -58,4 +57,5 @@ def _read(file: Path, entry: TensorEntry) -> torch.Tensor:
         ) from error
     if done != entry.size_bytes or digest.hexdigest() != entry.sha256:
         raise ChecksumError(f"{entry.name} in the cache ({file}) has changed; start again, to fetch it again")
-    return data.view(_TORCH[DTYPES[entry.dtype]]).reshape(entry.shape)
+    tensor = data.view(_TORCH[DTYPES[entry.dtype]]).reshape(entry.shape)
+    return tensor.to(dtype) if dtype else tensor

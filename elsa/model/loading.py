@@ -1,34 +1,62 @@
 """Give a carved model its values: owned tensors from the checkpoint, new head modules from the seed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from elsa.errors import CheckpointError
+from elsa.model.held import held_type, put
 from elsa.model.initial import initial_head
 from elsa.model.stand_in import place
 from elsa.model.weights import Checkpoint
 
+_SPREAD = 0.02
 
-def load(
-    model: Any, checkpoint: Checkpoint, new: tuple[str, ...], dtype: torch.dtype, seed: int, spread: float
-) -> None:
-    """Give every parameter that is left its values, tie what is tied, freeze all."""
+
+def load(model: Any, checkpoint: Checkpoint, new: tuple[str, ...], seed: int, spread: float) -> None:
+    """Give every parameter that is left its values as it is held, tie what is tied, freeze all.
+
+    At most one tensor is there as it is stored, besides those that have been given away.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    ties = _ties(model)
-    drawn = _drawn(parameters, new)
-    state = checkpoint.read(stored_parameters(model, new), dtype)
-    for name in drawn:
-        values = initial_head(name, tuple(parameters[name].shape), seed, spread)
-        state[name] = torch.from_numpy(values).to(dtype)
-    for name, tensor in state.items():
-        if tensor.shape != parameters[name].shape:
-            raise CheckpointError(
-                f"tensor {name} of checkpoint {checkpoint.source} has shape {tuple(tensor.shape)} and its "
-                f"config.json asks for {tuple(parameters[name].shape)}; use files of one and the same model"
-            )
-    model.load_state_dict(state, strict=False, assign=True)
+    shapes = {name: tuple(parameter.shape) for name, parameter in parameters.items()}
+    ties, drawn = _ties(model), _drawn(parameters, new)
+    stored = stored_parameters(model, new)
+    for name in sorted(drawn):
+        put(model, name, torch.from_numpy(initial_head(name, shapes[name], seed, spread)))
+    by_type: dict[torch.dtype, list[str]] = {}
+    for name in sorted(stored):
+        by_type.setdefault(held_type(model, name), []).append(name)
+    for name in by_type.pop(torch.int8, []):
+        put(model, name, _checked(checkpoint, name, checkpoint.read([name])[name], shapes[name]))
+    for held, names in by_type.items():
+        for name, tensor in checkpoint.read(names, held).items():
+            put(model, name, _checked(checkpoint, name, tensor, shapes[name]))
+    _finish(model, ties, checkpoint)
+
+
+def fill(model: Any, checkpoint: Checkpoint) -> None:
+    """Give every parameter normal values, with deviation 0.02, as it is held; the checkpoint is not read."""
+    draw, ties = torch.Generator().manual_seed(0), _ties(model)
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if name not in ties:
+            drawn = torch.float32 if held_type(model, name) is torch.int8 else held_type(model, name)
+            put(model, name, torch.empty(parameter.shape, dtype=drawn).normal_(std=_SPREAD, generator=draw))
+    _finish(model, ties, checkpoint)
+
+
+def _checked(checkpoint: Checkpoint, name: str, tensor: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    if tensor.shape != shape:
+        raise CheckpointError(
+            f"tensor {name} of checkpoint {checkpoint.source} has shape {tuple(tensor.shape)} and its "
+            f"config.json asks for {shape}; use files of one and the same model"
+        )
+    return tensor
+
+
+def _finish(model: Any, ties: Mapping[str, str], checkpoint: Checkpoint) -> None:
+    """Tie what is tied, and freeze all."""
     for name, source in ties.items():
         parent, last = place(model, name)
         setattr(parent, last, model.get_parameter(source))

@@ -2,22 +2,21 @@
 
 The client owns both ends, the edge a range of blocks, the whole everything. Names and block numbers never
 change, and masks and positions are the model's own code. A phase (bottom, trunk, top) runs the model with
-the rest swapped out for the time of the call, so a segment serves any split that it owns the blocks of. A
-segment is for one thread at a time.
+the rest swapped out for the time of the call, so a segment serves any split that it owns the blocks of, and
+`hold` changes which these are. A segment is for one thread at a time.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection
 from typing import TYPE_CHECKING
-
-import torch
-from torch import nn
 
 from elsa.errors import SplitError
 from elsa.model.alone import alone
+from elsa.model.bare import strip
 from elsa.model.carving import carve
-from elsa.model.loading import load
+from elsa.model.held import hold_as
+from elsa.model.loading import fill, load
+from elsa.model.phases import Phases, check_split
 from elsa.model.skeleton import Skeleton, head_modules, skeleton
-from elsa.model.stand_in import Feed, PassThrough, swapped
 from elsa.model.weights import Checkpoint
 from elsa.spec import BaseDtype, Split, Task
 
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
     from elsa.model.adapter import Attached
 
 
-_TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class Segment:
+class Segment(Phases):
     """What one role holds of a task model, frozen, and the phases that it can run.
 
     Attributes:
@@ -39,38 +35,31 @@ class Segment:
         blocks_total: M, blocks of the whole model.
         owned: numbers of the blocks held here.
         ends: whether embeddings, final norm and head are held here.
+        base: in what frozen weights are held; states and adapters are float32 whichever.
+        checkpointing: whether blocks keep only what enters them between forward and backward.
         width: size of a hidden state.
         new_modules: last names of head modules that the checkpoint lacks and that were drawn from the seed.
         attached: the adapters on it; `elsa.model.adapter` keeps them.
     """
 
-    @alone
     def __init__(
         self,
-        checkpoint: Checkpoint,
         bones: Skeleton,
-        owned: Iterable[int],
+        owned: Collection[int],
         *,
         ends: bool,
         base: BaseDtype,
         checkpointing: bool,
-        seed: int,
+        trained: tuple[str, ...] = (),
+        new: tuple[str, ...] = (),
     ) -> None:
-        """Carve the skeleton and load what is left; use `client`, `edge` or `whole` to make one."""
-        self.config = bones.config
-        self.architecture = bones.architecture
-        self.model = bones.model
-        self.task = bones.task
-        self.blocks_total: int = bones.config.num_hidden_layers
-        self.owned = frozenset(owned)
-        self.ends = ends
-        self.width: int = bones.config.hidden_size
+        """Carve the skeleton, without values yet; use `client`, `edge`, `whole` or `sample` to make one."""
+        super().__init__(bones, owned, ends=ends, checkpointing=checkpointing)
+        self.base = base
         self.attached: Attached | None = None
-        self._idle = PassThrough()
-        _, new = head_modules(bones, checkpoint) if ends else ((), ())
         self.new_modules = tuple(path.rpartition(".")[2] for path in new)
         carve(bones, self.owned, ends=ends, stand_in=self._idle)
-        load(self.model, checkpoint, new, _TYPES[base], seed, bones.config.initializer_range)
+        hold_as(bones, base, trained)
 
     @classmethod
     def client(
@@ -92,9 +81,9 @@ class Segment:
             ArchitectureError: if the family cannot do the task.
         """
         bones = skeleton(checkpoint, task, num_labels)
-        _check(split, bones.config.num_hidden_layers)
+        check_split(split, bones.config.num_hidden_layers)
         owned = set(range(split.blocks)) - set(split.trunk_blocks)
-        return cls(checkpoint, bones, owned, ends=True, base=base, checkpointing=checkpointing, seed=seed)
+        return cls._loaded(checkpoint, bones, owned, ends=True, base=base, checkpointing=checkpointing, seed=seed)
 
     @classmethod
     def edge(
@@ -115,7 +104,7 @@ class Segment:
                 f"blocks [{blocks.start}, {blocks.stop}) are not a part of a model of {total} blocks; "
                 f"choose a non-empty range within [0, {total})"
             )
-        return cls(checkpoint, bones, blocks, ends=False, base=base, checkpointing=checkpointing, seed=0)
+        return cls._loaded(checkpoint, bones, blocks, ends=False, base=base, checkpointing=checkpointing)
 
     @classmethod
     def whole(
@@ -131,9 +120,10 @@ class Segment:
         """The unsplit model. Raises as `client`."""
         bones = skeleton(checkpoint, task, num_labels)
         owned = range(bones.config.num_hidden_layers)
-        return cls(checkpoint, bones, owned, ends=True, base=base, checkpointing=checkpointing, seed=seed)
+        return cls._loaded(checkpoint, bones, owned, ends=True, base=base, checkpointing=checkpointing, seed=seed)
 
     @classmethod
+    @alone
     def sample(
         cls,
         checkpoint: Checkpoint,
@@ -144,158 +134,67 @@ class Segment:
         base: BaseDtype = "float32",
         checkpointing: bool = False,
     ) -> "Segment":
-        """One block with random values to measure times on: with `ends` block 0 and both ends, else block 1.
+        """One block with random values, to measure on: with `ends` block 0 and both ends, else block 1.
 
-        No weight is read. `through` runs the block alone; `bottom` and `top` of Split(1, M-1, 0) run embeddings and
-        block, and the head alone; `trunk` of Split(1, 1, M-2) runs an edge's.
+        No weight is read from the checkpoint, which need not have any yet. `bottom` and `top` of Split(1, M-1, 0) run
+        the embeddings with the block and the head alone, `trunk` of Split(1, 1, M-2) runs an edge's, and `through`
+        the block alone. The head is held as one that is trained. Raises as `client`.
         """
-        raise NotImplementedError
+        bones = skeleton(checkpoint, task, num_labels)
+        heads = checkpoint.architecture.head_paths(task) if task == "classification" else ()
+        segment = cls(bones, {0} if ends else {1}, ends=ends, base=base, checkpointing=checkpointing, trained=heads)
+        fill(segment.model, checkpoint)
+        return segment
 
-    def hold(self, checkpoint: Checkpoint, blocks: Collection[int]) -> None:
-        """Own exactly these blocks from now on: free the others, then load the new ones; adapters are detached."""
-        raise NotImplementedError
-
-    def train(self, mode: bool) -> None:
-        """Run the model's own dropout from now on, or not."""
-        if self.model.training != mode:
-            self.model.train(mode)
-
-    def bottom(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
+    @classmethod
+    @alone
+    def _loaded(
+        cls,
+        checkpoint: Checkpoint,
+        bones: Skeleton,
+        owned: Collection[int],
         *,
-        split: Split,
-    ) -> torch.Tensor:
-        """Token numbers through embeddings and blocks [0, p).
+        ends: bool,
+        base: BaseDtype,
+        checkpointing: bool,
+        seed: int = 0,
+    ) -> "Segment":
+        trained, new = head_modules(bones, checkpoint) if ends else ((), ())
+        segment = cls(bones, owned, ends=ends, base=base, checkpointing=checkpointing, trained=trained, new=new)
+        load(segment.model, checkpoint, new, seed, bones.config.initializer_range)
+        return segment
+
+    @alone
+    def hold(self, checkpoint: Checkpoint, blocks: Collection[int]) -> None:
+        """Own exactly these blocks from now on: free the others, then load the new ones and no other tensor.
+
+        Blocks that stay are the same objects. Adapters are detached first, so what was trained is to be read before
+        and to be written after another `attach`; sessions and optimizers of theirs are of no use any more.
 
         Args:
-            input_ids: (batch, tokens), integers.
-            attention_mask: (batch, tokens), 1 for a real token, 0 for padding, which is on the right.
-            token_type_ids: (batch, tokens) or None; not read where the family has none.
-            split: the cut.
-
-        Returns:
-            Hidden states (batch, tokens, width).
+            checkpoint: of the same model; it needs the new blocks alone.
+            blocks: numbers of blocks, any.
 
         Raises:
-            SplitError: if this segment does not own what the phase needs.
+            SplitError: if the model lacks one; nothing is changed then.
+            CheckpointError: if a new block cannot be read; the segment owns those that stay then, without adapter.
         """
-        _check(split, self.blocks_total)
-        return self._embed_and_run(input_ids, attention_mask, token_type_ids, range(split.bottom))
-
-    def trunk(self, hidden: torch.Tensor, attention_mask: torch.Tensor, split: Split) -> torch.Tensor:
-        """States (batch, tokens, width) through the trunk's blocks, to the same shape. Raises as `bottom`."""
-        _check(split, self.blocks_total)
-        return self.through(hidden, attention_mask, split.trunk_blocks)
-
-    def through(self, hidden: torch.Tensor, attention_mask: torch.Tensor, blocks: range) -> torch.Tensor:
-        """States (batch, tokens, width) through these blocks alone, to the same shape. Raises as `bottom`."""
-        self._need(blocks, ends=False)
-        with swapped(self.model, [*self._fed(hidden), *self._silenced(), *self._outside(blocks)]):
-            return self._backbone(torch.zeros_like(attention_mask), attention_mask)
-
-    def top(
-        self, hidden: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, split: Split
-    ) -> torch.Tensor:
-        """States (batch, tokens, width) through blocks [M-o, M), final norm and head.
-
-        The mask alone says which tokens are real, so a text may contain the padding token; `input_ids` are
-        there for families whose head reads the text, of which none is supported yet.
-
-        Returns:
-            Logits: (batch, labels) for classification, (batch, tokens, vocabulary) for causal-lm.
-
-        Raises:
-            SplitError: as `bottom`.
-        """
-        _check(split, self.blocks_total)
-        return self._run_to_logits(hidden, attention_mask, range(split.blocks - split.top, split.blocks))
-
-    def final(self, hidden: torch.Tensor, attention_mask: torch.Tensor, split: Split) -> torch.Tensor:
-        """States (batch, tokens, width) through blocks [M-o, M) and the final norm, without pooler or head.
-
-        Raises SplitError as `bottom`.
-        """
-        _check(split, self.blocks_total)
-        blocks, pooler = range(split.blocks - split.top, split.blocks), self.architecture.pooler
-        self._need(blocks, ends=True)
-        silenced = [] if pooler is None else [(pooler, self._idle)]
-        with swapped(self.model, [*self._fed(hidden), *silenced, *self._outside(blocks)]):
-            return self._backbone(torch.zeros_like(attention_mask), attention_mask)
-
-    def logits(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """The unsplit forward of a whole segment: as `bottom` then `top`. Raises as `bottom`."""
-        every, none = range(self.blocks_total), range(0)
-        hidden = self._embed_and_run(input_ids, attention_mask, token_type_ids, every)
-        return self._run_to_logits(hidden, attention_mask, none)
-
-    def _embed_and_run(
-        self,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        token_type_ids: torch.Tensor | None,
-        blocks: range,
-    ) -> torch.Tensor:
-        self._need(blocks, ends=True)
-        more = {}
-        if token_type_ids is not None and self.architecture.token_types:
-            more["token_type_ids"] = token_type_ids
-        with swapped(self.model, [*self._silenced(), *self._outside(blocks)]):
-            return self._backbone(input_ids, attention_mask, **more)
-
-    def _run_to_logits(self, hidden: torch.Tensor, attention_mask: torch.Tensor, blocks: range) -> torch.Tensor:
-        self._need(blocks, ends=True)
-        # Decoders classify the last token that is not padding by number: say so by numbers made from the mask.
-        padding = self.config.pad_token_id
-        marks = torch.where(attention_mask.bool(), padding + 1, padding)  # (batch, tokens)
-        with swapped(self.model, [*self._fed(hidden), *self._outside(blocks)]):
-            logits: torch.Tensor = self.model(input_ids=marks, attention_mask=attention_mask).logits
-        return logits
-
-    def _backbone(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **more: torch.Tensor) -> torch.Tensor:
-        backbone = self.model.get_submodule(self.architecture.backbone)
-        hidden: torch.Tensor = backbone(input_ids=input_ids, attention_mask=attention_mask, **more).last_hidden_state
-        return hidden
-
-    def _fed(self, hidden: torch.Tensor) -> Iterator[tuple[str, nn.Module]]:
-        """Embeddings that give these states, and nothing added or applied to them."""
-        yield self.architecture.embeddings, Feed(hidden)
-        for path in self.architecture.added:
-            yield path, Feed(hidden.new_zeros(()))
-        for path in self.architecture.after_embeddings:
-            yield path, self._idle
-
-    def _silenced(self) -> Iterator[tuple[str, nn.Module]]:
-        """No final norm and no pooler, for phases that end before them."""
-        for path in (self.architecture.final_norm, self.architecture.pooler):
-            if path is not None:
-                yield path, self._idle
-
-    def _outside(self, blocks: range) -> Iterator[tuple[str, nn.Module]]:
-        for index in range(self.blocks_total):
-            if index not in blocks:
-                yield f"{self.architecture.blocks}.{index}", self._idle
-
-    def _need(self, blocks: range, *, ends: bool) -> None:
-        missing = sorted(set(blocks) - self.owned)
-        if missing or (ends and not self.ends):
-            what = f"blocks {missing}" if missing else "the embeddings and the head"
-            raise SplitError(
-                f"this segment owns blocks {sorted(self.owned)} and cannot run {what}; "
-                "choose a split within what it owns"
-            )
-
-
-def _check(split: Split, blocks: int) -> None:
-    if split.blocks != blocks:
-        raise SplitError(
-            f"split {split} is of {split.blocks} blocks and the model has {blocks}; "
-            f"choose bottom + trunk + top = {blocks}"
+        if outside := sorted(set(blocks) - set(range(self.blocks_total))):
+            raise SplitError(f"the model has no blocks {outside}; choose among [0, {self.blocks_total})")
+        strip(self.model)
+        self.attached = None
+        added = frozenset(blocks) - self.owned
+        held = self.model.get_submodule(self.architecture.blocks)
+        self.owned &= frozenset(blocks)
+        for index in set(range(self.blocks_total)) - self.owned:
+            held[index] = self._idle
+        if not added:
+            return
+        bones = skeleton(checkpoint, self.task, self.config.num_labels)
+        more = type(self)._loaded(
+            checkpoint, bones, added, ends=False, base=self.base, checkpointing=self.checkpointing
         )
+        more.train(self.model.training)
+        for index in added:
+            held[index] = bones.blocks[index]
+        self.owned |= added

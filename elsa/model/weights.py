@@ -30,6 +30,8 @@ _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model")
 _CONFIG = "config.json"
 _BESIDE = (_CONFIG, "tokenizer*", "vocab*", "merges.txt", "special_tokens_map.json")
 _PATTERNS = [*_BESIDE, "*.safetensors", _INDEX]
+_STORED = {torch.float32: "F32", torch.bfloat16: "BF16"}
+"""How safetensors names the types that weights are asked for in."""
 
 # The hub's error derives from its HTTP library's, whichever that is; a download may let the latter through.
 _HUB_ERRORS = cast(tuple[type[Exception], ...], (*HfHubHTTPError.__bases__, OSError, ValueError))
@@ -130,6 +132,8 @@ class Checkpoint:
     def read(self, names: Iterable[str], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
         """Read these tensors and no others, keyed as asked, in `dtype` or as stored.
 
+        Of those that are converted one is there as stored at a time; the others are the file's own pages.
+
         Raises:
             CheckpointError: naming a tensor that is absent, or a file that cannot be read.
         """
@@ -142,10 +146,9 @@ class Checkpoint:
                 try:
                     if file not in opened:
                         opened[file] = stack.enter_context(safe_open(file, framework="pt"))
-                    tensor = opened[file].get_tensor(key)
+                    tensors[name] = _tensor(opened[file], file, key, dtype)
                 except (OSError, SafetensorError) as error:
                     raise _broken(file, error) from error
-                tensors[name] = tensor.to(dtype) if dtype else tensor
         return tensors
 
     def _stored(self, name: str) -> str:
@@ -176,6 +179,15 @@ def is_beside(name: str) -> bool:
 def architecture_in(folder: Path) -> Architecture:
     """The family that a folder's config.json names. Raises CheckpointError, ArchitectureError."""
     return architecture_named(str(_json(folder / _CONFIG).get("model_type")))
+
+
+def _tensor(opened: Any, file: Path, key: str, dtype: torch.dtype | None) -> torch.Tensor:
+    if dtype is None or opened.get_slice(key).get_dtype() == _STORED[dtype]:
+        tensor: torch.Tensor = opened.get_tensor(key)
+        return tensor
+    with safe_open(file, framework="pt") as apart:  # closed, it lets go of the pages that were read
+        converted: torch.Tensor = apart.get_tensor(key).to(dtype)
+    return converted
 
 
 def _find(source: str, download: bool) -> Path:

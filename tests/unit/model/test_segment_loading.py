@@ -193,17 +193,6 @@ def test_a_decoder_without_padding_token_takes_the_end_of_text(make_folder: Make
     assert Checkpoint.open(str(folder)).config("classification", LABELS).pad_token_id == 7
 
 
-def test_bfloat16_segments_run_with_float32_adapters(make_folder: MakeFolder) -> None:
-    checkpoint = Checkpoint.open(str(make_folder("llama", "causal-lm")))
-    edge = Segment.edge(checkpoint, range(1, 2), task="causal-lm", base="bfloat16")
-    adapter.attach(edge, adapter.adapter_config(checkpoint, LoraSpec(rank=2), "causal-lm"))
-    hidden = torch.randn(2, 4, 16).to(torch.bfloat16).requires_grad_(True)
-    out = edge.trunk(hidden, torch.ones(2, 4, dtype=torch.long), SPLIT)
-    out.sum().backward()
-    assert out.dtype == torch.bfloat16
-    assert {p.dtype for p in adapter.parameters(edge)} == {torch.float32}
-
-
 def test_a_segment_runs_only_what_it_owns(make_folder: MakeFolder) -> None:
     checkpoint = Checkpoint.open(str(make_folder("bert", "classification")))
     edge = Segment.edge(checkpoint, range(1, 2), task="classification", num_labels=LABELS)
