@@ -93,6 +93,11 @@ class Operator:
         request = pb.GetClustersRequest(run_id=run_id)
         return self._patiently(lambda: self._runs.GetClusters(request, timeout=CALL_TIMEOUT_S))
 
+    def profiles(self, run_id: str) -> pb.GetProfilesResponse:
+        """What a run's devices measured. Raises StaleRoundError for a run that plans no splits or has no plan yet."""
+        request = pb.GetProfilesRequest(run_id=run_id)
+        return self._patiently(lambda: self._runs.GetProfiles(request, timeout=CALL_TIMEOUT_S))
+
     def watch(self, run_id: str) -> Iterator[pb.RunEvent]:
         """A run's events from its first one on, until it has ended; goes on where it was after a cloud's restart."""
         after, pause = 0, FIRST_PAUSE_S
