@@ -7,6 +7,7 @@ machine measure one after another: at the same time they would take each other f
 import fcntl
 import hashlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,20 +15,22 @@ from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
-from elsa.train.measuring import client_seconds
-
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
 from elsa.plan.kept import KeptFigures
 from elsa.plan.messages import client_to_proto
 from elsa.plan.profile import ClientProfile
 from elsa.spec import RunSpec
+from elsa.train.measuring import client_seconds
 from elsa.v1 import fleet_pb2
 from services.client.limits import Limits
 from services.client.settings import ClientSettings
 from services.rpc.pace import Pace
 
 log = logging.getLogger(__name__)
+
+LIKE_ROWS = 1.1
+"""How far lengths of rows lie apart that are measured: clients of a machine share figures of rows like theirs."""
 
 
 def profile_of(
@@ -52,18 +55,19 @@ def profile_of(
         ModelError: as `elsa.train.measuring.client_seconds`.
     """
     row_tokens = limits.workload.row_tokens
+    tokens = like_tokens(row_tokens)
 
     def measure() -> Mapping[str, float]:
         measuring()
         begin = time.monotonic()
         log.info("measures a block, the embeddings and the head of %s with batches as the run's", spec.model.source)
-        seconds = asdict(client_seconds(spec, checkpoint, config, row_tokens))
+        seconds = asdict(client_seconds(spec, checkpoint, config, tokens))
         log.info("measured in %.1f s: %s", time.monotonic() - begin, _as_text(seconds))
         return seconds
 
     with _turn(settings.profiles_folder):
         kept = KeptFigures(settings.profiles_folder)
-        figures = kept.get(_key(spec, checkpoint, config, row_tokens, settings.threads), measure)
+        figures = kept.get(_key(spec, checkpoint, config, tokens, settings.threads), measure)
     profile = ClientProfile(
         name=settings.name,
         block_s=pace * figures["block_s"],
@@ -75,13 +79,18 @@ def profile_of(
     return client_to_proto(profile, row_tokens)
 
 
+def like_tokens(row_tokens: float) -> float:
+    """The length of row, at most 5 % off, at which rows of so many tokens on average are measured."""
+    return float(round(LIKE_ROWS ** round(math.log(row_tokens, LIKE_ROWS)), 1))
+
+
 def pace_of(settings: ClientSettings) -> Pace:
     """How many times slower a client computes than it can, by version of the adapter."""
     return Pace.parse(settings.pace)
 
 
 def _key(
-    spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, row_tokens: float, threads: int
+    spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, tokens: float, threads: int
 ) -> dict[str, object]:
     """All that the figures depend on but the hardware."""
     return {
@@ -93,7 +102,7 @@ def _key(
         "task": spec.model.task,
         "labels": len(spec.data.labels),
         "max_tokens": spec.model.max_tokens,
-        "row_tokens": round(row_tokens, 1),
+        "row_tokens": tokens,
         "batch": spec.training.batch,
         "micro_batches": spec.training.micro_batches,
         "checkpointing": spec.training.checkpointing,

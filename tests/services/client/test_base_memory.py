@@ -1,12 +1,10 @@
 """How much memory it takes to receive, send and load weights; sizes of processes are Linux's."""
 
-import ctypes
-import gc
 import tracemalloc
-from pathlib import Path
 
 import pytest
 import torch
+from peak_memory import MIB, Peak, needs_figures
 from split_harness import HALF, edge_server
 from transformers import BertConfig, BertForSequenceClassification
 
@@ -17,10 +15,9 @@ from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec
 from services.edge.sending import chunks
 
-MIB = 1 << 20
 SLACK = 8 * MIB
 TASK = {"task": "classification", "num_labels": 2}
-pytestmark = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's figures")
+pytestmark = needs_figures
 
 
 @pytest.fixture(scope="module")
@@ -34,25 +31,6 @@ def large(tmp_path_factory, tiny_bert):
         (folder / file.name).write_bytes(file.read_bytes())
     raw = {"name": "large", "model": {"source": str(folder), "max_tokens": 32}, "data": {"labels": ["a", "b"]}}
     return RunSpec.model_validate(raw)
-
-
-def figure(name):
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
-    return int(line.split()[1]) << 10
-
-
-class Peak:
-    """Largest resident size within the context, above the one at its begin."""
-
-    def __enter__(self):
-        gc.collect()
-        ctypes.CDLL(None).malloc_trim(0)  # else what was freed before is used again and not seen
-        Path("/proc/self/clear_refs").write_text("5")  # forgets the largest up to now
-        self._before = figure("VmRSS")
-        return self
-
-    def __exit__(self, *_):
-        self.bytes = figure("VmHWM") - self._before
 
 
 def start_of(spec):

@@ -10,17 +10,21 @@ from elsa.model.weights import Checkpoint
 from services.client.trainer import RoundTrainer
 
 
-def trainer_of(spec, data, stub, split=HALF, *, stop=None, patience_s=20.0, **given):
+def segment_of(spec, split):
     checkpoint = Checkpoint.open(spec.model.source)
     segment = Segment.client(checkpoint, split, task=spec.model.task, num_labels=len(LABELS), seed=spec.seed)
     adapters.attach(segment, config_of(spec))
+    return segment
+
+
+def trainer_of(spec, data, stub, split=HALF, *, segment=None, stop=None, patience_s=20.0, **given):
     return RoundTrainer(
         "ann",
         RUN,
         spec,
-        segment,
+        segment or segment_of(spec, split),
         split,
-        checkpoint,
+        Checkpoint.open(spec.model.source),
         data,
         stub=stub,
         peer="edge",
