@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 PIPE_WIDTH = 10_000
+REASON_WIDTH = 50
+"""Columns below which reasons go under the table of a terminal."""
 IN_MS_BELOW_S = 10.0
 """Steps that take less are told in milliseconds."""
 LEGEND = (
@@ -26,7 +28,7 @@ LEGEND = (
 def print_plan(found: Planned) -> None:
     """Print a plan, the summary first."""
     typer.echo("\n".join([summary(found), _work(found), *found.notes]))
-    _print(_clients(found))
+    _print_clients(found)
     _print(_edges(found))
     refused = found.plan.refused
     if refused:
@@ -60,6 +62,22 @@ def duration(seconds: float) -> str:
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1e3 * seconds:.3g} ms"
 
 
+def _print_clients(found: Planned) -> None:
+    """Reasons stand in the table where there is room for them, else below it."""
+    from rich.console import Console
+
+    console, narrow = Console(), _clients(found, with_reasons=False)
+    needed = console.measure(narrow, options=console.options.update(width=PIPE_WIDTH)).maximum
+    if not console.is_terminal or console.width >= needed + REASON_WIDTH:
+        _print(_clients(found, with_reasons=True))
+        return
+    _print(narrow)
+    who: dict[str, list[str]] = {}
+    for client in found.clients:
+        who.setdefault(_why(client), []).append(client.name)
+    typer.echo("".join(f"{why}: {', '.join(names)}\n" for why, names in who.items()))
+
+
 def _print(table: "Table") -> None:
     """Nothing is cut off; in a pipe a device stays on its line."""
     from rich.console import Console
@@ -70,14 +88,14 @@ def _print(table: "Table") -> None:
     Console(width=width).print(table)
 
 
-def _clients(found: Planned) -> "Table":
+def _clients(found: Planned, *, with_reasons: bool) -> "Table":
     from rich.text import Text
 
     unit, said = _times(found)
     steps = ("steps",) if found.steps is not None else ()
     phases = ("bottom", "network", "wait", "trunk", "top")
     table = _table(("client", "edge", "split"), ("MiB", "block", *phases, f"step {unit}", *steps))
-    table.add_column("hangs on")
+    table.add_column("hangs on", no_wrap=not with_reasons)
     for before, client in zip((None, *found.clients), found.clients, strict=False):
         if before is not None and before.edge != client.edge:
             table.add_section()
@@ -87,7 +105,7 @@ def _clients(found: Planned) -> "Table":
             _memory(client.need.total, profile.memory_bytes),
             *map(said, (profile.block_s, *astuple(client.seconds), step_seconds_of(client))),
             *(() if found.steps is None else (str(found.steps[client.name]),)),
-            _why(client),
+            _why(client) if with_reasons else client.bound,
         )
         table.add_row(*map(Text, cells))  # others' words: no markup
     return table

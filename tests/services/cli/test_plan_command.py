@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from concurrent import futures
@@ -13,8 +14,11 @@ import pytest
 from matplotlib.image import imread
 
 from elsa.plan.messages import client_to_proto, edge_to_proto, links_to_proto, shape_to_proto
+from elsa.plan.problem import Placed
 from elsa.plan.profile import ClientProfile, EdgeProfile, LinkProfile
+from elsa.plan.profile_file import Profiles
 from elsa.plan.shape import ModelShape
+from elsa.spec import Split
 from elsa.v1 import fleet_pb2
 from elsa.v1 import run_pb2 as pb
 from elsa.v1.run_pb2_grpc import RunServiceServicer, add_RunServiceServicer_to_server
@@ -23,6 +27,10 @@ from services.cli.plan_figures import figures_of_file, figures_of_run, with_shap
 from services.cli.plan_picture import GAP, MOST_BARS, heights_of
 from services.cli.planned import planned
 from services.cli.specification import read_specification
+from services.cloud.plan_messages import profiles_to_proto
+from services.cloud.profiles import ProfiledClient
+from services.cloud.profiles import Profiles as CloudProfiles
+from services.cloud.records import Member, Role
 
 SHAPE = ModelShape(
     blocks=6,
@@ -326,6 +334,27 @@ def test_the_devices_of_a_run_are_planned_as_they_were_measured(elsa, spec):
     assert now == {"a": {"bottom": 1, "trunk": 4, "top": 1}, "b": {"bottom": 4, "trunk": 1, "top": 1}}
 
 
+def test_what_the_cloud_sends_is_what_its_devices_measured():
+    edge = EdgeProfile(name="e", block_s=0.5, crowding_s=0.25, memory_bytes=2**40, capacity=3)
+    client = ClientProfile(
+        name="c",
+        block_s=0.125,
+        embeddings_s=0.5,
+        head_s=2.0,
+        memory_bytes=2**35,
+        max_bottom=4,
+        links={"e": LinkProfile(**LINK)},
+    )
+    placed = Member(run_id="r", node_id="c", role=Role.CLIENT, edge_id="e", split="2/1", local_steps=7)
+    kept = CloudProfiles(
+        shape=SHAPE, edges=(edge,), clients=(ProfiledClient(member=placed, profile=client, row_tokens=12.5),)
+    )
+    figures = figures_of_run(profiles_to_proto(kept))
+    profiles = Profiles(clients=(client,), edges=(edge,), homes={"c": "e"}, model=SHAPE, row_tokens=12.5)
+    assert figures.profiles == profiles
+    assert figures.previous == {"c": Placed(edge="e", split=Split(bottom=2, trunk=3, top=1))}
+
+
 def test_a_run_that_gains_little_keeps_its_splits(elsa, spec):
     told = answer(client_answer("a", 0.004, (2, 1)))
     with serving(told) as address:
@@ -369,3 +398,14 @@ def test_the_file_in_the_help_can_be_planned(elsa, spec, written, tmp_path):
     assert code == 0 and out.startswith("1 of 1 client can take part")
     _, shown, _ = elsa("plan", "--help")
     assert "Example: elsa plan" in shown
+
+
+@pytest.mark.parametrize("width", [90, 150, 250])
+def test_on_a_terminal_every_client_has_its_reason_and_no_line_is_cut(elsa, spec, written, monkeypatch, width):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, out, _ = elsa("plan", spec, "--profiles", written(*fleet(3)))
+    assert code == 0 and "…" not in out
+    said = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", out).split())
+    for reason in ("keeps no more than the bounds ask; edge-0 has room", "privacy", "client-0002"):
+        assert reason in said
