@@ -2,8 +2,8 @@
 
 Devices are processes of this machine that compute slower by a stated factor: after each piece of work they sleep
 that many times as long, less one (`services/rpc/pace.py`). The fastest and the edge have factor 2, so that together
-they ask for less than two cores have; memory is each client's `max_memory_mib`. All of it is measured on real runs: what a
-round takes is what the cloud says, evaluation included.
+they ask for less than two cores have; memory is each client's `max_memory_mib`. All of it is measured on real runs:
+what a round takes is what the cloud says, evaluation included.
 """
 
 import statistics
@@ -165,7 +165,8 @@ def _show_rounds(planned: Told, fixed: Mapping[str, float | None]) -> None:
     rows.append({"split": "planned", "s a round": f"{planned.steady_s():.2f}"})
     print(
         f"four devices of speeds {' : '.join(map(str, SPEEDS.values()))} with "
-        f"{', '.join(map(str, MEMORY_MIB.values()))} MiB at one edge, shape of SmolLM2-135M, {STEPS} steps of {ROWS} rows; median of rounds 2 to {ROUNDS}\n"
+        f"{', '.join(map(str, MEMORY_MIB.values()))} MiB at one edge, shape of SmolLM2-135M, "
+        f"{STEPS} steps of {ROWS} rows; median of rounds 2 to {ROUNDS}\n"
     )
     print(table(rows))
     share = planned.steady_s() / held[best]
