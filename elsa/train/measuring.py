@@ -73,23 +73,24 @@ def model_shape(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig) ->
     Frozen values are counted on the skeleton, what is tied once; trained ones on the adapter as it is attached.
     Activations are the float32 values that autograd saves in one forward of one block, and of the head with the loss,
     a token of one row of `max_tokens` or 512 tokens, whichever is less: distinct memory, without parameters and what
-    all blocks share.
+    all blocks share. The row is padded, as rows of a batch are: a mask makes attention keep a number for each pair of
+    tokens.
 
     For a short time this takes the memory of one block, both ends and one row's logits.
 
     Raises:
         ArchitectureError, ModelError, CheckpointError: as `Segment.sample`.
-        SpecError: if the model has fewer than 2 blocks.
+        SplitError: if the model has fewer than 2 blocks.
     """
     bones = skeleton(checkpoint, spec.model.task, len(spec.data.labels))
     family, embeddings = bones.architecture, bones.architecture.embedding_paths()
     sizes = {name: bones.model.get_parameter(name).numel() for name in stored_parameters(bones.model, ())}
     before = {name for name in sizes if name.startswith(tuple(f"{path}." for path in embeddings))}
     inside = {name for name in sizes if block_index(name, family) is not None}
-    sample = Sample(spec, checkpoint, config, ends=True, checkpointing=False)
-    sample.attach()
     with torch.random.fork_rng(devices=[]):
-        block, head = _activations(sample, min(spec.model.max_tokens, MOST_TOKENS))
+        sample = Sample(spec, checkpoint, config, ends=True, checkpointing=False)
+        sample.attach()
+        block, head = _activations(sample, spec.model.max_tokens)
     return ModelShape(
         blocks=sample.segment.blocks_total,
         width=sample.segment.width,
@@ -119,10 +120,10 @@ def client_seconds(
         row_tokens: real tokens of this client's rows on average.
         clock: seconds.
     """
-    sample = Sample(spec, checkpoint, config, ends=True)
-    sample.attach()
-    parts, budget_s = _parts(spec, sample, row_tokens), BUDGET_S / 3
     with torch.random.fork_rng(devices=[]):
+        sample = Sample(spec, checkpoint, config, ends=True)
+        sample.attach()
+        parts, budget_s = _parts(spec, sample, row_tokens), BUDGET_S / 3
         return ClientSeconds(
             block_s=median_seconds(_block_step(spec, sample, parts), budget_s, clock),
             embeddings_s=median_seconds(_embeddings_step(sample, parts), budget_s, clock),
@@ -145,13 +146,13 @@ def edge_seconds(
     Args:
         sessions: how many may be open at once, at least 1.
     """
-    sample = Sample(spec, checkpoint, config, ends=False)
     names = [str(number) for number in range(min(sessions, MOST_TURNS))]
-    for name in names:
-        sample.attach(name)
-    parts = _parts(spec, sample, row_tokens)
-    steps = [_block_step(spec, sample, parts, name) for name in names]
     with torch.random.fork_rng(devices=[]):
+        sample = Sample(spec, checkpoint, config, ends=False)
+        for name in names:
+            sample.attach(name)
+        parts = _parts(spec, sample, row_tokens)
+        steps = [_block_step(spec, sample, parts, name) for name in names]
         if len(steps) == 1:
             return EdgeSeconds(block_s=median_seconds(steps[0], BUDGET_S, clock), crowding_s=0.0)
         return turned_seconds(steps, BUDGET_S, clock)
@@ -199,7 +200,7 @@ def _parts(spec: RunSpec, sample: Sample, row_tokens: float) -> list[Batch]:
     """The micro-batches of a step."""
     tokens = min(max(2, round(row_tokens)), spec.model.max_tokens)
     sizes = [len(part) for part in np.array_split(np.arange(spec.training.batch), spec.training.micro_batches)]
-    return [sample.batch(rows, tokens) for rows in sizes]
+    return [sample.batch(rows, tokens, padded=rows > 1) for rows in sizes]
 
 
 def _block_step(spec: RunSpec, sample: Sample, parts: list[Batch], name: str = "default") -> Run:
@@ -255,15 +256,20 @@ def _loss(sample: Sample, states: torch.Tensor, batch: Batch) -> torch.Tensor:
     return loss_sum(logits, batch.labels, segment.task)
 
 
-def _activations(sample: Sample, tokens: int) -> tuple[int, int]:
+def _activations(sample: Sample, max_tokens: int) -> tuple[int, int]:
     """Values a token that autograd saves in a block, and in head and loss, on one row."""
-    row = sample.batch(1, tokens)
-    call, leaf = sample.call(row), sample.states(row).requires_grad_()
-    model = sample.segment.model
-    frozen = [*model.parameters(), *model.buffers()]
-    block = saved_bytes(lambda: sample.run_block(leaf, call), [*frozen, *call.tensors()])
-    head = saved_bytes(lambda: _loss(sample, leaf, row), frozen)
-    return tuple(math.ceil(size / FLOAT32_BYTES / tokens) for size in (block, head))  # type: ignore[return-value]
+    tokens = min(max_tokens, MOST_TOKENS)
+    plain, padded = (_block_bytes(sample, sample.batch(1, tokens, padded=padded)) for padded in (False, True))
+    block = plain + (padded - plain) * max_tokens / tokens  # a mask has as many values a token as the row has tokens
+    row = sample.batch(1, tokens, padded=False)
+    states = sample.states(row).requires_grad_()
+    head = saved_bytes(lambda: _loss(sample, states, row), sample.frozen())
+    return math.ceil(block / FLOAT32_BYTES / tokens), math.ceil(head / FLOAT32_BYTES / tokens)
+
+
+def _block_bytes(sample: Sample, row: Batch) -> int:
+    call, states = sample.call(row), sample.states(row).requires_grad_()
+    return saved_bytes(lambda: sample.run_block(states, call), [*sample.frozen(), *call.tensors()])
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor], known: Iterable[torch.Tensor]) -> int:

@@ -81,6 +81,10 @@ class Sample:
         family = self.segment.architecture
         return [parameter for saved, parameter in named if (block_index(saved, family) is not None) is block]
 
+    def frozen(self) -> list[torch.Tensor]:
+        """Everything that is there whether it runs or not."""
+        return [*self.segment.model.parameters(), *self.segment.model.buffers()]
+
     @torch.no_grad()
     def call(self, batch: Batch) -> Call:
         """How the model calls its block for this batch."""
@@ -107,12 +111,12 @@ class Sample:
         draw = torch.Generator().manual_seed(0)
         return torch.randn(*batch.input_ids.shape, self.segment.width, generator=draw)
 
-    def batch(self, rows: int, tokens: int) -> Batch:
-        """Random rows of so many tokens, the last of several one shorter: so a mask is needed, as it is in a run."""
+    def batch(self, rows: int, tokens: int, *, padded: bool) -> Batch:
+        """Random rows of so many tokens; with `padded` the last is one shorter, so that a mask is needed."""
         draw = torch.Generator().manual_seed(0)
         ids = torch.randint(0, self.segment.config.vocab_size, (rows, tokens), generator=draw)
         mask = torch.ones_like(ids)
-        if rows > 1 and tokens > 2:
+        if padded:
             mask[-1, -1] = 0
         labels = ids if self.segment.task == "causal-lm" else torch.zeros(rows, dtype=torch.int64)
         return Batch(input_ids=ids, attention_mask=mask, token_type_ids=None, labels=labels)

@@ -1,0 +1,171 @@
+"""Laws of the seconds that a device measures of itself: what they are by an exact clock, and what they grow with."""
+
+import itertools
+import time
+
+import pytest
+import torch
+from tiny_models import DECODERS, ENCODERS, LABELS
+
+from elsa.model import adapter as adapters
+from elsa.model.weights import Checkpoint
+from elsa.spec import RunSpec
+from elsa.train import measuring
+from elsa.train.measuring import (
+    ClientSeconds,
+    EdgeSeconds,
+    client_seconds,
+    edge_seconds,
+    median_seconds,
+    turned_seconds,
+)
+
+CASES = [(family, "classification") for family in (*ENCODERS, *DECODERS)]
+CASES += [(family, "causal-lm") for family in DECODERS]
+
+
+def run_of(task="classification", **parts):
+    labels = [f"label-{n}" for n in range(LABELS)] if task == "classification" else []
+    model = {"task": task, "max_tokens": 16, **parts.pop("model", {})}
+    training = {"batch": 4, **parts.pop("training", {})}
+    return RunSpec.model_validate(
+        {"model": model, "training": training, "data": {"labels": labels}, "lora": {"rank": 2}, **parts}
+    )
+
+
+def opened(folder, spec):
+    checkpoint = Checkpoint.open(str(folder))
+    return checkpoint, adapters.adapter_config(checkpoint, spec.lora, spec.model.task, LABELS)
+
+
+class Clock:
+    """Stands still but for what is said to have passed."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+    def passing(self, *durations):
+        """A run that takes each of these in turn, and the last ones again and again."""
+        left = itertools.cycle(durations)
+
+        def run():
+            self.now += next(left)
+
+        return run
+
+
+def ticking():
+    """A clock that goes on by a second whenever it is asked."""
+    return itertools.count().__next__
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_seconds_are_the_clocks(make_folder, family, task):
+    spec = run_of(task)
+    arguments = (spec, *opened(make_folder(family, task), spec), 8.0)
+    assert client_seconds(*arguments, clock=ticking()) == ClientSeconds(block_s=1, embeddings_s=1, head_s=1)
+    assert edge_seconds(*arguments, 3, clock=ticking()) == EdgeSeconds(block_s=1, crowding_s=0)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"training": {"checkpointing": True}},
+        {"training": {"dropout": True, "checkpointing": True}},
+        {"training": {"micro_batches": 3}},
+        {"training": {"batch": 1}},
+        {"model": {"base_dtype": "bfloat16"}},
+        {"model": {"base_dtype": "int8"}, "training": {"checkpointing": True}},
+        {"lora": {"rank": 2, "bottom_adapters": False}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_every_kind_of_run_can_be_measured(make_folder, monkeypatch, family, parts):
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.05)
+    spec = run_of(**parts)
+    arguments = (spec, *opened(make_folder(family, "classification"), spec), 7.6)
+    client, edge = client_seconds(*arguments), edge_seconds(*arguments, 2)
+    assert min(client.block_s, client.embeddings_s, client.head_s, edge.block_s) > 0
+    assert edge.crowding_s >= 0
+
+
+def test_a_block_takes_longer_for_a_larger_batch_and_a_longer_row(make_folder, monkeypatch):
+    """Loosely: 128 times the tokens take at least 4 times as long, and not 400 times."""
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.6)
+    wide = {"hidden_size": 128, "intermediate_size": 512, "max_position_embeddings": 64}
+    folder = make_folder("bert", "classification", wide)
+    few, many = run_of(training={"batch": 2}), run_of(training={"batch": 64}, model={"max_tokens": 64})
+    small = client_seconds(few, *opened(folder, few), 8.0, clock=time.process_time)
+    large = client_seconds(many, *opened(folder, many), 32.0, clock=time.process_time)
+    assert 4 < large.block_s / small.block_s < 400
+
+
+def test_a_row_is_measured_no_longer_than_rows_may_be(make_folder):
+    """A table of 32 positions would not hold it."""
+    spec = run_of(model={"max_tokens": 32})
+    client_seconds(spec, *opened(make_folder("bert", "classification"), spec), 1e6, clock=ticking())
+
+
+def test_measuring_draws_no_random_number_of_the_run(make_folder):
+    spec = run_of(training={"dropout": True})
+    arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
+    before = torch.random.get_rng_state()
+    client_seconds(*arguments, clock=ticking())
+    edge_seconds(*arguments, 2, clock=ticking())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_first_run_is_not_counted_and_of_the_others_the_median_is():
+    clock = Clock()
+    assert median_seconds(clock.passing(100.0, 1.0, 2.0, 9.0), 12.0, clock) == 2.0
+
+
+@pytest.mark.parametrize(("each_s", "budget_s", "runs"), [(10.0, 1.0, 2), (1.0, 7.0, 7), (1e-3, 1e3, 50)])
+def test_runs_are_as_many_as_go_into_the_budget_and_neither_too_few_nor_too_many(each_s, budget_s, runs):
+    clock = Clock()
+    median_seconds(clock.passing(each_s), budget_s, clock)
+    assert clock.now == pytest.approx((1 + runs) * each_s)
+
+
+def turns(clock, sessions, own_s, other_s):
+    """Steps that take `other_s` after another's and `own_s` after one of their own."""
+    latest = []
+
+    def step_of(number):
+        def run():
+            clock.now += own_s if latest == [number] else other_s
+            latest[:] = [number]
+
+        return run
+
+    return [step_of(number) for number in range(sessions)]
+
+
+@pytest.mark.parametrize("sessions", [2, 3, 4])
+def test_what_turns_cost_is_spread_over_the_further_sessions(sessions):
+    clock = Clock()
+    measured = turned_seconds(turns(clock, sessions, 1.0, 1.75), 50.0, clock)
+    assert measured == EdgeSeconds(block_s=1.0, crowding_s=0.75 / (sessions - 1))
+
+
+def test_turns_that_cost_nothing_are_not_said_to_save_anything():
+    clock = Clock()
+    assert turned_seconds(turns(clock, 3, 1.0, 0.5), 50.0, clock) == EdgeSeconds(block_s=1.0, crowding_s=0.0)
+
+
+def test_an_edge_with_one_session_has_no_turns(make_folder):
+    spec = run_of()
+    arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
+    assert edge_seconds(*arguments, 1, clock=ticking()) == EdgeSeconds(block_s=1, crowding_s=0)
+
+
+def test_no_more_than_four_adapters_take_turns(make_folder, monkeypatch):
+    seen = []
+    monkeypatch.setattr(measuring, "turned_seconds", lambda steps, budget_s, clock: seen.append(len(steps)))
+    spec = run_of()
+    edge_seconds(spec, *opened(make_folder("bert", "classification"), spec), 8.0, 1_000)
+    assert seen == [4]
