@@ -19,9 +19,6 @@ from elsa.plan.shape import Workload
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int_]
 
-FORWARD_SHARE = 0.5
-"""Of a block's seconds. Weights are frozen, so a backward makes one product where a forward makes one."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Crew:
@@ -75,7 +72,7 @@ def step_seconds(
         trunk_block_s: seconds of one block at the edge for one client's batch.
         bottom, trunk, top: blocks, each (N, K) or (1, K).
     """
-    share = 1.0 if workload.trains_bottom else FORWARD_SHARE
+    share = 1.0 if workload.trains_bottom else workload.forward_share
     shape = np.broadcast_shapes(crew.block_s.shape, bottom.shape)
     return StepSeconds(
         bottom=np.broadcast_to(crew.embeddings_s + share * crew.block_s * bottom, shape),

@@ -74,7 +74,7 @@ def _explained(site: Site, cuts: Cuts, within_s: float) -> Said:
 
 
 def _written(site: Site, cuts: Cuts, best_s: float, note: str, said: Said) -> tuple[EdgePlan, list[ClientPlan]]:
-    waits = waiting_seconds(cuts.seconds)
+    waits = waiting_seconds(cuts.seconds, site.problem.workload.forward_share)
     edge = EdgePlan(
         name=site.edge.name,
         sessions=len(site.clients),

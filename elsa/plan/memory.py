@@ -33,7 +33,7 @@ class Need:
     optimizer: int = 0
     activations: int = 0
     loading: int = 0
-    """The largest tensor once more in float32: as it is read before it is converted, and as it is computed with."""
+    """The largest tensor once more, in float32: as it is read, before it is converted."""
 
     @property
     def total(self) -> int:

@@ -14,13 +14,13 @@ import heapq
 
 import numpy as np
 
-from elsa.plan.cost import FORWARD_SHARE, Floats, StepSeconds
+from elsa.plan.cost import Floats, StepSeconds
 
 STEPS = 16
 """Of each client. Few, for the sake of time; as many as even out that all begin at once."""
 
 
-def waiting_seconds(steps: StepSeconds) -> Floats:
+def waiting_seconds(steps: StepSeconds, forward_share: float = 0.5) -> Floats:
     """What each client waits for the edge in a step, on average, (N,); 0 for one client by itself.
 
     Micro-batches count as one, network time falls on the ways to the edge and back evenly. Of two that arrive at the
@@ -28,11 +28,12 @@ def waiting_seconds(steps: StepSeconds) -> Floats:
 
     Args:
         steps: of N clients, each phase (N, 1).
+        forward_share: of a block's seconds.
     """
     bottom, network, trunk, top = (phase[:, 0] for phase in (steps.bottom, steps.network, steps.trunk, steps.top))
-    busy = np.stack([FORWARD_SHARE * trunk, (1 - FORWARD_SHARE) * trunk])  # (2, N): by pass
+    busy = np.stack([forward_share * trunk, (1 - forward_share) * trunk])  # (2, N): by pass
     away = np.stack([network / 2 + top, network / 2 + bottom])  # (2, N): from the pass to the next
-    return _played(FORWARD_SHARE * bottom + network / 4, busy, away)
+    return _played(forward_share * bottom + network / 4, busy, away)
 
 
 def _played(first: Floats, busy: Floats, away: Floats) -> Floats:

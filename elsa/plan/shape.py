@@ -110,6 +110,12 @@ class Workload:
         return self.rows * self.row_tokens * self.traffic.down
 
     @property
+    def forward_share(self) -> float:
+        """Of a block's seconds. Weights are frozen, so a backward makes one product where a forward makes one; with
+        checkpointing the forward runs twice."""
+        return 1 / 3 if self.checkpointing else 1 / 2
+
+    @property
     def part_tokens(self) -> int:
         """Most tokens of a micro-batch, padding counted."""
         return -(-self.rows // self.micro_batches) * self.longest_row

@@ -63,9 +63,8 @@ def problems(draw, everyone_fits=False):
     model = model_of(blocks=pick([3, 4, 5, 6, 6]))
     min_bottom = pick([1, 1, 2])
     min_top = pick(range(min(3, model.blocks - min_bottom)))
-    workload = workload_of(
-        micro_batches=pick([1, 2]), trains_bottom=pick([True, False]), checkpointing=pick([True, False])
-    )
+    trains_bottom, checkpointing = pick([(True, False), (False, False), (True, True)])  # a third is no binary figure
+    workload = workload_of(micro_batches=pick([1, 2]), trains_bottom=trains_bottom, checkpointing=checkpointing)
     needs = client_needs(model, workload)
     least, odd = needs.of(min_bottom, min_top).total, [] if everyone_fits else [-1]
     clients = [

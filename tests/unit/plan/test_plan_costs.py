@@ -108,6 +108,13 @@ def test_micro_batches_cost_latency_only_and_an_untrained_bottom_its_forward_onl
     assert untrained.top.item() == seconds(client_of(), workload_of()).top.item()
 
 
+def test_with_checkpointing_a_forward_is_a_third_of_a_block():
+    """Of forward, forward again and backward."""
+    untrained = seconds(client_of(), workload_of(trains_bottom=False, checkpointing=True))
+    assert untrained.bottom.item() == pytest.approx(0.25 + 2 / 3)
+    assert untrained.trunk.item() == seconds(client_of(), workload_of()).trunk.item()
+
+
 @LAW
 @given(workloads(), COUNTS, COUNTS)
 def test_memory_grows_with_every_block_and_by_what_a_block_takes(workload, bottom, top):

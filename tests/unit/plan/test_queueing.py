@@ -101,6 +101,11 @@ def test_two_equal_clients_meet_once_and_then_keep_out_of_each_others_way():
     assert waits.tolist() == [0, 0.125 / STEPS]
 
 
+def test_the_second_of_two_waits_for_what_a_forward_takes():
+    waits = waiting_seconds(steps_of(step(), step()), forward_share=0.25)
+    assert waits.tolist() == [0, 0.0625 / STEPS + 0.125 / STEPS]
+
+
 def test_a_saturated_edge_serves_clients_in_turn():
     """Eight clients of whom each keeps the edge busy as long as it is away itself."""
     steps = steps_of(*[step(bottom=0.5, network=0.0, trunk=1.0, top=0.5)] * 8)
