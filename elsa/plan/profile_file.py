@@ -128,7 +128,7 @@ def profiles_to_json(profiles: Profiles) -> str:
 
 def _loaded(text: str, origin: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_once_each)
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_once_each)
     except (ValueError, RecursionError) as error:
         raise SpecError(f"{origin} is not JSON: {' '.join(str(error).split())}") from error
 

@@ -1,7 +1,6 @@
 """The picture of a plan: what each client carries, beside what a step takes it by phase; edge by edge."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from elsa.plan.result import ClientPlan
-from elsa.train.phases import PhaseSeconds
 from services.cli.picture import write_picture
 from services.cli.plan_spread import draw_spread
-from services.cli.plan_table import duration
+from services.cli.plan_table import PHASES, duration
 from services.cli.planned import Planned
 
 MOST_BARS = 100
@@ -26,7 +24,6 @@ COLOURS: Mapping[str, str] = {
     "trunk": "#DDAA33",
     "top": "#228833",
 }
-PHASES = tuple(one.name for one in fields(PhaseSeconds))
 PARTS = ("bottom", "trunk", "top")
 GAP = 1.2
 """Rows above an edge's clients, for its name."""

@@ -1,7 +1,7 @@
 """The picture of a plan of many clients: how what they keep and what they take is spread, and the edges' loads."""
 
 from collections.abc import Mapping
-from dataclasses import astuple, fields
+from dataclasses import astuple
 from typing import Any, get_args
 
 import numpy as np
@@ -9,8 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from elsa.plan.result import Bound
-from elsa.train.phases import PhaseSeconds
-from services.cli.plan_table import duration
+from services.cli.plan_table import PHASES, duration
 from services.cli.planned import Planned
 
 NAMED = 60
@@ -66,10 +65,9 @@ def _seconds(axes: Any, found: Planned, colours: Mapping[str, str]) -> None:
     times = times[np.argsort(times.sum(axis=1), kind="stable")]
     slices = np.array_split(times, SLICES)
     below = np.zeros(SLICES)
-    for column, phase in enumerate(fields(PhaseSeconds)):
+    for column, phase in enumerate(PHASES):
         mean = np.array([part[:, column].mean() for part in slices])
-        label, colour = phase.name, colours[phase.name]
-        axes.bar(np.arange(SLICES) + 0.5, mean, bottom=below, width=1.0, color=colour, label=label)
+        axes.bar(np.arange(SLICES) + 0.5, mean, bottom=below, width=1.0, color=colours[phase], label=phase)
         below += mean
     axes.axhline(found.step_s, color="black", linestyle="--", linewidth=1)
     axes.legend(loc="upper left", fontsize=8, frameon=False, ncols=5, columnspacing=1.0)

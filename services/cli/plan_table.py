@@ -1,18 +1,21 @@
 """A plan as tables for people: a line a client, a line an edge, and who takes no part."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import astuple
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import astuple, fields
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from elsa.plan.result import ClientPlan
 from elsa.plan.steps import step_seconds_of
+from elsa.train.phases import PhaseSeconds
 from services.cli.planned import Planned
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+PHASES = tuple(one.name for one in fields(PhaseSeconds))
 PIPE_WIDTH = 10_000
 REASON_WIDTH = 50
 """Columns below which reasons go under the table of a terminal."""
@@ -66,15 +69,21 @@ def _print_clients(found: Planned) -> None:
     """Reasons stand in the table where there is room for them, else below it."""
     from rich.console import Console
 
-    console, narrow = Console(), _clients(found, with_reasons=False)
-    needed = console.measure(narrow, options=console.options.update(width=PIPE_WIDTH)).maximum
-    if not console.is_terminal or console.width >= needed + REASON_WIDTH:
-        _print(_clients(found, with_reasons=True))
+    left, right = ("client", "edge", "split"), ("MiB", "block", *PHASES, f"step {_times(found)[0]}")
+    right += ("steps",) if found.steps is not None else ()
+    edges = [client.edge for client in found.clients]
+    ends = {row for row, (edge, following) in enumerate(pairwise(edges)) if edge != following}
+    cells = [_cells(found, client) for client in found.clients]
+    whole = [(*own, f"{one.bound}: {_why(one)}") for own, one in zip(cells, found.clients, strict=True)]
+    console = Console()
+    if not console.is_terminal or console.width >= sum(_widths((*left, *right, ""), cells)) + REASON_WIDTH:
+        _print(_table(left, right, "hangs on", whole, ends))
         return
-    _print(narrow)
+    bounds = [(*own, client.bound) for own, client in zip(cells, found.clients, strict=True)]
+    _print(_table(left, right, "hangs on", bounds, ends))
     who: dict[str, list[str]] = {}
     for client in found.clients:
-        who.setdefault(_why(client), []).append(client.name)
+        who.setdefault(f"{client.bound}: {_why(client)}", []).append(client.name)
     typer.echo("".join(f"{why}: {', '.join(names)}\n" for why, names in who.items()))
 
 
@@ -83,63 +92,61 @@ def _print(table: "Table") -> None:
     from rich.console import Console
 
     console = Console()
-    whole = console.measure(table, options=console.options.update(width=PIPE_WIDTH))
-    width = max(console.width, whole.minimum) if console.is_terminal else PIPE_WIDTH
-    Console(width=width).print(table)
+    least = console.measure(table, options=console.options.update(width=PIPE_WIDTH)).minimum
+    Console(width=max(console.width, least) if console.is_terminal else PIPE_WIDTH).print(table)
 
 
-def _clients(found: Planned, *, with_reasons: bool) -> "Table":
-    from rich.text import Text
-
-    unit, said = _times(found)
-    steps = ("steps",) if found.steps is not None else ()
-    phases = ("bottom", "network", "wait", "trunk", "top")
-    table = _table(("client", "edge", "split"), ("MiB", "block", *phases, f"step {unit}", *steps))
-    table.add_column("hangs on", no_wrap=not with_reasons)
-    for before, client in zip((None, *found.clients), found.clients, strict=False):
-        if before is not None and before.edge != client.edge:
-            table.add_section()
-        profile, now = found.profiles[client.name], found.before(client)
-        cells = (
-            *(client.name, client.edge, f"{now} -> {client.split}" if now else str(client.split)),
-            _memory(client.need.total, profile.memory_bytes),
-            *map(said, (profile.block_s, *astuple(client.seconds), step_seconds_of(client))),
-            *(() if found.steps is None else (str(found.steps[client.name]),)),
-            _why(client) if with_reasons else client.bound,
-        )
-        table.add_row(*map(Text, cells))  # others' words: no markup
-    return table
+def _cells(found: Planned, client: ClientPlan) -> tuple[str, ...]:
+    """All of a client but the reason."""
+    profile, now, said = found.profiles[client.name], found.before(client), _times(found)[1]
+    return (
+        *(client.name, client.edge, f"{now} -> {client.split}" if now else str(client.split)),
+        _memory(client.need.total, profile.memory_bytes),
+        *map(said, (profile.block_s, *astuple(client.seconds), step_seconds_of(client))),
+        *(() if found.steps is None else (str(found.steps[client.name]),)),
+    )
 
 
 def _edges(found: Planned) -> "Table":
-    from rich.text import Text
-
     unit, said = _times(found)
-    table = _table(("edge",), ("clients", "MiB", "block", "load", f"step {unit}"))
-    table.add_column("plan")
+    rows: list[tuple[str, ...]] = []
     for name, profile in sorted(found.edges.items()):
         edge = found.plan.edges.get(name)
         if edge is None:
-            cells = (name, f"0/{profile.capacity}", "–", said(profile.block_s), "–", "–", "serves nobody")
-        else:
-            busy = f"{said(edge.load_s)} ({edge.load_s / edge.expected_s:.0%})"
-            memory = _memory(edge.need.total, profile.memory_bytes)
-            figures = (memory, said(profile.block_s), busy, said(edge.expected_s))
-            cells = (name, f"{edge.sessions}/{profile.capacity}", *figures, edge.note)
-        table.add_row(*map(Text, cells))
-    return table
+            rows.append((name, f"0/{profile.capacity}", "–", said(profile.block_s), "–", "–", "serves nobody"))
+            continue
+        busy = f"{said(edge.load_s)} ({edge.load_s / edge.expected_s:.0%})"
+        memory = _memory(edge.need.total, profile.memory_bytes)
+        figures = (memory, said(profile.block_s), busy, said(edge.expected_s))
+        rows.append((name, f"{edge.sessions}/{profile.capacity}", *figures, " ".join(edge.note.split())))
+    return _table(("edge",), ("clients", "MiB", "block", "load", f"step {unit}"), "plan", rows)
 
 
-def _table(left: Sequence[str], right: Sequence[str]) -> "Table":
+def _table(
+    left: Sequence[str],
+    right: Sequence[str],
+    last: str,
+    rows: Sequence[Sequence[str]],
+    ends: Collection[int] = (),
+) -> "Table":
+    """Rows of cells, of which only the last may be broken; after those of `ends` a new section begins."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in left:
-        table.add_column(heading, no_wrap=True)
-    for heading in right:
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading, width in zip((*left, *right), _widths((*left, *right, last), rows), strict=False):
+        justify: Literal["left", "right"] = "left" if heading in left else "right"
+        table.add_column(heading, justify=justify, no_wrap=True, min_width=width)
+    table.add_column(last, min_width=len(last))
+    for number, row in enumerate(rows):
+        table.add_row(*map(Text, row), end_section=number in ends)  # others' words: no markup
     return table
+
+
+def _widths(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Of each column that all rows have."""
+    return [max(map(len, column)) for column in zip(headings, *rows, strict=False)]
 
 
 def _times(found: Planned) -> tuple[str, Callable[[float], str]]:
@@ -154,7 +161,7 @@ def _memory(needed: int, there: int) -> str:
 
 
 def _why(client: ClientPlan) -> str:
-    return f"{client.bound}: {' '.join(client.reason.split())}"
+    return " ".join(client.reason.split())
 
 
 def _count(number: int, thing: str) -> str:

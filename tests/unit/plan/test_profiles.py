@@ -177,6 +177,12 @@ def test_what_a_file_says_beside_its_devices_is_checked(more, said):
     assert said in str(refused.value) and "\n" not in str(refused.value)
 
 
+def test_a_mark_of_byte_order_before_a_file_is_no_fault():
+    assert profiles_from_json("\ufeff" + written({"a": CLIENT}), "p") == profiles_from_json(
+        written({"a": CLIENT}), "p"
+    )
+
+
 def test_a_device_that_is_written_twice_is_refused():
     text = '{"edges": {}, "clients": {"ward-7": {}, "ward-8": {}, "ward-7": {}}}'
     with pytest.raises(SpecError, match=r"^profiles\.json is not JSON: ward-7 is there twice"):
