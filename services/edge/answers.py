@@ -36,6 +36,10 @@ class Answers:
         while len(self._answers) > self._most:
             self._answers.popitem(last=False)
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._answers.clear()
+
     def tokens(self, position: Position) -> int:
         """Tokens of a micro-batch that was sent forward. Raises StepOrderError if none was, or long ago."""
         for kind in ("backward", "forward"):  # a backward that comes again is known by its own answer

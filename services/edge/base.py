@@ -17,6 +17,9 @@ from elsa.spec import RunSpec
 from elsa.wire.chunks import CHUNK_BYTES
 from elsa.wire.manifest import Entry, Manifest, TensorEntry, tensors_sha256
 
+MOST_PARTS = 64
+"""Manifests that are kept at once; of another the digests are known still."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -44,9 +47,16 @@ class RunBase:
         self._parts: dict[tuple[tuple[int, ...], bool], Part] = {}
 
     def check_owned(self, client: str, blocks: Sequence[int]) -> None:
-        """Raise MalformedError unless `blocks` rise, PermissionDeniedError unless all are the client's own."""
+        """Raise MalformedError unless `blocks` rise, PermissionDeniedError unless all are the client's own.
+
+        Where splits are planned any of the model's may become so.
+        """
         if list(blocks) != sorted(set(blocks)):
             raise MalformedError("FetchBlocksRequest.blocks: must rise, each once")
+        if self._spec.plans_splits:
+            if beyond := [block for block in blocks if block >= self._total]:
+                raise PermissionDeniedError(f"block {beyond[0]} is not there: the model has {self._total}")
+            return
         trunk = self._spec.split_of(client, self._total).trunk_blocks
         for block in blocks:
             if block >= self._total or block in trunk:
@@ -66,6 +76,8 @@ class RunBase:
         with self._lock:
             if key not in self._parts:
                 self._parts[key] = self._made(blocks, ends, is_there)
+                while len(self._parts) > MOST_PARTS:
+                    del self._parts[next(iter(self._parts))]  # the oldest; never the new one
             return self._parts[key]
 
     def _made(self, blocks: Sequence[int], ends: bool, is_there: Callable[[], bool]) -> Part:

@@ -13,15 +13,14 @@ from elsa.errors import (
     RoundGivenUpError,
     StaleRoundError,
 )
-from elsa.model.adapter import adapter_config, initial_adapter
-from elsa.model.weights import Checkpoint
+from elsa.model.adapter import initial_adapter
 from elsa.spec import RunSpec
-from elsa.train.fitting import check_fits
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
 from services.edge.delivery import Delivery, Parcel, config_to_proto, standings_of
 from services.edge.own_trunks import Adapter
+from services.edge.profile import Prepared, Profiler
 from services.edge.rounds import EdgeRounds
 from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
@@ -40,7 +39,7 @@ class RunDriver:
 
     Args:
         spec: the run's specification as YAML.
-        memory_bytes: what the trunk's weights may take.
+        profiler: says what this edge can do for the run.
         shelf: the room for rows of clients that are kept.
     """
 
@@ -52,7 +51,7 @@ class RunDriver:
         link: CloudLink,
         runs: EdgeRuns,
         worker: Worker,
-        memory_bytes: int,
+        profiler: Profiler,
         shelf: Shelf,
     ) -> None:
         self._run_id = run_id
@@ -63,7 +62,7 @@ class RunDriver:
         self._link = link
         self._runs = runs
         self._worker = worker
-        self._memory_bytes = memory_bytes
+        self._profiler = profiler
         self._shelf = shelf
         self._assigned: fleet_pb2.Assignment | None = None
         self._begun = False
@@ -153,8 +152,9 @@ class RunDriver:
         """
         try:
             self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
-            run = self._load()
-            room = 0 if self._rejoins else self._runs.rooms.promise(self._run_id, self._stop)
+            prepared = self._profiler.prepared(self._spec, joins=not self._rejoins)
+            run, most = self._load(prepared), prepared.fit.sessions
+            room = 0 if self._rejoins else self._runs.rooms.promise(self._run_id, self._stop, most)
         except ElsaError as error:
             if self._stop.is_set() or self._rejoins:
                 raise
@@ -169,22 +169,17 @@ class RunDriver:
             log.info("run %s: goes on with blocks %s", self._run_id, sorted(run.trunk.segment.owned))
             return run
         request = fleet_pb2.JoinRunRequest(
-            run_id=self._run_id, node_id=self._link.node_id, edge=fleet_pb2.EdgeOffer(room=room)
+            run_id=self._run_id, node_id=self._link.node_id, edge=prepared.offer(self._link.node_id, room)
         )
         self._link.patiently(lambda: self._link.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
         log.info("run %s: joined with blocks %s", self._run_id, sorted(run.trunk.segment.owned))
         return run
 
-    def _load(self) -> EdgeRun:
-        spec = self._spec
-        checkpoint = Checkpoint.open(spec.model.source)
-        labels = len(spec.data.labels)
-        check_fits(spec, checkpoint.config(spec.model.task, labels).hidden_size)
-        checkpoint.check_length(spec.model.max_tokens, spec.model.task, labels)
-        config = adapter_config(checkpoint, spec.lora, spec.model.task, labels)
-        trunk = EdgeTrunk(spec, checkpoint, config, self._memory_bytes)
+    def _load(self, prepared: Prepared) -> EdgeRun:
+        spec, checkpoint, config = self._spec, prepared.checkpoint, prepared.config
+        trunk = EdgeTrunk(spec, checkpoint, config)
         if not self._rejoins:
-            first = encode_adapter(initial_adapter(checkpoint, config, labels, spec.seed))
+            first = encode_adapter(initial_adapter(checkpoint, config, len(spec.data.labels), spec.seed))
             header = adapter_pb2.AdapterHeader(
                 run_id=self._run_id, node_id=self._link.node_id, rows=1, initial=True, config=config_to_proto(config)
             )

@@ -48,7 +48,8 @@ class PredictStream:
         self._session_id = opening.session_id
         self._cluster = opening.cluster if opening.HasField("cluster") else None
         self._check()
-        self._end = worker.run(lambda: run.ends.of(self._client, for_probes=bool(self._session_id))).value
+        probed = bool(self._session_id)
+        self._end = worker.run(lambda: run.ends.of(self._client, self._split, for_probes=probed)).value
         self._exchange = self._end.stream(self._split, known, turns)
 
     def opened(self, idle_timeout_s: float) -> pb.PredictOpened:
@@ -70,7 +71,7 @@ class PredictStream:
         lengths = checked_lengths(message.lengths, self._run.spec)
         parcel = take_parcel(message, lengths, self._end, feeding(requests, "forward"))
         position = Position(step=message.step, micro_batch=0)
-        done = self._worker.run(lambda: self._predict(position, parcel(), lengths))
+        done = self._worker.run(lambda: self._predict(position, parcel(), lengths), self._version)
         payload, rest = done.value
         result = pb.ForwardResult(step=message.step, activations=payload, wait_s=done.wait_s, trunk_s=done.compute_s)
         yield pb.PredictResponse(forward_result=result)

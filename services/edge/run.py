@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from functools import partial
 
 from elsa.errors import ElsaError, NotFoundError
 from elsa.model.architecture import trunk_names
@@ -62,15 +63,21 @@ class EdgeRun:
         self.trunk.check_split(agreed.split, "open.split")
         self.sessions.make_room(self.run_id, agreed.client)
         slot, core = worker.run(lambda: self.trunk.open_session(agreed.split, agreed.window, start)).value
-        end = worker.run(lambda: self.ends.of(agreed.client)).value
+        end = worker.run(lambda: self.ends.of(agreed.client, agreed.split)).value
         exchange = worker.run(lambda: end.begin(agreed.split, known, turns)).value
+        answers = Answers(agreed.window)
+
+        def close() -> None:
+            answers.clear()
+            self.trunk.close_session(slot, core)
+
         session = Session(
             agreed=agreed,
             trunk=core,
             end=end,
             exchange=exchange,
-            answers=Answers(agreed.window),
-            release=lambda: worker.post(lambda: self.trunk.free(slot)),
+            answers=answers,
+            release=lambda: worker.post(close),
             forget=lambda: worker.post(lambda: end.ended(exchange)),
             cancel=cancel,
         )
@@ -117,6 +124,14 @@ class EdgeRuns:
         """Serve a run."""
         with self._lock:
             self._runs[run.run_id] = run
+
+    def drop_idle(self, worker: Worker) -> None:
+        """Drop idle sessions, and have `worker` give back what the trunks of idle runs do not need."""
+        self.sessions.drop_idle()
+        with self._lock:
+            trunks = [run.trunk for run in self._runs.values()]
+        for trunk in trunks:
+            worker.post(partial(trunk.drop_idle, self.sessions.idle_timeout_s))
 
     def remove(self, run_id: str, gone: ElsaError) -> None:
         """Serve a run no more: its sessions end, and its clients' calls are answered with `gone`."""

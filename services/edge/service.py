@@ -1,7 +1,6 @@
 """An edge as a process: its server, its link to the cloud, its runs, and an orderly end."""
 
 import logging
-import sys
 import threading
 
 import torch
@@ -13,13 +12,15 @@ from elsa.wire.kept import Shelf
 from services.edge.adapter_servicer import AdapterServicer
 from services.edge.driver import RunDriver
 from services.edge.idle import IdleStreams
+from services.edge.profile import Profiler
 from services.edge.run import EdgeRuns
 from services.edge.sessions import Sessions
 from services.edge.settings import EdgeSettings
 from services.edge.split_servicer import SplitServicer
 from services.edge.worker import STOPPED, Worker
-from services.rpc.memory import available_bytes
+from services.rpc.memory import usable_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
+from services.rpc.pace import Pace
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.server import BoundServer, Service, start
 
@@ -35,7 +36,15 @@ class Edge:
     def __init__(self, settings: EdgeSettings, stop: threading.Event) -> None:
         self._settings = settings
         self._stop = stop
-        self._worker = Worker()
+        pace = Pace.parse(settings.pace)
+        self._worker = Worker(pace)
+        self._profiler = Profiler(
+            self._worker,
+            capacity=settings.capacity,
+            pace=pace,
+            memory_bytes=lambda: usable_bytes(settings.max_memory_mib),
+            folder=settings.profiles_folder,
+        )
         self._runs = EdgeRuns(Sessions(settings.capacity, settings.idle_timeout_s))
         self._idle = IdleStreams(settings.idle_timeout_s)
         self._shelf = Shelf(settings.reuse_memory_mib << 20, settings.reuse_disk_mib << 20)
@@ -118,19 +127,13 @@ class Edge:
             link=self._link,
             runs=self._runs,
             worker=self._worker,
-            memory_bytes=self._memory_bytes(),
+            profiler=self._profiler,
             shelf=self._shelf,
         )
 
-    def _memory_bytes(self) -> int:
-        limits = [available_bytes()]
-        if self._settings.max_memory_mib is not None:
-            limits.append(self._settings.max_memory_mib << 20)
-        return min((limit for limit in limits if limit is not None), default=sys.maxsize)
-
     def _drop_idle(self) -> None:
         while not self._stop.wait(min(1.0, self._settings.idle_timeout_s / 4)):
-            self._runs.sessions.drop_idle()
+            self._runs.drop_idle(self._worker)
             self._idle.end_idle()
 
 

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
+from services.rpc.folders import user_cache
+from services.rpc.pace import Pace
 
 
 class EdgeSettings(BaseSettings):
@@ -21,13 +23,41 @@ class EdgeSettings(BaseSettings):
     advertise: str | None = Field(None, description="host:port that clients are told, if not the one listened on")
     capacity: int = Field(8, ge=1, le=1024, description="sessions at once")
     threads: int = Field(1, ge=1, description="threads of the compute kernels: this role's share of the cores")
-    max_memory_mib: int | None = Field(None, ge=1, description="most memory for weights; none: what is free")
+    max_memory_mib: int | None = Field(
+        None,
+        ge=1,
+        description="most memory for a run's blocks and sessions; a run that needs more is refused before anything "
+        "is loaded; default: what is free",
+    )
+    profiles: Path | None = Field(
+        None,
+        description="folder for what was measured of this machine; default: elsa/profiles in the user's cache folder",
+    )
+    pace: str = Field(
+        "1",
+        description="for experiments with unequal devices: how many times slower than it can this edge computes; "
+        "1,3:4 is 4 times slower from version 3 of the adapter on",
+    )
     reuse_memory_mib: int = Field(256, ge=0, description="most memory for clients' rows that are kept (reuse)")
     reuse_disk_mib: int = Field(4096, ge=0, description="most disk for them once memory is full")
     idle_timeout_s: float = Field(60.0, gt=0, description="a session without a message for so long is dropped")
     patience_s: float = Field(120.0, gt=0, description="how long to go on asking a cloud that does not answer")
     insecure: bool = Field(False, description="allow listening off loopback without TLS")
     ready_file: Path | None = Field(None, description="written once this edge serves: JSON with address and pid")
+
+    @field_validator("pace")
+    @classmethod
+    def _pace_is_one(cls, text: str) -> str:
+        try:
+            Pace.parse(text)
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+        return text
+
+    @property
+    def profiles_folder(self) -> Path:
+        """Where what was measured of this machine is kept."""
+        return self.profiles or user_cache() / "elsa" / "profiles"
 
     @classmethod
     def load(cls, **given: object) -> "EdgeSettings":

@@ -165,7 +165,7 @@ class TrainStream:
             return work()
 
         with self._sessions.computing(self._session):
-            done = self._worker.run(checked)
+            done = self._worker.run(checked, self._session.agreed.version)
         self._session.watch.add("wait", done.wait_s)
         self._session.watch.add("trunk", done.compute_s)
         return done

@@ -9,15 +9,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
-from elsa.errors import CapacityError, MalformedError
+from elsa.errors import MalformedError
 from elsa.model import adapter as adapters
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.segment import Segment
-from elsa.model.skeleton import skeleton
 from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec, Split
 from elsa.train.packing import mask_of, pack, unpack
 from elsa.train.session import TrunkSession
+from services.edge.slots import Slots
 
 GLOBAL_SLOT = "default"
 OWN_SLOT = "own"
@@ -29,39 +29,45 @@ class EdgeTrunk:
 
     Raises:
         ModelError: the checkpoint cannot be loaded or carved.
-        CapacityError: the weights are larger than `memory_bytes`.
+        SplitError: the model has too few blocks for the run's splits.
     """
 
-    def __init__(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, memory_bytes: int) -> None:
+    def __init__(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig) -> None:
         self.spec = spec
         self.checkpoint = checkpoint
         self.config = config
-        labels = len(spec.data.labels)
-        bones = skeleton(checkpoint, spec.model.task, labels)
-        blocks = trunk_blocks(spec, len(bones.blocks))
-        needed = sum(p.numel() * p.itemsize for index in blocks for p in bones.blocks[index].parameters())
-        if needed > memory_bytes:
-            raise CapacityError(
-                f"blocks {blocks.start} to {blocks.stop - 1} of {spec.model.source} need {needed / 2**20:.0f} MiB, "
-                f"{memory_bytes / 2**20:.0f} MiB may be used; raise max_memory_mib or give clients more blocks"
-            )
-        self.segment = Segment.edge(checkpoint, blocks, task=spec.model.task, num_labels=labels)
+        task, labels = spec.model.task, len(spec.data.labels)
+        blocks = trunk_blocks(spec, checkpoint.config(task, labels).num_hidden_layers)
+        self.segment = Segment.edge(
+            checkpoint,
+            blocks,
+            task=task,
+            num_labels=labels,
+            base=spec.model.base_dtype,
+            checkpointing=spec.training.checkpointing,
+        )
         adapters.attach(self.segment, config, GLOBAL_SLOT)
+        self.slots = Slots(self.segment, config)
         self._in_own_slot: Mapping[str, np.ndarray] | None = None
-        self._free: list[str] = []
-        self._slots = 0
 
     def check_split(self, split: Split, field: str) -> None:
-        """Raise MalformedError naming `field` if the blocks of this trunk do not make `split` possible."""
+        """Raise MalformedError naming `field` if the blocks of this trunk do not make `split` possible.
+
+        Nor may a split, where they are planned, leave its client fewer blocks than the specification demands.
+        """
         total, owned = self.segment.blocks_total, self.segment.owned
         if split.blocks != total:
             raise MalformedError(f"{field}: {split} is of {split.blocks} blocks; the model has {total}")
+        for end in ("bottom", "top") if self.spec.plans_splits else ():
+            own, least = getattr(split, end), getattr(self.spec.split, end)
+            if own < least:
+                raise MalformedError(f"{field}.{end}: {own}; in this run each client keeps at least {least}")
         if missing := sorted(set(split.trunk_blocks) - owned):
             raise MalformedError(f"{field}: {split} needs block {missing[0]}; this edge has {sorted(owned)}")
 
     def open_session(self, split: Split, window: int, start: Mapping[str, np.ndarray]) -> tuple[str, TrunkSession]:
         """A slot and a session on it that starts from the whole adapter `start`."""
-        slot = self._free.pop() if self._free else self._new_slot()
+        slot = self.slots.take()
         try:
             adapters.write(self.segment, start, slot)
             session = TrunkSession(
@@ -74,13 +80,20 @@ class EdgeTrunk:
                 wants_gradient=self.spec.lora.bottom_adapters,
             )
         except BaseException:
-            self._free.append(slot)
+            self.slots.give(slot)
             raise
         return slot, session
 
-    def free(self, slot: str) -> None:
-        """Take a slot back."""
-        self._free.append(slot)
+    def close_session(self, slot: str, session: TrunkSession) -> None:
+        """Free what a session holds, and take its slot back."""
+        session.close()
+        self.slots.give(slot)
+
+    def drop_idle(self, idle_s: float) -> None:
+        """Keep the base and the run's adapter alone, if no session was open and no other used for so many seconds."""
+        if self.slots.drop_idle(idle_s) and self._in_own_slot is not None:
+            adapters.remove(self.segment, OWN_SLOT)
+            self._in_own_slot = None
 
     def set_global(self, tensors: Mapping[str, np.ndarray]) -> None:
         """The whole adapter that `predict` uses from now on."""
@@ -106,6 +119,7 @@ class EdgeTrunk:
         return pack(self.segment.trunk(unpack(activations, lengths), mask_of(lengths), split), lengths)
 
     def _fill_own_slot(self, own: Mapping[str, np.ndarray], split: Split) -> None:
+        self.slots.touch()
         if self._in_own_slot is None:
             adapters.attach(self.segment, self.config, OWN_SLOT)
         if self._in_own_slot is not own:
@@ -113,14 +127,11 @@ class EdgeTrunk:
             adapters.write(self.segment, own, OWN_SLOT, None if whole else split)
             self._in_own_slot = own
 
-    def _new_slot(self) -> str:
-        self._slots += 1
-        slot = f"slot{self._slots}"
-        adapters.attach(self.segment, self.config, slot)
-        return slot
-
 
 def trunk_blocks(spec: RunSpec, blocks: int) -> range:
-    """The blocks that an edge needs for every split of a run. Raises SplitError."""
+    """The blocks that an edge needs for every split of a run, those that a plan may yet bring included.
+
+    Raises SplitError.
+    """
     splits = [part.of(blocks) for part in (spec.split, *spec.splits.values())]
     return range(min(s.trunk_blocks.start for s in splits), max(s.trunk_blocks.stop for s in splits))

@@ -145,7 +145,7 @@ class EdgeServer:
     def open_run(self, spec, start, clients, run_id=RUN, version=0):
         """Serve a run in which `clients` may train from `start`."""
         checkpoint = Checkpoint.open(spec.model.source)
-        trunk = self.worker.run(lambda: EdgeTrunk(spec, checkpoint, config_of(spec), 2**30)).value
+        trunk = self.worker.run(lambda: EdgeTrunk(spec, checkpoint, config_of(spec))).value
         run = EdgeRun(run_id, spec, trunk, self.sessions, Shelf(1 << 24, 1 << 24))
         self.runs.add(run)
         run.rounds.admit(clients)

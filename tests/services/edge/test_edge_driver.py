@@ -1,5 +1,6 @@
 """An edge and its cloud: what it refuses and why, what it leaves behind, how it ends and comes back."""
 
+import re
 import threading
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ from fleet_harness import system, write_rows
 from split_harness import spec_of
 
 from elsa.errors import DrainingError, SpecError
+from elsa.model.segment import Segment
 from elsa.v1 import fleet_pb2, run_pb2
 from services.client.trainer import RoundTrainer
 from services.edge import service as edge_service
@@ -32,9 +34,18 @@ def refusal(folder, spec, **settings):
 
 
 def test_too_little_memory_is_refused_with_both_figures(tiny_bert, tmp_path, monkeypatch):
-    monkeypatch.setattr(edge_service, "available_bytes", lambda: 1000)
-    detail = refusal(tmp_path, spec_of(tiny_bert, **WANTS))
-    assert "MiB" in detail and "max_memory_mib" in detail and "blocks 1 to 2" in detail
+    loaded = []
+    monkeypatch.setattr(edge_service, "usable_bytes", lambda max_memory_mib: max_memory_mib << 10)
+    monkeypatch.setattr(Segment, "edge", lambda *given, **named: loaded.append(given))
+    detail = refusal(tmp_path, spec_of(tiny_bert, **WANTS), max_memory_mib=100)
+    assert re.search(r"blocks 1 to 2 of \S+ and one session need [1-9]\S* MiB \(weights", detail)
+    assert "0.1 MiB are there: raise max_memory_mib" in detail
+    assert not loaded
+
+
+def test_an_edge_that_cannot_tell_its_memory_asks_for_a_cap(tiny_bert, tmp_path, monkeypatch):
+    monkeypatch.setattr("services.rpc.memory.available_bytes", lambda: None)
+    assert "set max_memory_mib" in refusal(tmp_path, spec_of(tiny_bert, **WANTS))
 
 
 def test_an_unreadable_checkpoint_is_refused(tiny_bert, tmp_path):
@@ -206,8 +217,8 @@ def test_work_after_the_end_is_refused_and_not_lost_silently():
     submitted = threading.Event()
     real = worker.submit
 
-    def submit(work):
-        future = real(work)
+    def submit(*given):
+        future = real(*given)
         submitted.set()
         return future
 

@@ -135,7 +135,7 @@ def test_a_full_edge_refuses_one_more_and_serves_the_others_on(tiny_bert):
         bob.finish(edge), cat.finish(edge)
         assert ann.losses == bob.losses == cat.losses
         assert edge.sessions.room == 2
-        assert run.trunk._slots == 2  # the slot came back and was used again
+        assert run.trunk.slots.there == 2  # the slot came back and was used again
 
 
 def test_finished_names_the_digest_and_counts_what_the_client_counts(tiny_bert):

@@ -165,8 +165,8 @@ def test_a_session_is_not_idle_while_the_edge_computes(tiny_bert):
         edge.worker.submit(release.wait)
         real = edge.worker.submit
 
-        def submit(work):
-            future = real(work)
+        def submit(*given):
+            future = real(*given)
             queued.set()
             return future
 

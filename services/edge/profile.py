@@ -1,0 +1,116 @@
+"""What this edge says of itself for a run, found out before the run is loaded: what it needs, and how fast it is."""
+
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from elsa.model.adapter import adapter_config
+from elsa.model.adapter_config import AdapterConfig
+from elsa.model.weights import Checkpoint
+from elsa.plan.kept import KeptFigures
+from elsa.plan.messages import edge_to_proto, shape_to_proto
+from elsa.plan.profile import EdgeProfile
+from elsa.spec import RunSpec
+from elsa.train.fitting import check_fits
+from elsa.train.measuring import EdgeSeconds, edge_seconds, model_shape
+from elsa.v1 import fleet_pb2
+from services.edge.fit import Fit
+from services.edge.worker import Worker
+from services.rpc.folders import turn
+from services.rpc.pace import Pace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that this edge can take part in, before its trunk is loaded."""
+
+    checkpoint: Checkpoint
+    config: AdapterConfig
+    fit: Fit
+    seconds: EdgeSeconds | None
+    """In a run whose splits are planned."""
+
+    def offer(self, name: str, room: int) -> fleet_pb2.EdgeOffer:
+        """What is told when the run is joined, with room for so many sessions."""
+        if self.seconds is None:
+            return fleet_pb2.EdgeOffer(room=room)
+        profile = EdgeProfile(name=name, memory_bytes=self.fit.memory_bytes, capacity=room, **asdict(self.seconds))
+        return fleet_pb2.EdgeOffer(room=room, profile=edge_to_proto(profile), shape=shape_to_proto(self.fit.shape))
+
+
+class Profiler:
+    """Prepares the runs of an edge.
+
+    Args:
+        worker: on whose thread is measured, so that it is not disturbed by this edge's sessions.
+        pace: by which seconds are multiplied.
+        memory_bytes: tells what this process may take.
+        folder: where seconds are kept that were measured before.
+    """
+
+    def __init__(
+        self, worker: Worker, *, capacity: int, pace: Pace, memory_bytes: Callable[[], int], folder: Path
+    ) -> None:
+        self._worker = worker
+        self._capacity = capacity
+        self._pace = pace
+        self._memory_bytes = memory_bytes
+        self._folder = folder
+
+    def prepared(self, spec: RunSpec, *, joins: bool) -> Prepared:
+        """A run as far as it can be known without its weights.
+
+        Args:
+            joins: whether the run has yet to be told what is measured here.
+
+        Raises:
+            CapacityError: there is not memory for the blocks and one session, with the figures.
+            SplitError, SpecError, ModelError: the run does not fit the model, or that cannot be had.
+        """
+        memory_bytes = self._memory_bytes()
+        checkpoint = Checkpoint.open(spec.model.source)
+        task, labels = spec.model.task, len(spec.data.labels)
+        check_fits(spec, checkpoint.config(task, labels).hidden_size)
+        checkpoint.check_length(spec.model.max_tokens, task, labels)
+        config = adapter_config(checkpoint, spec.lora, task, labels)
+        shape = self._worker.run(lambda: model_shape(spec, checkpoint, config)).value
+        fit = Fit.of(spec, shape, memory_bytes)
+        fit.check()
+        seconds = self._seconds(spec, checkpoint, config, fit) if joins and spec.plans_splits else None
+        return Prepared(checkpoint=checkpoint, config=config, fit=fit, seconds=seconds)
+
+    def _seconds(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit) -> EdgeSeconds:
+        """Of rows as long as the run allows, since this edge knows none of its clients'."""
+        sessions = min(self._capacity, fit.sessions)
+
+        def measured() -> dict[str, float]:
+            longest = float(spec.model.max_tokens)
+            log.info("measures a block of %s with batches as the run's", spec.model.source)
+            work = self._worker.run(lambda: edge_seconds(spec, checkpoint, config, longest, sessions))
+            return asdict(work.value)
+
+        with turn(self._folder):
+            figures = KeptFigures(self._folder).get(_key(checkpoint, config, fit, sessions), measured)
+        return EdgeSeconds(**{name: self._pace.at(0) * figure for name, figure in figures.items()})
+
+
+def _key(checkpoint: Checkpoint, config: AdapterConfig, fit: Fit, sessions: int) -> dict[str, object]:
+    """All that the seconds depend on but the hardware."""
+    return {
+        "role": "edge",
+        "elsa": version("elsa"),
+        "torch": version("torch"),
+        "model_config": hashlib.sha256((checkpoint.folder / "config.json").read_bytes()).hexdigest(),
+        "workload": asdict(fit.workload),
+        "rank": config.rank,
+        "targets": sorted(config.targets),
+        "sessions": sessions,
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,97 @@
+"""What an edge tells of itself when it joins a run, and what it does for that."""
+
+import threading
+
+import pytest
+from split_harness import BLOCKS, WIDTH, spec_of
+
+from elsa.errors import CapacityError
+from elsa.plan.messages import edge_from_proto, shape_from_proto
+from elsa.train.measuring import EdgeSeconds, model_shape
+from services.edge import profile
+from services.edge.profile import Profiler
+from services.edge.worker import Worker
+from services.rpc.pace import Pace
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def worker():
+    worker = Worker()
+    yield worker
+    worker.stop()
+
+
+def profiler_of(worker, folder, pace="1", memory_bytes=64 * MIB):
+    return Profiler(
+        worker, capacity=8, pace=Pace.parse(pace), memory_bytes=lambda: memory_bytes, folder=folder / "profiles"
+    )
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Names of the threads on which was measured, instead of seconds that no test could foretell."""
+    threads = []
+
+    def seconds(spec, checkpoint, config, row_tokens, sessions):
+        threads.append(threading.current_thread().name)
+        return EdgeSeconds(block_s=row_tokens / 1000, crowding_s=sessions / 1000)
+
+    monkeypatch.setattr(profile, "edge_seconds", seconds)
+    return threads
+
+
+def planned(folder, **parts):
+    return spec_of(folder, plan={"method": "measured"}, **parts)
+
+
+def test_a_planned_run_is_told_measured_seconds_memory_and_the_models_shape(worker, tiny_bert, tmp_path):
+    spec = planned(tiny_bert)
+    ready = profiler_of(worker, tmp_path).prepared(spec, joins=True)
+    offer = ready.offer("edge-1", 3)
+    told = edge_from_proto("edge-1", offer.profile, offer.room)
+    assert (told.memory_bytes, told.capacity, offer.room) == (64 * MIB, 3, 3)
+    assert 0 < told.block_s < 10 and 0 <= told.crowding_s < told.block_s
+    shape = shape_from_proto(offer.shape)
+    assert shape == model_shape(spec, ready.checkpoint, ready.config)
+    assert (shape.blocks, shape.width) == (BLOCKS, WIDTH)
+
+
+def test_a_given_run_is_told_room_alone_and_nothing_is_timed(worker, tiny_bert, tmp_path, measured):
+    offer = profiler_of(worker, tmp_path).prepared(spec_of(tiny_bert), joins=True).offer("edge-1", 3)
+    assert offer.room == 3 and not offer.HasField("profile") and not offer.HasField("shape")
+    assert not measured
+
+
+def test_seconds_are_taken_once_on_the_compute_thread_and_pace_is_put_on_top(worker, tiny_bert, tmp_path, measured):
+    spec = planned(tiny_bert)
+    seconds = [
+        profiler_of(worker, tmp_path, pace).prepared(spec, joins=True).seconds for pace in ("1", "1", "2.5,1:9")
+    ]
+    assert [name.rpartition("_")[0] for name in measured] == ["compute"]
+    assert seconds[0] == seconds[1] == EdgeSeconds(block_s=0.1, crowding_s=0.008)
+    assert (seconds[2].block_s, seconds[2].crowding_s) == pytest.approx((0.25, 0.02))
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [{"training": {"batch": 4}}, {"model": {"max_tokens": 50}}, {"lora": {"rank": 4}}],
+    ids=["batch", "tokens", "rank"],
+)
+def test_seconds_of_other_work_are_measured_apart(worker, tiny_bert, tmp_path, measured, parts):
+    profiler = profiler_of(worker, tmp_path)
+    for spec in (planned(tiny_bert), planned(tiny_bert, **parts), planned(tiny_bert)):
+        profiler.prepared(spec, joins=True)
+    assert len(measured) == 2
+
+
+def test_an_edge_that_comes_back_to_its_run_does_not_measure(worker, tiny_bert, tmp_path, measured):
+    assert profiler_of(worker, tmp_path).prepared(planned(tiny_bert), joins=False).seconds is None
+    assert not measured
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_timed(worker, tiny_bert, tmp_path, measured):
+    with pytest.raises(CapacityError, match=r"blocks 1 to 2 .* 0\.1 MiB are there"):
+        profiler_of(worker, tmp_path, memory_bytes=MIB // 10).prepared(planned(tiny_bert), joins=True)
+    assert not measured
