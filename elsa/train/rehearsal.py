@@ -47,8 +47,13 @@ class Sides:
         split = spec.split.of(checkpoint.config(task, labels).num_hidden_layers)
         config = adapters.adapter_config(checkpoint, spec.lora, task, labels)
         start = adapters.initial_adapter(checkpoint, config, labels, spec.seed)
-        client = Segment.client(checkpoint, split, task=task, num_labels=labels, seed=spec.seed)
-        edge = Segment.edge(checkpoint, split.trunk_blocks, task=task, num_labels=labels)
+        base, again = spec.model.base_dtype, spec.training.checkpointing
+        client = Segment.client(
+            checkpoint, split, task=task, num_labels=labels, base=base, checkpointing=again, seed=spec.seed
+        )
+        edge = Segment.edge(
+            checkpoint, split.trunk_blocks, task=task, num_labels=labels, base=base, checkpointing=again
+        )
         for segment in (client, edge):
             adapters.attach(segment, config)
             adapters.write(segment, start)
