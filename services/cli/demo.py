@@ -29,6 +29,11 @@ With --clusters the clients come in as many groups as there are edges, unlike ea
 told, and finds who should learn with whom.
 
 Example: elsa demo --clusters --output elsa-clusters
+
+With --speeds and --memory-mib the clients' devices are unlike, and each keeps as many blocks as a plan made from what
+they measure gives it; with --latency-ms and --mbit each has a link of its own. Text and labels stay where they are.
+
+Example: elsa demo --speeds 1,2,4,8 --memory-mib 300,600,1024,2048 --mbit 10,100 --latency-ms 20,5
 """
 
 TURNED = """  The edges received activations turned (SS-OP, edge: blind), and the trunk that they trained lives in

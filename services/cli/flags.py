@@ -96,10 +96,10 @@ def _pairs(setting: str, items: Sequence[str], metavar: str) -> dict[str, str]:
     return pairs
 
 
-def _metavar(field: FieldInfo) -> str:
-    """How an item of a mapping is written."""
+def _metavar(field: FieldInfo, default: str = SOURCE) -> str:
+    """How a value is written, or an item of a mapping."""
     extra = field.json_schema_extra
-    return str(extra["metavar"]) if isinstance(extra, dict) and "metavar" in extra else SOURCE
+    return str(extra["metavar"]) if isinstance(extra, dict) and "metavar" in extra else default
 
 
 def _second(metavar: str) -> str:
@@ -118,7 +118,7 @@ def _flag(name: str, field: FieldInfo) -> inspect.Parameter:
             f"--{dashed}", help=f"{text}; may be repeated", metavar=_metavar(field), show_default=False
         )
         return _parameter(name, Annotated[list[str] | None, option])
-    metavar = next((shown for word, shown in _METAVARS.items() if word in str(kind)), "TEXT")
+    metavar = _metavar(field, next((shown for word, shown in _METAVARS.items() if word in str(kind)), "TEXT"))
     option = typer.Option(f"--{dashed}", help=text, metavar=metavar, show_default=False)
     return _parameter(name, Annotated[str | None, option])
 
@@ -139,4 +139,4 @@ def _is_mapping(kind: Any) -> bool:
 
 
 def _default(value: Any) -> str:
-    return "" if value is None or value == "" or value is False or value == {} else f" (default: {value})"
+    return "" if value is False or value in (None, "", {}, ()) else f" (default: {value})"

@@ -4,10 +4,11 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -23,18 +24,27 @@ from elsa.v1 import run_pb2 as pb
 from services.cli.board import Board, shown
 from services.cli.operator import Operator
 from services.cli.predictor import Predictor, quiet
-from services.cli.shards import TEST, Plan, file_name, read_all, share_out, write_folder
+from services.cli.shards import TEST, Plan, read_all, share_out, write_folder
 from services.cli.standings import Clusters, clusters_from_proto
+from services.testbed.fleet import Fleet, Say, described, kernel_groups
 from services.testbed.place import Workplace
-from services.testbed.processes import Processes, Role, elsa_command
+from services.testbed.processes import Processes
 from services.testbed.report import Report, write_report
 from services.testbed.settings import DemoSettings
 from services.testbed.yardsticks import measure
 
-READY_S = 180.0
 PATIENCE_S = 60.0
 HELD_OUT = 0.2
-Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What is known of a run that has completed."""
+
+    board: Board
+    clusters: Clusters | None
+    kept_by: Literal["pace", "cgroup"]
+    """What kept the clients to their devices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +71,9 @@ def run(settings: DemoSettings, say: Say) -> Report:
     prepared = prepare(settings)
     with place:
         with _saying_where(place.folder):
-            board, clusters = _train(settings, prepared, place.folder, say)
+            trained = _train(settings, prepared, place.folder, say)
             say("every process is stopped; measuring the exported adapter on the test rows ...")
-            report = _measured(settings, prepared, place.folder, board, clusters, begin)
+            report = _measured(settings, prepared, place.folder, trained, begin)
             write_report(report, place.folder)
         place.finish()
     return report
@@ -150,17 +160,19 @@ def _saying_where(folder: Path) -> Iterator[None]:
         raise type(error)(f"{error} -- logs and state are in {folder}") from error
 
 
-def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -> tuple[Board, Clusters | None]:
+def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -> Trained:
     """Everything that needs the roles: they are stopped when this returns or raises."""
     write_folder(folder / "data", prepared.files)
     (folder / "spec.yaml").write_text(prepared.spec.to_yaml(), encoding="utf-8")
     happened: queue.Queue[pb.RunEvent | ElsaError | None] = queue.Queue()
-    with Processes(folder / "logs", threads=settings.threads, died=happened.put) as processes:
+    logs = folder / "logs"
+    with ExitStack() as around, Processes(logs, threads=settings.threads, died=happened.put) as processes:
         try:
-            say(
-                f"starting a cloud, {settings.edges} edges, {settings.clients} clients; logs are in {folder / 'logs'}"
-            )
-            address = _start(settings, processes, folder)
+            say(f"starting a cloud, {settings.edges} edges, {settings.clients} clients; logs are in {logs}")
+            groups = kernel_groups(settings, around, say)
+            for line in described(settings, groups):
+                say(line)
+            address = Fleet(settings, processes, folder, around, groups).start()
             with Operator(address, PATIENCE_S) as operator:
                 run_id = operator.submit(prepared.spec.to_yaml())
                 say(f"run {run_id} is submitted to the cloud at {address}")
@@ -172,7 +184,7 @@ def _train(settings: DemoSettings, prepared: Prepared, folder: Path, say: Say) -
             processes.stop()
             say(f"every process is stopped; logs and state are in {folder}")
             raise
-    return board, clusters
+    return Trained(board=board, clusters=clusters, kept_by="pace" if groups is None else "cgroup")
 
 
 def _clusters(operator: Operator, run_id: str, folder: Path) -> Clusters:
@@ -181,32 +193,6 @@ def _clusters(operator: Operator, run_id: str, folder: Path) -> Clusters:
     for score in found.scores:
         operator.export(run_id, folder / f"adapter-of-cluster-{score.cluster}", cluster=score.cluster)
     return found
-
-
-def _start(settings: DemoSettings, processes: Processes, folder: Path) -> str:
-    """Start every role and wait until all serve; the cloud's address."""
-    ready = folder / "ready"
-    ready.mkdir()
-
-    def start(role: str, name: str, *flags: str) -> tuple[Role, Path]:
-        file = ready / f"{name}.json"
-        return processes.start(name, elsa_command(role, "--ready-file", str(file), *flags)), file
-
-    cloud = start(
-        "cloud", "cloud", "--port", "0", "--state", str(folder / "cloud"), "--tick-s", "0.2", "--heartbeat-s", "0.5"
-    )
-    address = processes.wait_ready(*cloud, READY_S)
-    common = ("--cloud", address, "--threads", str(settings.threads))
-    started = []
-    for number in range(1, settings.edges + 1):
-        flags = ("--name", f"edge-{number}", "--capacity", str(settings.capacity), *common)
-        started.append(start("edge", f"edge-{number}", *flags))
-    for number in range(1, settings.clients + 1):
-        flags = ("--name", f"client-{number}", "--data", str(folder / "data" / file_name(number)), *common)
-        started.append(start("client", f"client-{number}", *flags))
-    for role, file in started:
-        processes.wait_ready(role, file, READY_S)
-    return address
 
 
 def _forward(operator: Operator, run_id: str, happened: "queue.Queue[pb.RunEvent | ElsaError | None]") -> None:
@@ -239,8 +225,7 @@ def _measured(
     settings: DemoSettings,
     prepared: Prepared,
     folder: Path,
-    board: Board,
-    clusters: Clusters | None,
+    trained: Trained,
     begin: float,
 ) -> Report:
     ssop = prepared.spec.privacy.ssop
@@ -254,10 +239,21 @@ def _measured(
     )
     return Report(
         settings=settings.model_dump(mode="json"),
-        run_id=board.run_id,
-        versions=dict(sorted(board.versions.items())),
-        clusters=clusters,
+        devices=_devices(settings, trained),
+        run_id=trained.board.run_id,
+        versions=dict(sorted(trained.board.versions.items())),
+        clusters=trained.clusters,
         yardsticks=yardsticks,
         seconds=time.monotonic() - begin,
         trunk_is_turned=ssop is not None and ssop.edge == "blind",
+    )
+
+
+def _devices(settings: DemoSettings, trained: Trained) -> tuple[dict[str, Any], ...]:
+    """Each client's device, and what kept it to that; none where all were as the machine is."""
+    if not settings.has_unlike_devices:
+        return ()
+    return tuple(
+        {"client": f"client-{number}", **asdict(device), "kept_by": trained.kept_by}
+        for number, device in enumerate(settings.devices, start=1)
     )

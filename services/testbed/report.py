@@ -1,7 +1,7 @@
 """What a demo found: as a table, as JSON and as a figure."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ class Report:
     yardsticks: Yardsticks
     seconds: float
     """From the start of the demo to its last measurement."""
+    devices: Sequence[Mapping[str, Any]] = ()
+    """Of the clients, in order, where they were unlike."""
     run_id: str = ""
     clusters: Clusters | None = None
     """Who learned with whom, in a demo that groups its clients."""
@@ -55,6 +57,7 @@ class Report:
         """The report as plain values."""
         return {
             "settings": dict(self.settings),
+            **({"devices": list(self.devices)} if self.devices else {}),
             "rounds": [{"version": number, **_version_json(each)} for number, each in self.versions.items()],
             "test": asdict(self.yardsticks),
             "frozen_head_is": FROZEN_HEAD,

@@ -1,9 +1,10 @@
 """What a demo may be told, and the run specification that follows from it."""
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from elsa.clustering import ClusteringSpec, ProbesSpec
 from elsa.presets import PresetName
@@ -13,16 +14,33 @@ from elsa.spec import (
     LoraSpec,
     ModelSpec,
     OptimizerSpec,
+    PlanSpec,
     RoundsSpec,
     RunSpec,
     SplitSpec,
     TrainingSpec,
 )
+from services.testbed.devices import Device, devices
 
 WITH_CLUSTERS = {"clients": 6, "rounds": 4, "alpha": 0.3}
 """What is not given is so in a demo of clusters: enough clients to group, unlike enough to tell the groups apart."""
 ENROLL_S = 180.0
 DEADLINE_S = 900.0
+MOST_TIMES_SLOWER = 1000.0
+
+
+def _by_commas(raw: Any) -> Any:
+    """The parts of a text such as 1,2,4; what YAML makes of a single one is one."""
+    if isinstance(raw, str):
+        return [part.strip() for part in raw.split(",")]
+    return [raw] if isinstance(raw, int | float) else raw
+
+
+ByCommas = BeforeValidator(_by_commas)
+Above = Annotated[float, Field(gt=0, le=1e6)]
+Mebibytes = Annotated[int, Field(ge=1, le=2**30)]
+Milliseconds = Annotated[float, Field(ge=0, le=10_000)]
+Numbers: JsonDict = {"metavar": "NUMBER,..."}
 
 
 class DemoSettings(BaseModel):
@@ -53,6 +71,40 @@ class DemoSettings(BaseModel):
         False, description="group clients by how they answer probes: 6 clients, 4 rounds, alpha 0.3 if not given"
     )
     probes: Path | None = Field(None, description="probes of your own, one sentence a line, for --clusters")
+    speeds: Annotated[tuple[Above, ...], ByCommas] = Field(
+        (),
+        description="relative speeds of the clients' devices in order, as 1,2,4,8, repeated in turn: the fastest "
+        "computes as fast as this machine, the others so many times slower",
+        json_schema_extra=Numbers,
+    )
+    memory_mib: Annotated[tuple[Mebibytes, ...], ByCommas] = Field(
+        (),
+        description="memory of the clients' devices in order, MiB, as 300,600, repeated in turn: for a client's part "
+        "of the model and for training it, beside what its process takes anyway",
+        json_schema_extra=Numbers,
+    )
+    latency_ms: Annotated[tuple[Milliseconds, ...], ByCommas] = Field(
+        (),
+        description="latency of the clients' links in order, as 5,20, repeated in turn: of a round trip to an edge",
+        json_schema_extra=Numbers,
+    )
+    mbit: Annotated[tuple[Above, ...], ByCommas] = Field(
+        (),
+        description="bandwidth of the clients' links in order, Mbit/s each way, as 10,100, repeated in turn; kept "
+        "well up to some 200",
+        json_schema_extra=Numbers,
+    )
+    limits: Literal["pace", "cgroup"] = Field(
+        "pace",
+        description="what keeps a client to its speed and memory: pace (it sleeps after each piece of computing, and "
+        "plans within its memory) or cgroup (the kernel, where it lets us, else pace, which is said)",
+    )
+    plan: Literal["measured", "given"] | None = Field(
+        None,
+        description="who decides how many blocks each client keeps: measured (a plan made from what devices measure, "
+        "again each round; --split is the least then) or given (--split); default: measured with --speeds or "
+        "--memory-mib, else given",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
     threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
     output: Path = Field(Path("elsa-demo"), description="folder for the result; an earlier demo there is replaced")
@@ -78,6 +130,42 @@ class DemoSettings(BaseModel):
             raise ValueError(f"{self.edges} edges are more than {self.clients} clients; every edge needs one")
         return self
 
+    @model_validator(mode="after")
+    def _devices_are_of_clients(self) -> Self:
+        for name in ("speeds", "memory_mib", "latency_ms", "mbit"):
+            if len(figures := getattr(self, name)) > self.clients:
+                raise ValueError(
+                    f"{name}: {len(figures)} figures for {self.clients} clients; give one a client at most"
+                )
+        if self.speeds and max(self.speeds) > MOST_TIMES_SLOWER * min(self.speeds):
+            raise ValueError(
+                f"speeds: the slowest may be at most {MOST_TIMES_SLOWER:g} times slower than the fastest"
+            )
+        if self.limits == "cgroup" and not self.speeds and not self.memory_mib:
+            raise ValueError("limits: nobody is limited; give --speeds or --memory-mib too")
+        return self
+
+    @property
+    def devices(self) -> list[Device]:
+        """Each client's device, in order."""
+        return devices(
+            self.clients,
+            speeds=self.speeds,
+            memory_mib=self.memory_mib,
+            latency_ms=self.latency_ms,
+            mbit=self.mbit,
+        )
+
+    @property
+    def has_unlike_devices(self) -> bool:
+        """Whether anything of the clients' devices was told."""
+        return bool(self.speeds or self.memory_mib or self.latency_ms or self.mbit)
+
+    @property
+    def plan_method(self) -> Literal["measured", "given"]:
+        """Who decides each client's split."""
+        return self.plan or ("measured" if self.speeds or self.memory_mib else "given")
+
     @property
     def capacity(self) -> int:
         """Sessions of an edge: so few that the clients fill all edges, however near one of them seems."""
@@ -99,6 +187,7 @@ class DemoSettings(BaseModel):
             model=ModelSpec(source=self.model, max_tokens=self.max_tokens),
             data=DataSpec(text=self.text, label=self.label, labels=labels, holdout=0.1),
             split=SplitSpec.model_validate(split),
+            plan=PlanSpec(method=self.plan_method),
             lora=LoraSpec(rank=self.rank, alpha=2 * self.rank),
             training=TrainingSpec(
                 rounds=self.rounds,
