@@ -168,19 +168,22 @@ def predict(
     split: Split,
     window: int,
     blur: Blur | None = None,
+    watch: Stopwatch | None = None,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Each batch with its logits, in order, up to `window` batches in flight. The trunk needs no backward."""
     segment.train(False)
+    watch = watch or Stopwatch()
     waiting: list[Batch] = []
     for step, batch in enumerate(batches):
-        activations = bottom_activations(segment, batch, split)
-        activations = blur(activations) if blur else activations
+        with watch.timing("bottom"):
+            activations = bottom_activations(segment, batch, split)
+            activations = blur(activations) if blur else activations
         trunk.forward(Position(step=step, micro_batch=0), activations, batch.lengths)
         waiting.append(batch)
         if len(waiting) == window:
-            yield _predicted(segment, trunk, waiting.pop(0), split)
+            yield _predicted(segment, trunk, waiting.pop(0), split, watch)
     while waiting:
-        yield _predicted(segment, trunk, waiting.pop(0), split)
+        yield _predicted(segment, trunk, waiting.pop(0), split, watch)
 
 
 def evaluate(
@@ -192,17 +195,21 @@ def evaluate(
     task: Task,
     window: int,
     blur: Blur | None = None,
+    watch: Stopwatch | None = None,
 ) -> Score:
     """Loss, hits and count over `batches`, through the split; arguments as of `SplitTrainer`."""
     total = Score()
-    for batch, logits in predict(segment, trunk, batches, split=split, window=window, blur=blur):
+    for batch, logits in predict(segment, trunk, batches, split=split, window=window, blur=blur, watch=watch):
         total += score(logits, batch.labels, task)
     return total
 
 
-def _predicted(segment: Segment, trunk: Trunk, batch: Batch, split: Split) -> tuple[Batch, torch.Tensor]:
+def _predicted(
+    segment: Segment, trunk: Trunk, batch: Batch, split: Split, watch: Stopwatch
+) -> tuple[Batch, torch.Tensor]:
     reply = trunk.receive()
     if not isinstance(reply, ForwardReply):
         raise RuntimeError("a backward reply where nothing was sent backward")
-    hidden = unpack(reply.activations, batch.lengths)
-    return batch, segment.top(hidden, batch.input_ids, batch.attention_mask, split=split)
+    with watch.timing("top"):
+        hidden = unpack(reply.activations, batch.lengths)
+        return batch, segment.top(hidden, batch.input_ids, batch.attention_mask, split=split)

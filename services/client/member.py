@@ -140,6 +140,8 @@ class Member:
         return basis_at_cut(self._spec, self._holding.take(split), self._base.checkpoint, split, rank)
 
     def _trainers(self, stay: Stay, shared: SharedKey) -> Trainers:
+        """The trainers of a stay. Raises as `Shares.wanted`: patience does not help who can carry nothing."""
+        self._shares.wanted(self._stays.told)
         make = partial(self._trainer, stay, shared)
         return Trainers(self._shares, self._holding, stay, told=lambda: self._stays.told, make=make)
 

@@ -133,6 +133,7 @@ class RoundTrainer:
                 task=self._spec.model.task,
                 window=self._spec.training.window,
                 blur=self._protection.blur,
+                watch=self._watch(pulled),
             )
         finally:
             trunk.close()

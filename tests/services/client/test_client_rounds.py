@@ -21,10 +21,13 @@ from elsa.errors import (
 from elsa.train.whole import evaluate_whole
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.split_pb2_grpc import SplitServiceStub
+from elsa.wire.adapter import encode_adapter
 from services.client.rounds import RoundLoop
 from services.client.site import SiteData
 from services.client.stream import Stream
+from services.rpc.adapters import Pulled
 from services.rpc.channel import connect
+from services.rpc.pace import Pace, PacedWatch
 
 RUN = "tiny-1"
 
@@ -236,3 +239,25 @@ def test_a_stream_on_a_closed_channel_is_unreachable():
     channel.close()
     with pytest.raises(UnreachableError, match="closed"):
         Stream(stub.Train, "edge", 5.0)
+
+
+def test_a_paced_client_sleeps_where_it_trains_and_where_it_evaluates(tiny_bert, data, monkeypatch):
+    slept = []
+    monkeypatch.setattr("services.client.trainer.PacedWatch", lambda factor: PacedWatch(factor, sleep=slept.append))
+    spec = spec_of(tiny_bert)
+    start = first_adapter(spec)
+    with edge_server() as edge:
+        run = edge.open_run(spec, start, ["ann"])
+        paced = trainer_of(spec, data, edge.split, pace=Pace.parse("1,1:50"))
+        paced.evaluate(pulled(start, 0))
+        paced.train(pulled(start, 0))
+        assert not slept
+        edge.open_round(run, 1, start)
+        for work in (paced.evaluate, paced.train):
+            slept.clear()
+            work(pulled(start, 1))
+            assert slept and min(slept) > 0
+
+
+def pulled(tensors, version):
+    return Pulled(version=version, data=encode_adapter(tensors))
