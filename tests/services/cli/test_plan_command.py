@@ -223,6 +223,8 @@ def test_the_length_of_rows_is_assumed_only_where_nobody_says_it(elsa, spec, wri
     assert code == 0 and "4 rows of 128 tokens a step\nevery row counts as max_tokens, 128 tokens" in out
     _, out, _ = elsa("plan", spec, "--profiles", written({"c": CLIENT}, row_tokens=None), "--row-tokens", "7")
     assert "4 rows of 7 tokens a step\n" in out and "max_tokens" not in out
+    _, out, _ = elsa("plan", spec, "--profiles", written({"c": CLIENT}, row_tokens=20), "--row-tokens", "7")
+    assert "4 rows of 7 tokens a step\n" in out
 
 
 def test_it_is_said_where_a_run_would_not_plan(elsa, spec, written):
@@ -332,6 +334,14 @@ def test_the_devices_of_a_run_are_planned_as_they_were_measured(elsa, spec):
     assert "3 devices did not go into the cloud's answer" in out
     now = {client["client"]: client["split_now"] for client in json.loads(raw)["clients"]}
     assert now == {"a": {"bottom": 1, "trunk": 4, "top": 1}, "b": {"bottom": 4, "trunk": 1, "top": 1}}
+
+
+def test_a_run_that_has_not_been_planned_is_told(elsa, refused, spec, cloud):
+    code, out, err = elsa("run", "submit", spec, "--cloud", cloud, "--no-watch")
+    assert code == 0, err
+    run_id = out.split()[1]
+    assert "no profiles" in refused("plan", spec, "--run", run_id, "--cloud", cloud)
+    assert "has no run" in refused("plan", spec, "--run", "nobody", "--cloud", cloud)
 
 
 def test_what_the_cloud_sends_is_what_its_devices_measured():
