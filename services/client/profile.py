@@ -4,16 +4,13 @@ Figures are kept in the user's cache folder, so that a run like one before it do
 machine measure one after another: at the same time they would take each other for slow hardware.
 """
 
-import fcntl
 import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
-from pathlib import Path
 
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
@@ -25,6 +22,7 @@ from elsa.train.measuring import client_seconds
 from elsa.v1 import fleet_pb2
 from services.client.limits import Limits
 from services.client.settings import ClientSettings
+from services.rpc.folders import turn
 from services.rpc.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -65,7 +63,7 @@ def profile_of(
         log.info("measured in %.1f s: %s", time.monotonic() - begin, _as_text(seconds))
         return seconds
 
-    with _turn(settings.profiles_folder):
+    with turn(settings.profiles_folder):
         kept = KeptFigures(settings.profiles_folder)
         figures = kept.get(_key(spec, checkpoint, config, tokens, settings.threads), measure)
     profile = ClientProfile(
@@ -115,18 +113,3 @@ def _key(
 
 def _as_text(seconds: Mapping[str, float]) -> str:
     return ", ".join(f"{name.removesuffix('_s')} {1e3 * value:.1f} ms" for name, value in seconds.items())
-
-
-@contextmanager
-def _turn(folder: Path) -> Iterator[None]:
-    """Within it, no other client of this machine measures; where the folder cannot be written, they may."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "turn").open("ab")
-    except OSError as error:
-        log.warning("clients of this machine may measure at the same time: %s", error)
-        yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -12,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
+from services.rpc.folders import user_cache
 from services.rpc.pace import Pace
 
 MAPPINGS = {
@@ -86,7 +86,7 @@ class ClientSettings(BaseSettings):
     @property
     def cache_folder(self) -> Path:
         """Where what edges send is kept."""
-        return self.cache or _user_cache() / "elsa" / "weights"
+        return self.cache or user_cache() / "elsa" / "weights"
 
     @property
     def profiles_folder(self) -> Path:
@@ -102,13 +102,6 @@ class ClientSettings(BaseSettings):
             raise SpecError(f"settings of the client (ELSA_...): {describe(error)}") from error
         except SettingsError as error:  # what is not even JSON
             raise SpecError(f"settings of the client: {_not_json()}") from error
-
-
-def _user_cache() -> Path:
-    """The platform's folder for what can be had again."""
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
 
 
 def _not_json() -> str:
