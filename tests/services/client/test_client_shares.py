@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from split_harness import HALF, LABELS, RUN, assert_same, config_of, edge_server, first_adapter, rows, spec_of
@@ -20,6 +21,7 @@ from elsa.plan.memory import client_needs
 from elsa.plan.shape import Workload
 from elsa.spec import Split
 from elsa.train.measuring import model_shape
+from elsa.train.probing import probe_activations
 from elsa.v1.fleet_pb2 import Assignment, ClientShare
 from elsa.wire.adapter import encode_adapter
 from services.client.holding import Holding
@@ -32,6 +34,7 @@ from services.rpc.adapters import Pulled
 MORE = Split(bottom=2, trunk=1, top=1)
 ENDS = Split(bottom=1, trunk=1, top=2)
 PLANNED = {"plan": {"method": "measured"}}
+WORDS = ("w1 w2 w3", "w7 w8", "w9 w10 w11 w12")
 
 
 @pytest.fixture
@@ -227,3 +230,17 @@ def test_a_share_from_the_wire_is_a_possible_one_or_refused(bottom, top, steps):
     else:
         assert (share.split.bottom, share.split.top, share.split.blocks) == (bottom, top, 1000)
         assert share.local_steps == steps
+
+
+def test_what_is_taken_anew_begins_where_all_clients_begin(spec):
+    holding = Holding(spec, config_of(spec), LocalBase(Checkpoint.open(spec.model.source)))
+
+    def probes():
+        segment = holding.take(HALF)
+        return segment, probe_activations(segment, holding._base.checkpoint, HALF, WORDS, 32)
+
+    segment, public = probes()
+    adapters.write(segment, first_adapter(spec))
+    trained = probe_activations(segment, holding._base.checkpoint, HALF, WORDS, 32)
+    again, same = probes()
+    assert again is segment and not torch.equal(trained, public) and torch.equal(same, public)
