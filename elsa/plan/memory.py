@@ -88,7 +88,7 @@ def client_needs(model: ModelShape, workload: Workload) -> ClientNeeds:
         weights=end_bytes * (model.embedding_weights + model.head_weights),
         activations=FLOAT32_BYTES * model.head_activations * workload.part_tokens
         + _cut_bytes(model, workload)
-        + _passing_bytes(model, workload, whole=workload.checkpointing or not workload.trains_bottom),
+        + _passing_bytes(model, workload),
         loading=FLOAT32_BYTES * model.largest_weights,
     )
     below = trained + Need(activations=kept_bytes * workload.open_tokens) if workload.trains_bottom else passive
@@ -108,7 +108,7 @@ def edge_needs(model: ModelShape, workload: Workload, held_blocks: int) -> EdgeN
     slot = Need(adapter=FLOAT32_BYTES * model.block_adapter * held_blocks)
     base = Need(
         weights=BLOCK_BYTES[workload.base] * model.block_weights * held_blocks,
-        activations=_passing_bytes(model, workload, whole=workload.checkpointing),
+        activations=_passing_bytes(model, workload),
         loading=FLOAT32_BYTES * model.largest_weights,
     )
     learning = _trained(model.block_adapter)
@@ -135,6 +135,8 @@ def _cut_bytes(model: ModelShape, workload: Workload) -> int:
     return CUT_TENSORS * FLOAT32_BYTES * model.width * workload.open_tokens
 
 
-def _passing_bytes(model: ModelShape, workload: Workload, *, whole: bool) -> int:
-    """What one block holds only while it runs, where blocks that have run keep less than that."""
-    return FLOAT32_BYTES * model.block_activations * workload.part_tokens if whole else 0
+def _passing_bytes(model: ModelShape, workload: Workload) -> int:
+    """What one block holds only while it runs: in its backward, gradients about as large as its activations; and with
+    checkpointing its activations too, which blocks that have run do not keep."""
+    times = 2 if workload.checkpointing else 1
+    return times * FLOAT32_BYTES * model.block_activations * workload.part_tokens
