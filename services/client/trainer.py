@@ -24,7 +24,7 @@ from elsa.train.loss import Score
 from elsa.train.phases import Stopwatch
 from elsa.train.probing import ROWS, probe_activations, probe_batches
 from elsa.train.step import SplitTrainer, evaluate
-from elsa.v1 import adapter_pb2, fleet_pb2
+from elsa.v1 import adapter_pb2, fleet_pb2, split_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from services.client.protection import Protection
@@ -195,6 +195,7 @@ class RoundTrainer:
             bytes=finished.bytes,
             wall_s=time.monotonic() - begin,
             float32_bytes=tokens * self._segment.width * self._float32_bytes,
+            split=split_pb2.Split(bottom=self.split.bottom, trunk=self.split.trunk, top=self.split.top),
         )
         own = encode_adapter(adapters.read(self._segment, split=self.split))
         return Trained(session_id=trunk.opened.session_id, data=own, report=report, answers=said)

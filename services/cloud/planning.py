@@ -4,7 +4,7 @@ A plan is made when clients get their edges, and again at the end of rounds from
 first brings the profiles up to what the reports say.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from elsa.errors import CapacityError, SplitError
@@ -111,7 +111,7 @@ def problem_of(
     odd = {fault.name for fault in faults}
     return Problem(
         model=shape,
-        workload=Workload.of(spec, shape.width, _row_tokens(known, before)),
+        workload=Workload.of(spec, shape.width, _row_tokens(known.values())),
         clients=tuple(kept.client for kept in known.values() if kept.client is not None),
         edges=tuple(kept.edge for kept in known.values() if kept.edge is not None and kept.node_id not in odd),
         homes=homes,
@@ -132,8 +132,7 @@ def corrected(
     """The profiles of a run as `reports`, by edge, say that its devices are; those of which nothing is said stay."""
     known = {kept.node_id: kept for kept in profiles}
     shape = _shape(profiles)
-    trained_on = {report.client_id: report for own in reports.values() for report in own}
-    workload = Workload.of(spec, shape.width, _row_tokens(known, {}))
+    workload = Workload.of(spec, shape.width, _row_tokens(profiles))
     for edge_id, own in reports.items():
         measured = _measured(own, shape.blocks)
         for client_id, work in measured.items():
@@ -143,7 +142,7 @@ def corrected(
         edge = known.get(edge_id)
         if edge is not None and edge.edge is not None and measured:
             known[edge_id] = replace(edge, edge=edge_as_measured(edge.edge, list(measured.values())))
-    return [known[kept.node_id] for kept in profiles] if trained_on else list(profiles)
+    return [known[kept.node_id] for kept in profiles]
 
 
 def _measured(reports: Sequence[ClientReport], blocks: int) -> dict[str, Measured]:
@@ -177,15 +176,10 @@ def _shape(profiles: Sequence[Profile]) -> ModelShape:
     return max(told, key=told.count)
 
 
-def _row_tokens(profiles: Mapping[str, Profile], members: Mapping[str, Member]) -> float:
-    """Real tokens of a row, on average over the clients, weighted by their rows where those are known."""
-    rows = {
-        name: float(members[name].train_rows) if name in members else 1.0
-        for name, kept in profiles.items()
-        if kept.client is not None
-    }
-    total = sum(rows.values())
-    return sum(profiles[name].row_tokens * own for name, own in rows.items()) / total if total else 1.0
+def _row_tokens(profiles: Iterable[Profile]) -> float:
+    """Real tokens of a row, on average over the clients: each takes about as many steps, whatever its rows."""
+    told = [kept.row_tokens for kept in profiles if kept.client is not None]
+    return sum(told) / len(told) if told else 1.0
 
 
 def _notes(made: Plan) -> tuple[str, ...]:
