@@ -4,8 +4,9 @@ Each direction is a `Line`: bytes pass one after another at its rate, then trave
 is two pipes, and a pipe two threads: one reads what fits, the other writes what is due. Measured with empty and large
 pings of gRPC through it, on two busy cores: 10 Mbit/s within 2 %, 100 Mbit/s within 10 %, latencies from 0 to 100 ms
 0.3 to 1.7 ms late, which holds the call itself. It runs in the testbed's own process, which only follows events
-meanwhile. asyncio keeps the rates as well, and is a millisecond later with epoll, whose timers count whole ones. At
-500 Mbit/s and above it is the machine that limits (0.6 to 0.9 of the rate).
+meanwhile; beside a thread that computes in Python it would be 10 to 20 ms late. asyncio keeps the rates as well, and
+is a millisecond later with epoll, whose timers count whole ones. At 500 Mbit/s and above it is the machine that
+limits (0.6 to 0.9 of the rate).
 
 What it does not do: lose, reorder or corrupt; delay the opening of a connection; share one line between links.
 """
