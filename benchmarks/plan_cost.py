@@ -28,7 +28,7 @@ LARGE = ModelShape(
     largest_weights=100_000_000,
     block_adapter=65_536,
     block_activations=14 * WIDTH,
-    head_activations=100_000,
+    head_activations=50_000,
 )
 SPEC = RunSpec.model_validate(
     {

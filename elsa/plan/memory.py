@@ -21,6 +21,10 @@ MOMENTS = 2
 CUT_TENSORS = 4
 """Activations and gradient at both cuts, float32, held for each micro-batch in flight."""
 
+HEAD_RUNNING = 3
+"""Times what a head keeps that it holds only while it runs: logits, of which it keeps the logarithms of probabilities,
+and two gradients of their size."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
@@ -86,7 +90,7 @@ def client_needs(model: ModelShape, workload: Workload) -> ClientNeeds:
     kept_bytes = FLOAT32_BYTES * _kept_values(model, workload)
     ends = Need(
         weights=end_bytes * (model.embedding_weights + model.head_weights),
-        activations=FLOAT32_BYTES * model.head_activations * workload.part_tokens
+        activations=FLOAT32_BYTES * (1 + HEAD_RUNNING) * model.head_activations * workload.part_tokens
         + _cut_bytes(model, workload)
         + _passing_bytes(model, workload),
         loading=FLOAT32_BYTES * model.largest_weights,

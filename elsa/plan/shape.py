@@ -40,7 +40,7 @@ class ModelShape:
     block_activations: int
     """Values a token that one block keeps from its forward to its backward, if none are computed again."""
     head_activations: int
-    """Values a token that final norm, head and loss keep; of a language model mostly its vocabulary, twice."""
+    """Values a token that final norm, head and loss keep; of a language model mostly its vocabulary."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.blocks <= MOST_BLOCKS:

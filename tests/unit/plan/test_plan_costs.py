@@ -145,7 +145,7 @@ def test_a_client_holds_what_it_owns_and_trains():
     assert need.loading == size * model.largest_weights
     tokens = 4 * 16
     running = model.block_activations
-    kept = 3 * model.block_activations + running + model.head_activations
+    kept = 3 * model.block_activations + running + 4 * model.head_activations
     assert need.activations == size * tokens * (kept + 4 * model.width)
 
 
