@@ -22,8 +22,8 @@ CUT_TENSORS = 4
 """Activations and gradient at both cuts, float32, held for each micro-batch in flight."""
 
 HEAD_RUNNING = 3
-"""Times what a head keeps that it holds only while it runs: logits, of which it keeps the logarithms of probabilities,
-and two gradients of their size."""
+"""Times what a head keeps that it holds only while it runs: logits, beside the logarithms of probabilities that it
+keeps, and two gradients of their size."""
 
 
 @dataclass(frozen=True, kw_only=True)
