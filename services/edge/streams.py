@@ -123,7 +123,7 @@ class TrainStream:
     def _backward(self, message: pb.Backward, requests: Iterator[pb.TrainRequest]) -> list[pb.TrainResponse]:
         session = self._session
         position = Position(step=message.step, micro_batch=message.micro_batch)
-        tokens, field = session.answers.tokens(position), "backward.gradient"
+        tokens, field = self._tokens(position), "backward.gradient"
         gradient = take_encoded(message.gradient, session.end.dh2, tokens, field, feeding(requests, field))
 
         def work() -> tuple[Payload | None, list[Chunk]]:
@@ -144,6 +144,13 @@ class TrainStream:
             trunk_s=done.compute_s,
         )
         return [pb.TrainResponse(backward_result=result), *(pb.TrainResponse(chunk=chunk) for chunk in rest)]
+
+    def _tokens(self, position: Position) -> int:
+        try:
+            return self._session.answers.tokens(position)
+        except StepOrderError:
+            self._sessions.check(self._session, self._cancel)  # what is dropped has forgotten its answers
+            raise
 
     def _once(self, kind: str, position: Position, tokens: int, work: Callable[[], Result]) -> Timed[Result]:
         """The result of `work` for a message, from memory if it came before."""

@@ -152,7 +152,7 @@ def test_a_session_that_was_idle_too_long_is_not_taken_up_again(tiny_bert, monke
         assert cat.losses == bob.losses
         cat.finish(edge), bob.finish(edge)
         edge.settle()
-        assert sorted(run.trunk._free) == ["slot1", "slot2"]
+        assert sorted(run.trunk.slots._free) == ["slot1", "slot2"]
 
 
 def test_a_session_is_not_idle_while_the_edge_computes(tiny_bert):
@@ -294,7 +294,7 @@ def test_a_new_session_replaces_its_clients_old_one(tiny_bert):
         new.train(1)
         trunk = new.finish(edge)
         edge.settle()
-        assert (edge.sessions.room, run.trunk._slots) == (1, 1)
+        assert (edge.sessions.room, run.trunk.slots.there) == (1, 1)
     assert_same(trunk, Trainee(spec, start, data).locally(start).train(3).session.finish(3))
 
 
@@ -383,7 +383,7 @@ def test_rounds_leave_nothing_behind(tiny_bert):
             with pytest.raises(NotFoundError):
                 bob.train(1)
         edge.settle()
-        assert len(run.trunk._free) == run.trunk._slots == 1
+        assert len(run.trunk.slots._free) == run.trunk.slots.there == 1
         edge.runs.remove(run.run_id, RoundGivenUpError("the run has ended"))
         _, code, _ = talk(edge.split.Train, [split_pb2.TrainRequest(open=opening(spec, "ann"))])
         assert code is grpc.StatusCode.NOT_FOUND
