@@ -22,6 +22,7 @@ from elsa.v1 import fleet_pb2
 from services.edge.fit import Fit
 from services.edge.worker import Worker
 from services.rpc.folders import turn
+from services.rpc.memory import give_back
 from services.rpc.pace import Pace
 
 log = logging.getLogger(__name__)
@@ -74,6 +75,7 @@ class Profiler:
             CapacityError: there is not memory for the blocks and one session, with the figures.
             SplitError, SpecError, ModelError: the run does not fit the model, or that cannot be had.
         """
+        give_back()  # what runs before this one had, which would count as taken
         memory_bytes = self._memory_bytes()
         checkpoint = Checkpoint.open(spec.model.source)
         task, labels = spec.model.task, len(spec.data.labels)

@@ -18,6 +18,7 @@ from elsa.spec import RunSpec, Split
 from elsa.train.packing import mask_of, pack, unpack
 from elsa.train.session import TrunkSession
 from services.edge.slots import Slots
+from services.rpc.memory import give_back
 
 GLOBAL_SLOT = "default"
 OWN_SLOT = "own"
@@ -91,9 +92,14 @@ class EdgeTrunk:
 
     def drop_idle(self, idle_s: float) -> None:
         """Keep the base and the run's adapter alone, if no session was open and no other used for so many seconds."""
-        if self.slots.drop_idle(idle_s) and self._in_own_slot is not None:
+        unused = self.slots.there > 0 or self._in_own_slot is not None
+        if not self.slots.drop_idle(idle_s):
+            return
+        if self._in_own_slot is not None:
             adapters.remove(self.segment, OWN_SLOT)
             self._in_own_slot = None
+        if unused:
+            give_back()
 
     def set_global(self, tensors: Mapping[str, np.ndarray]) -> None:
         """The whole adapter that `predict` uses from now on."""

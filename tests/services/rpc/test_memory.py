@@ -1,5 +1,7 @@
 """How much memory is left, as the files of the system tell it and as an owner caps it."""
 
+import platform
+import resource
 import subprocess
 import sys
 
@@ -7,7 +9,7 @@ import pytest
 
 from elsa.errors import CapacityError
 from services.rpc import memory
-from services.rpc.memory import available_bytes, usable_bytes
+from services.rpc.memory import available_bytes, give_back, usable_bytes
 
 MIB = 1 << 20
 FREE = "MemTotal:       16384 kB\nMemFree:         1024 kB\nMemAvailable:    8192 kB\n"
@@ -90,3 +92,20 @@ def test_where_neither_cap_nor_system_tells_the_owner_is_asked(monkeypatch):
     assert usable_bytes(7) == 7 * MIB
     with pytest.raises(CapacityError, match="set max_memory_mib"):
         usable_bytes(None)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc gives memory back when asked")
+def test_what_is_free_within_the_process_goes_back_to_the_system():
+    def resident_mib():
+        pages = int(memory.STATM.read_text().split()[1])
+        return pages * resource.getpagesize() / MIB
+
+    before = resident_mib()
+    held = [bytes(100_000) for _ in range(1000)]  # too small for maps of their own
+    last = held[-1]  # holds the end of the heap
+    full = resident_mib()
+    assert full - before > 50
+    del held
+    give_back()
+    assert full - resident_mib() > 0.9 * (full - before)
+    assert len(last) == 100_000
