@@ -16,6 +16,7 @@ from services.client import profile
 from services.client.limits import Limits, mean_tokens
 from services.client.profile import like_tokens, profile_of
 from services.client.settings import ClientSettings
+from services.client.stay import Stays
 
 ENROLLING = fleet_pb2.RUN_STATE_ENROLLING
 PLANNED = {"plan": {"method": "measured"}}
@@ -151,12 +152,21 @@ def shared(spec, edge, split, local_steps=2):
     return assignment
 
 
-def test_a_client_waits_for_its_share_and_follows_it_between_edge_rounds(tiny_bert, tmp_path):
+def test_a_client_waits_for_its_share_and_follows_it_between_edge_rounds(tiny_bert, tmp_path, monkeypatch):
+    waits, real = threading.Event(), Stays.wait
+
+    def wait(stays, *states, shared=False):
+        if shared:
+            waits.set()
+        return real(stays, *states, shared=shared)
+
+    monkeypatch.setattr(Stays, "wait", wait)
     spec = spec_of(tiny_bert, training={"rounds": 2}, **PLANNED)
     more = Split(bottom=2, trunk=1, top=1)
     with edge_server() as edge, driving(spec, tmp_path) as (driver, link):
         run, seen = edge.open_run(spec, first_adapter(spec), ["ann"]), carried(edge)
         driver.update(told(spec, "edge-1", edge.address))  # of a cloud that has not planned yet
+        assert waits.wait(30)
         driver.update(shared(spec, edge, HALF, 3))
         assert close_round(run, edge, spec, (0, 0)) == ("ann",)
         driver.update(shared(spec, edge, more, 1))

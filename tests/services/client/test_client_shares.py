@@ -131,6 +131,7 @@ def test_a_client_that_moves_blocks_between_rounds_trains_as_one_that_had_them_t
             after_one, _ = whole_adapter(edge, moving, start)
             run.rounds.open(0, 1, after_one)
             moved, _ = whole_adapter(edge, moving.tell(second), after_one, 1)
+            assert moving.holding._segment.owned == set(range(4)) - set(second.trunk_blocks)
         with edge_server() as edge:
             run = edge.open_run(spec, start, ["ann"])
             run.rounds.open(0, 1, after_one)
