@@ -9,6 +9,7 @@ from elsa.model.segment import Segment
 from elsa.spec import RunSpec, Split
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from services.client.base import RunBase
+from services.rpc.memory import give_back
 
 
 class Holding:
@@ -53,6 +54,7 @@ class Holding:
             )
         elif self._segment.owned != frozenset(blocks):
             self._segment.hold(checkpoint, blocks)
+            give_back()
         if self._segment.attached is not None:
             adapters.detach(self._segment)
         adapters.attach(self._segment, self._config)

@@ -11,7 +11,7 @@ from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec, Split
 from elsa.train.measuring import model_shape
 from services.client.settings import ClientSettings
-from services.rpc.memory import usable_bytes
+from services.rpc.memory import give_back, usable_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +38,13 @@ class Limits:
         rows: EncodedData,
         settings: ClientSettings,
     ) -> "Limits":
-        """Ask for the memory that there is, then count what the model and `rows` take.
+        """Ask for the memory that there is, once runs before have given theirs back, then count what the run takes.
 
         Raises:
             CapacityError: the system does not tell how much memory is free, and no cap is set.
             ModelError, SpecError: the model, or a codec at its width, cannot be counted.
         """
+        give_back()
         memory_bytes = usable_bytes(settings.max_memory_mib)
         shape = model_shape(spec, checkpoint, config)
         return cls(

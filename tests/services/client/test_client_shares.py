@@ -245,3 +245,26 @@ def test_what_is_taken_anew_begins_where_all_clients_begin(spec):
     trained = probe_activations(segment, holding._base.checkpoint, HALF, WORDS, 32)
     again, same = probes()
     assert again is segment and not torch.equal(trained, public) and torch.equal(same, public)
+
+
+MIXED = {
+    "calibrated codecs": {"codecs": dict.fromkeys(("h1", "h2", "dh2", "dh1"), "subspace(ratio=2) | int4")},
+    "rows that are kept": {"reuse": {"enabled": True}, "lora": {"bottom_adapters": False}},
+    "noise and an opponent": {"privacy": {"noise": {"multiplier": 0.1}, "adversary": {"weight": 0.5}}},
+}
+
+
+@pytest.mark.parametrize("parts", MIXED.values(), ids=MIXED)
+def test_what_was_learned_at_one_cut_is_not_used_at_another(tiny_bert, data, parts):
+    spec = spec_of(tiny_bert, **PLANNED, **parts)
+    adapter = first_adapter(spec)
+    with edge_server() as edge:
+        run = edge.open_run(spec, adapter, ["ann"])
+        carrier = Carrier(spec, data, edge)
+        for edge_round, split in enumerate((HALF, MORE, HALF)):
+            if edge_round:
+                run.rounds.open(0, edge_round, adapter)
+            before = carrier.trainers._trainer
+            adapter, report = whole_adapter(edge, carrier.tell(split), adapter, edge_round)
+            assert before is None or carrier.now()._end is not before._end
+            assert all(np.isfinite(values).all() for values in adapter.values()) and report.loss < 10
