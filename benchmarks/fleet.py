@@ -48,9 +48,8 @@ class Fleet:
         self._start("client", "--name", name, "--cloud", self.cloud, "--data", source, *flags, threads=True)
 
     def peak_bytes(self, name: str) -> int:
-        """The most memory that a role has had, resident, up to now (VmHWM of Linux)."""
-        status = Path(f"/proc/{self._pids[name]}/status").read_text()
-        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+        """The most memory that a role has had, resident, up to now."""
+        return peak_bytes(str(self._pids[name]))
 
     def submit(self, spec: RunSpec) -> str:
         """Submit a run; its id."""
@@ -80,6 +79,15 @@ class Fleet:
         started = self._processes.start(name, elsa_command(role, *flags, *more, "--ready-file", str(ready)))
         self._pids[name] = started.process.pid
         return self._processes.wait_ready(started, ready, READY_S)
+
+
+def peak_bytes(process: str) -> int:
+    """The most memory that a process, by number or `self`, has had, resident, up to now (VmHWM of Linux).
+
+    Not `ru_maxrss`, which a child takes over from the process that started it.
+    """
+    status = Path(f"/proc/{process}/status").read_text()
+    return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
 
 
 def table(rows: list[Mapping[str, object]]) -> str:

@@ -20,7 +20,7 @@ from elsa.spec import RunSpec
 ROWS, TOKENS, STEPS = 8, 64, 6
 EMBEDDINGS_BYTES = 4 * SMOLLM2_135M["vocab_size"] * SMOLLM2_135M["hidden_size"]
 MOST_SHARE = 0.15
-PEAK = "import resource; print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+PEAK = "from benchmarks.fleet import peak_bytes; print(peak_bytes('self'))"
 TASKS = {
     "classification": {"labels": LABELS},
     "causal-lm": {},

@@ -61,12 +61,22 @@ def client_as_measured(profile: ClientProfile, edge: str, workload: Workload, wo
     )
 
 
-def edge_as_measured(profile: EdgeProfile, work: Sequence[Measured]) -> EdgeProfile:
-    """An edge's profile that predicts what its clients' trunks took, all together; at least one of them."""
+def edge_as_measured(profile: EdgeProfile, work: Sequence[Measured], row_share: float = 1.0) -> EdgeProfile:
+    """An edge's profile that predicts what its clients' trunks took, all together; at least one of them.
+
+    Args:
+        row_share: how long their rows are, of the longest.
+    """
     taken_s = sum(each.seconds.trunk for each in work)
     blocks = sum(each.steps * each.split.trunk for each in work)
-    factor = _factor(taken_s, blocks * profile.block_s_among(len(work)))
-    return replace(profile, block_s=profile.block_s * factor, crowding_s=profile.crowding_s * factor)
+    factor = _factor(taken_s, blocks * profile.for_rows(row_share).block_s_among(len(work)))
+    quarter_s = profile.quarter_block_s
+    return replace(
+        profile,
+        block_s=profile.block_s * factor,
+        crowding_s=profile.crowding_s * factor,
+        quarter_block_s=None if quarter_s is None else quarter_s * factor,
+    )
 
 
 def _factor(measured_s: float, predicted_s: float) -> float:

@@ -61,7 +61,12 @@ def client_from_proto(
 
 def edge_to_proto(profile: EdgeProfile) -> pb.EdgeProfile:
     """An edge's profile without its capacity, which is its room in a run."""
-    return pb.EdgeProfile(block_s=profile.block_s, crowding_s=profile.crowding_s, memory_bytes=profile.memory_bytes)
+    return pb.EdgeProfile(
+        block_s=profile.block_s,
+        crowding_s=profile.crowding_s,
+        memory_bytes=profile.memory_bytes,
+        quarter_block_s=profile.quarter_block_s or 0.0,
+    )
 
 
 def edge_from_proto(name: str, message: pb.EdgeProfile, capacity: int) -> EdgeProfile:
@@ -73,6 +78,7 @@ def edge_from_proto(name: str, message: pb.EdgeProfile, capacity: int) -> EdgePr
             crowding_s=message.crowding_s,
             memory_bytes=message.memory_bytes,
             capacity=capacity,
+            quarter_block_s=message.quarter_block_s or None,
         )
     except SpecError as error:
         raise MalformedError(f"edge.profile: {error}") from error

@@ -36,7 +36,7 @@ def plan(problem: Problem) -> Plan:
     edges: dict[str, EdgePlan] = {}
     clients: dict[str, ClientPlan] = {}
     refused = [*problem.faults, *_without_edge(problem)]
-    for edge in sorted(problem.edges, key=_by_name):
+    for edge in (one.for_rows(problem.workload.row_share) for one in sorted(problem.edges, key=_by_name)):
         crew = sorted((one for one in problem.clients if problem.homes.get(one.name) == edge.name), key=_by_name)
         site, turned_away = _admit(problem, edge, crew)
         refused += turned_away

@@ -53,6 +53,7 @@ class EdgePart(Part):
     crowding_s: float = 0.0
     memory_bytes: int
     capacity: int
+    quarter_block_s: float | None = None
 
 
 class ModelPart(Part):

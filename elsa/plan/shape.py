@@ -100,6 +100,11 @@ class Workload:
         )
 
     @property
+    def row_share(self) -> float:
+        """How long rows are on average, of the longest that there may be."""
+        return self.row_tokens / self.longest_row
+
+    @property
     def up_bytes(self) -> float:
         """Encoded bytes of a step from client to edge."""
         return self.rows * self.row_tokens * self.traffic.up

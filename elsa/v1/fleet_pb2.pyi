@@ -348,22 +348,26 @@ class EdgeProfile(_message.Message):
     BLOCK_S_FIELD_NUMBER: _builtins.int
     CROWDING_S_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    QUARTER_BLOCK_S_FIELD_NUMBER: _builtins.int
     block_s: _builtins.float
     """Seconds of one block forward and backward for all rows of one client's batch, with one session open; above 0."""
     crowding_s: _builtins.float
     """By how much block_s grows with each further open session."""
     memory_bytes: _builtins.int
     """Bytes that may be taken beyond the process without a model; above 0."""
+    quarter_block_s: _builtins.float
+    """block_s is of rows as long as the run allows; this is of rows a quarter as long. 0: block_s is of its clients' rows."""
     def __init__(
         self,
         *,
         block_s: _builtins.float = ...,
         crowding_s: _builtins.float = ...,
         memory_bytes: _builtins.int = ...,
+        quarter_block_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "crowding_s", b"crowding_s", "memory_bytes", b"memory_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "crowding_s", b"crowding_s", "memory_bytes", b"memory_bytes", "quarter_block_s", b"quarter_block_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

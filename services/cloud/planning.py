@@ -141,7 +141,9 @@ def corrected(
                 known[client_id] = replace(kept, client=client_as_measured(kept.client, edge_id, workload, work))
         edge = known.get(edge_id)
         if edge is not None and edge.edge is not None and measured:
-            known[edge_id] = replace(edge, edge=edge_as_measured(edge.edge, list(measured.values())))
+            known[edge_id] = replace(
+                edge, edge=edge_as_measured(edge.edge, list(measured.values()), workload.row_share)
+            )
     return [known[kept.node_id] for kept in profiles]
 
 

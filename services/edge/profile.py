@@ -2,8 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from elsa.plan.messages import edge_to_proto, shape_to_proto
 from elsa.plan.profile import EdgeProfile
 from elsa.spec import RunSpec
 from elsa.train.fitting import check_fits
-from elsa.train.measuring import EdgeSeconds, edge_seconds, model_shape
+from elsa.train.measuring import edge_seconds, model_shape
 from elsa.v1 import fleet_pb2
 from services.edge.fit import Fit
 from services.edge.worker import Worker
@@ -35,14 +36,14 @@ class Prepared:
     checkpoint: Checkpoint
     config: AdapterConfig
     fit: Fit
-    seconds: EdgeSeconds | None
-    """In a run whose splits are planned."""
+    seconds: Mapping[str, float] | None
+    """In a run whose splits are planned: those of an `EdgeProfile`, by its names."""
 
     def offer(self, name: str, room: int) -> fleet_pb2.EdgeOffer:
         """What is told when the run is joined, with room for so many sessions."""
         if self.seconds is None:
             return fleet_pb2.EdgeOffer(room=room)
-        profile = EdgeProfile(name=name, memory_bytes=self.fit.memory_bytes, capacity=room, **asdict(self.seconds))
+        profile = EdgeProfile(name=name, memory_bytes=self.fit.memory_bytes, capacity=room, **self.seconds)
         return fleet_pb2.EdgeOffer(room=room, profile=edge_to_proto(profile), shape=shape_to_proto(self.fit.shape))
 
 
@@ -88,19 +89,22 @@ class Profiler:
         seconds = self._seconds(spec, checkpoint, config, fit) if joins and spec.plans_splits else None
         return Prepared(checkpoint=checkpoint, config=config, fit=fit, seconds=seconds)
 
-    def _seconds(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit) -> EdgeSeconds:
-        """Of rows as long as the run allows, since this edge knows none of its clients'."""
+    def _seconds(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit) -> dict[str, float]:
+        """Of rows as long as the run allows and a quarter as long, since this edge knows none of its clients'."""
         sessions = min(self._capacity, fit.sessions)
 
         def measured() -> dict[str, float]:
             longest = float(spec.model.max_tokens)
             log.info("measures a block of %s with batches as the run's", spec.model.source)
-            work = self._worker.run(lambda: edge_seconds(spec, checkpoint, config, longest, sessions))
-            return asdict(work.value)
+            whole, quarter = (
+                self._worker.run(partial(edge_seconds, spec, checkpoint, config, tokens, sessions)).value
+                for tokens in (longest, max(longest / 4, 1.0))
+            )
+            return asdict(whole) | {"quarter_block_s": quarter.block_s}
 
         with turn(self._folder):
             figures = KeptFigures(self._folder).get(_key(checkpoint, config, fit, sessions), measured)
-        return EdgeSeconds(**{name: self._pace.at(0) * figure for name, figure in figures.items()})
+        return {name: self._pace.at(0) * figure for name, figure in figures.items()}
 
 
 def _key(checkpoint: Checkpoint, config: AdapterConfig, fit: Fit, sessions: int) -> dict[str, object]:

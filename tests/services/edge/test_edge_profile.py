@@ -52,7 +52,7 @@ def test_a_planned_run_is_told_measured_seconds_memory_and_the_models_shape(work
     offer = ready.offer("edge-1", 3)
     told = edge_from_proto("edge-1", offer.profile, offer.room)
     assert (told.memory_bytes, told.capacity, offer.room) == (64 * MIB, 3, 3)
-    assert 0 < told.block_s < 10 and 0 <= told.crowding_s < told.block_s
+    assert 0 < told.block_s < 10 and 0 <= told.crowding_s < told.block_s and told.quarter_block_s > 0
     shape = shape_from_proto(offer.shape)
     assert shape == model_shape(spec, ready.checkpoint, ready.config)
     assert (shape.blocks, shape.width) == (BLOCKS, WIDTH)
@@ -69,9 +69,9 @@ def test_seconds_are_taken_once_on_the_compute_thread_and_pace_is_put_on_top(wor
     seconds = [
         profiler_of(worker, tmp_path, pace).prepared(spec, joins=True).seconds for pace in ("1", "1", "2.5,1:9")
     ]
-    assert [name.rpartition("_")[0] for name in measured] == ["compute"]
-    assert seconds[0] == seconds[1] == EdgeSeconds(block_s=0.1, crowding_s=0.008)
-    assert (seconds[2].block_s, seconds[2].crowding_s) == pytest.approx((0.25, 0.02))
+    assert [name.rpartition("_")[0] for name in measured] == ["compute"] * 2  # longest rows, and a quarter of them
+    assert seconds[0] == seconds[1] == {"block_s": 0.1, "crowding_s": 0.008, "quarter_block_s": 0.025}
+    assert seconds[2] == pytest.approx({"block_s": 0.25, "crowding_s": 0.02, "quarter_block_s": 0.0625})
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_seconds_of_other_work_are_measured_apart(worker, tiny_bert, tmp_path, m
     profiler = profiler_of(worker, tmp_path)
     for spec in (planned(tiny_bert), planned(tiny_bert, **parts), planned(tiny_bert)):
         profiler.prepared(spec, joins=True)
-    assert len(measured) == 2
+    assert len(measured) == 2 * 2
 
 
 def test_an_edge_that_comes_back_to_its_run_does_not_measure(worker, tiny_bert, tmp_path, measured):

@@ -1,5 +1,7 @@
 """Profiles follow what rounds measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,3 +87,23 @@ def test_one_round_changes_a_figure_a_hundredfold_at_most():
 def test_a_link_that_is_not_known_changes_nothing():
     work = measured(CLIENT, Split(bottom=1, trunk=1, top=1), workload(), computing=3)
     assert client_as_measured(CLIENT, "elsewhere", workload(), work) == CLIENT
+
+
+@given(share=st.floats(0.05, 1), factor=FACTORS)
+def test_an_edge_that_knows_no_rows_is_corrected_at_the_rows_that_its_clients_have(share, factor):
+    edge = replace(EDGE, quarter_block_s=0.0015)
+    block_s = factor * edge.for_rows(share).block_s_among(1)
+    work = Measured(split=Split(bottom=1, trunk=3, top=1), steps=5, seconds=PhaseSeconds(trunk=15 * block_s))
+    assert edge_as_measured(edge, [work], share).for_rows(share).block_s_among(1) == pytest.approx(block_s)
+
+
+def test_seconds_of_shorter_rows_lie_on_the_line_through_both_figures():
+    edge = replace(EDGE, quarter_block_s=0.001)
+    assert edge.for_rows(1.0).block_s == pytest.approx(0.004)
+    assert edge.for_rows(0.25).block_s == pytest.approx(0.001)
+    assert edge.for_rows(0.625).block_s == pytest.approx(0.0025)
+    assert edge.for_rows(0.01).block_s > 0
+    assert replace(edge, quarter_block_s=0.005).for_rows(0.5).block_s == pytest.approx(
+        0.004
+    )  # never faster by length
+    assert EDGE.for_rows(0.1) is EDGE
