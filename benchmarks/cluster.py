@@ -1,6 +1,6 @@
 """Whether clients are grouped and trusted as they should be, what trust is worth, and what it costs for large fleets.
 
-    python -m benchmarks.cluster [groups trust learning cost] [--data ../shared/data] [--seeds 5]
+    python -m benchmarks.cluster [groups trust learning cost] [--data ../shared/data] [--seeds 5] [--long]
 
 `groups`: 16 really fine-tuned clients of four distributions, warmed up for 15 steps; the adjusted Rand index of the
 clusters found. `trust`: 20 clients, four of them bad in one of five ways; the area under the ROC curve of trust; what
@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.cluster_cost import cost
 from benchmarks.cluster_fleet import TREC, Town
 from benchmarks.cluster_groups import Groups
-from benchmarks.cluster_learning import learning
+from benchmarks.cluster_learning import LONG, SHORT, learning
 from benchmarks.cluster_progress import say
 from benchmarks.cluster_trust import Trust
 
@@ -30,6 +30,9 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {' '.join(PARTS)}; all if none is named")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the data sets")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--long", action="store_true", help="learn until accuracy hardly rises; 45 minutes of one core"
+    )
     args = parser.parse_args()
     if unknown := sorted(set(args.parts) - set(PARTS)):
         sys.exit(f"error: no part {unknown[0]}; there are {', '.join(PARTS)}")
@@ -45,7 +48,7 @@ def main() -> None:
     for part in found:
         part.show()
     if "learning" in wanted:
-        learning(args.data, min(args.seeds, MOST_LEARNING_SEEDS))
+        learning(args.data, min(args.seeds, MOST_LEARNING_SEEDS), LONG if args.long else SHORT)
     if "cost" in wanted:
         cost()
 
