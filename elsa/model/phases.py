@@ -98,6 +98,17 @@ class Phases:
         with swapped(self.model, [*self._fed(hidden), *silenced, *self._blocks(blocks)]):
             return self._backbone(torch.zeros_like(attention_mask), attention_mask)
 
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """States (rows, tokens, width) after the final norm to logits (rows, tokens, vocabulary) of a language model.
+
+        Each token's logits depend on its own state alone. Raises SplitError as `bottom`.
+        """
+        self._need(range(0), ends=True)
+        mask = torch.ones(states.shape[:2], dtype=torch.int64)
+        with swapped(self.model, [*self._fed(states), *self._silenced(), *self._blocks(range(0))]):
+            logits: torch.Tensor = self.model(input_ids=mask, attention_mask=mask).logits
+        return logits
+
     def logits(
         self,
         input_ids: torch.Tensor,

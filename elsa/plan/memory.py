@@ -21,9 +21,17 @@ MOMENTS = 2
 CUT_TENSORS = 4
 """Activations and gradient at both cuts, float32, held for each micro-batch in flight."""
 
+LOGITS_BYTES = 1 << 24
+"""Most logits of a language model that exist at once, or those of one prediction; see `elsa.train.vocabulary`."""
+
+LOGITS_RUNNING = 4
+"""Times those: they, as many probabilities, and what the allocator holds back: measured of a vocabulary of 49152 and
+512 predictions, 3 where the head is float32 and 4 to 6 where it is held."""
+
 HEAD_RUNNING = 3
-"""Times what a head keeps that it holds only while it runs: logits, beside the logarithms of probabilities that it
-keeps, and two gradients of their size."""
+"""Times what a head keeps that it holds only while it runs: of a classifier logits, beside the logarithms of
+probabilities that it keeps, and two gradients of their size; of a language model final states, those that have a
+label, and gradients of both."""
 
 HELD_BACK = 3
 """Times a block's activations that the C library's allocator holds back of what was given back to it: measured of
@@ -95,6 +103,7 @@ def client_needs(model: ModelShape, workload: Workload) -> ClientNeeds:
     ends = Need(
         weights=end_bytes * (model.embedding_weights + model.head_weights),
         activations=FLOAT32_BYTES * (1 + HEAD_RUNNING) * model.head_activations * workload.part_tokens
+        + LOGITS_RUNNING * _logits_bytes(model, workload)
         + _cut_bytes(model, workload)
         + _passing_bytes(model, workload),
         loading=FLOAT32_BYTES * model.largest_weights,
@@ -126,6 +135,18 @@ def edge_needs(model: ModelShape, workload: Workload, held_blocks: int) -> EdgeN
         session=slot + Need(activations=_cut_bytes(model, workload)),
         session_block=Need(gradients=learning.gradients, optimizer=learning.optimizer, activations=kept),
     )
+
+
+def predictions_at_once(vocabulary: int) -> int:
+    """Of how many predictions of a language model the logits exist at once."""
+    return max(1, LOGITS_BYTES // (FLOAT32_BYTES * vocabulary))
+
+
+def _logits_bytes(model: ModelShape, workload: Workload) -> int:
+    if workload.task != "causal-lm":
+        return 0  # they are few, and counted a token
+    vocabulary = model.embedding_weights // model.width
+    return FLOAT32_BYTES * vocabulary * min(workload.part_tokens, predictions_at_once(vocabulary))
 
 
 def _trained(values: int) -> Need:

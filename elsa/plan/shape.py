@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 
 from elsa.errors import SpecError
 from elsa.plan.traffic import Traffic, traffic_of
-from elsa.spec import BaseDtype, RunSpec
+from elsa.spec import BaseDtype, RunSpec, Task
 
 MOST_VALUES = 2**48
 MOST_BLOCKS = 1_000
@@ -40,7 +40,8 @@ class ModelShape:
     block_activations: int
     """Values a token that one block keeps from its forward to its backward, if none are computed again."""
     head_activations: int
-    """Values a token that final norm, head and loss keep; of a language model mostly its vocabulary."""
+    """Values a token that final norm, head and loss keep; of a language model without logits, which never exist of a
+    whole batch."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.blocks <= MOST_BLOCKS:
@@ -72,6 +73,7 @@ class Workload:
     """Whether the blocks before the cut have an adapter that learns; if not, they run forward only."""
     checkpointing: bool = False
     """Whether blocks keep only their input and run forward again in their backward. Profiles are measured so too."""
+    task: Task = "classification"
     base: BaseDtype = "float32"
     """In what frozen weights are held. Activations, adapters and their optimizer are float32 always."""
 
@@ -96,6 +98,7 @@ class Workload:
             window=spec.training.window,
             trains_bottom=trains_bottom,
             checkpointing=spec.training.checkpointing,
+            task=spec.model.task,
             base=spec.model.base_dtype,
         )
 

@@ -29,6 +29,8 @@ from elsa.spec import RunSpec
 from elsa.train.loss import count, loss_sum
 from elsa.train.optimizer import adamw
 from elsa.train.sampled import Call, Sample
+from elsa.train.top import learn
+from elsa.train.vocabulary import labelled
 
 MOST_TOKENS = 512
 """Of the row on which activations are counted."""
@@ -72,11 +74,11 @@ def model_shape(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig) ->
 
     Frozen values are counted on the skeleton, what is tied once; trained ones on the adapter as it is attached.
     Activations are the float32 values that autograd saves in one forward of one block, and of the head with the loss,
-    a token of one row of `max_tokens` or 512 tokens, whichever is less: distinct memory, without parameters and what
-    all blocks share. The row is padded, as rows of a batch are: a mask makes attention keep a number for each pair of
-    tokens.
+    a token of one row of `max_tokens` or 512 tokens, whichever is less: distinct memory, without parameters, what all
+    blocks share and logits of a language model, which a step makes a part at a time. The row is padded, as rows of a
+    batch are: a mask makes attention keep a number for each pair of tokens.
 
-    For a short time this takes the memory of one block, both ends and one row's logits.
+    For a short time this takes the memory of one block, both ends and what one row keeps there.
 
     Raises:
         ArchitectureError, ModelError, CheckpointError: as `Segment.sample`.
@@ -242,7 +244,7 @@ def _head_step(spec: RunSpec, sample: Sample, parts: list[Batch]) -> Run:
     def run() -> None:
         for part in parts:
             leaf = states[len(part)].detach().requires_grad_()
-            (_loss(sample, leaf, part) / total).backward()  # type: ignore[no-untyped-call]
+            learn(sample.segment, leaf, part, sample.ends_split, spec.model.task, total)
         if optimizer is not None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -250,10 +252,12 @@ def _head_step(spec: RunSpec, sample: Sample, parts: list[Batch]) -> Run:
     return run
 
 
-def _loss(sample: Sample, states: torch.Tensor, batch: Batch) -> torch.Tensor:
-    segment = sample.segment
-    logits = segment.top(states, batch.input_ids, batch.attention_mask, split=sample.ends_split)
-    return loss_sum(logits, batch.labels, segment.task)
+def _kept(sample: Sample, states: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """What holds all that stays of a forward of final norm, head and loss: of a language model, of the norm alone."""
+    segment, split = sample.segment, sample.ends_split
+    if segment.task == "causal-lm":
+        return labelled(segment.final(states, batch.attention_mask, split), batch.labels)[0]
+    return loss_sum(segment.top(states, batch.input_ids, batch.attention_mask, split), batch.labels, segment.task)
 
 
 def _activations(sample: Sample, max_tokens: int) -> tuple[int, int]:
@@ -263,7 +267,7 @@ def _activations(sample: Sample, max_tokens: int) -> tuple[int, int]:
     block = plain + (padded - plain) * max_tokens / tokens  # a mask has as many values a token as the row has tokens
     row = sample.batch(1, tokens, padded=False)
     states = sample.states(row).requires_grad_()
-    head = saved_bytes(lambda: _loss(sample, states, row), sample.frozen())
+    head = saved_bytes(lambda: _kept(sample, states, row), sample.frozen())
     return math.ceil(block / FLOAT32_BYTES / tokens), math.ceil(head / FLOAT32_BYTES / tokens)
 
 

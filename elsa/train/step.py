@@ -6,7 +6,7 @@ what is in flight at the same time changes nothing in the maths: a step equals o
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 
@@ -14,14 +14,16 @@ from elsa.data.batches import Batch
 from elsa.model import adapter as adapters
 from elsa.model.segment import Segment
 from elsa.spec import Split, Task, TrainingSpec
-from elsa.train.loss import Score, count, loss_sum, score
+from elsa.train.loss import Score, count
 from elsa.train.optimizer import adamw
 from elsa.train.packing import pack, unpack
 from elsa.train.phases import Stopwatch
 from elsa.train.session import Position
+from elsa.train.top import judge, learn
 from elsa.train.trunk import BackwardReply, ForwardReply, Trunk
 
 Blur = Callable[[torch.Tensor], torch.Tensor]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,15 +130,11 @@ class SplitTrainer:
     def _send_backward(self, reply: ForwardReply, batch: Batch, total: int, *, last: bool) -> float:
         with self._watch.timing("top"):
             leaf = reply.activations.detach().requires_grad_()
-            logits = self._segment.top(
-                unpack(leaf, batch.lengths), batch.input_ids, batch.attention_mask, split=self._split
-            )
-            loss = loss_sum(logits, batch.labels, self._task) / max(total, 1)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss = learn(self._segment, unpack(leaf, batch.lengths), batch, self._split, self._task, total)
         if leaf.grad is None:
             raise RuntimeError("the loss does not depend on the trunk's output")
         self._trunk.backward(reply.position, leaf.grad, apply=last)
-        return loss.item()
+        return loss
 
     def _finish_backward(self, reply: BackwardReply, opened: _Open) -> None:
         with self._watch.timing("bottom"):
@@ -159,7 +157,6 @@ def bottom_activations(segment: Segment, batch: Batch, split: Split) -> torch.Te
     return pack(hidden, batch.lengths)
 
 
-@torch.no_grad()
 def predict(
     segment: Segment,
     trunk: Trunk,
@@ -171,19 +168,11 @@ def predict(
     watch: Stopwatch | None = None,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """Each batch with its logits, in order, up to `window` batches in flight. The trunk needs no backward."""
-    segment.train(False)
-    watch = watch or Stopwatch()
-    waiting: list[Batch] = []
-    for step, batch in enumerate(batches):
-        with watch.timing("bottom"):
-            activations = bottom_activations(segment, batch, split)
-            activations = blur(activations) if blur else activations
-        trunk.forward(Position(step=step, micro_batch=0), activations, batch.lengths)
-        waiting.append(batch)
-        if len(waiting) == window:
-            yield _predicted(segment, trunk, waiting.pop(0), split, watch)
-    while waiting:
-        yield _predicted(segment, trunk, waiting.pop(0), split, watch)
+
+    def logits(hidden: torch.Tensor, batch: Batch) -> tuple[Batch, torch.Tensor]:
+        return batch, segment.top(hidden, batch.input_ids, batch.attention_mask, split)
+
+    return _run(segment, trunk, batches, logits, split=split, window=window, blur=blur, watch=watch)
 
 
 def evaluate(
@@ -198,18 +187,48 @@ def evaluate(
     watch: Stopwatch | None = None,
 ) -> Score:
     """Loss, hits and count over `batches`, through the split; arguments as of `SplitTrainer`."""
-    total = Score()
-    for batch, logits in predict(segment, trunk, batches, split=split, window=window, blur=blur, watch=watch):
-        total += score(logits, batch.labels, task)
-    return total
+
+    def scored(hidden: torch.Tensor, batch: Batch) -> Score:
+        return judge(segment, hidden, batch, split, task)
+
+    return sum(
+        _run(segment, trunk, batches, scored, split=split, window=window, blur=blur, watch=watch), start=Score()
+    )
 
 
-def _predicted(
-    segment: Segment, trunk: Trunk, batch: Batch, split: Split, watch: Stopwatch
-) -> tuple[Batch, torch.Tensor]:
+@torch.no_grad()
+def _run(
+    segment: Segment,
+    trunk: Trunk,
+    batches: Iterable[Batch],
+    finish: Callable[[torch.Tensor, Batch], Result],
+    *,
+    split: Split,
+    window: int,
+    blur: Blur | None,
+    watch: Stopwatch | None,
+) -> Iterator[Result]:
+    """What `finish` makes of each batch and what the trunk gave for it, states (rows, tokens, width)."""
+    segment.train(False)
+    watch = watch or Stopwatch()
+    waiting: list[Batch] = []
+    for step, batch in enumerate(batches):
+        with watch.timing("bottom"):
+            activations = bottom_activations(segment, batch, split)
+            activations = blur(activations) if blur else activations
+        trunk.forward(Position(step=step, micro_batch=0), activations, batch.lengths)
+        waiting.append(batch)
+        if len(waiting) == window:
+            yield _finished(trunk, waiting.pop(0), finish, watch)
+    while waiting:
+        yield _finished(trunk, waiting.pop(0), finish, watch)
+
+
+def _finished(
+    trunk: Trunk, batch: Batch, finish: Callable[[torch.Tensor, Batch], Result], watch: Stopwatch
+) -> Result:
     reply = trunk.receive()
     if not isinstance(reply, ForwardReply):
         raise RuntimeError("a backward reply where nothing was sent backward")
     with watch.timing("top"):
-        hidden = unpack(reply.activations, batch.lengths)
-        return batch, segment.top(hidden, batch.input_ids, batch.attention_mask, split=split)
+        return finish(unpack(reply.activations, batch.lengths), batch)
