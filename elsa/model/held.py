@@ -18,7 +18,7 @@ from elsa.model.skeleton import Skeleton
 from elsa.model.stand_in import place
 from elsa.spec import BaseDtype
 
-_PIECE_BYTES = 1 << 24
+_PIECE_BYTES = 1 << 23
 """As much of a weight is float32 at once, or one row: the head of a language model is as large as many blocks."""
 _MOST = 127
 
@@ -114,42 +114,49 @@ def _int8(values: torch.Tensor, *, turned: bool) -> tuple[torch.Tensor, torch.Te
 
 
 def _parts(rows: torch.Tensor) -> Iterator[slice]:
-    step = max(1, _PIECE_BYTES // (4 * rows.shape[1]))
-    for begin in range(0, len(rows), step):
-        yield slice(begin, begin + step)
+    for begin in range(0, len(rows), _step(rows)):
+        yield slice(begin, begin + _step(rows))
+
+
+def _step(rows: torch.Tensor) -> int:
+    return max(1, _PIECE_BYTES // (4 * rows.shape[1]))
 
 
 def _pieces(weight: torch.Tensor, scale: torch.Tensor | None) -> Iterator[tuple[slice, torch.Tensor]]:
-    """The rows of a held weight (out, in), in float32, a piece at a time."""
+    """The rows of a held weight (out, in), in float32, a piece at a time: each lies where the one before it lay."""
+    rows, width = min(_step(weight), len(weight)), weight.shape[1]
+    room = torch.empty(rows, width) if weight.is_contiguous() else torch.empty(width, rows).t()
     for part in _parts(weight):
-        yield part, weight[part].float() if scale is None else weight[part] * scale[part]
+        held = weight[part]
+        piece = room[: len(held)]
+        yield part, piece.copy_(held) if scale is None else torch.mul(held, scale[part], out=piece)
 
 
 def _product(
     values: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    out: torch.Tensor = _Product.apply(values, weight, scale)  # type: ignore[no-untyped-call]
-    return out if bias is None else out + bias
+    out: torch.Tensor = _Product.apply(values.reshape(-1, values.shape[-1]), weight, scale)  # type: ignore[no-untyped-call]
+    if bias is not None:
+        out.add_(bias)
+    return out.view(*values.shape[:-1], len(weight))
 
 
 class _Product(torch.autograd.Function):
-    """values (..., in) times a held weight (out, in), of which nothing else is kept until the backward."""
+    """values (rows, in) times a held weight (out, in), of which nothing else is kept until the backward."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(weight, scale)
-        flat = values.reshape(-1, values.shape[-1])
-        out = values.new_empty(len(flat), len(weight))
+        out = values.new_empty(len(values), len(weight))
         for part, piece in _pieces(weight, scale):
-            torch.mm(flat, piece.t(), out=out[:, part])
-        return out.view(*values.shape[:-1], len(weight))
+            torch.mm(values, piece.t(), out=out[:, part])
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         weight, scale = ctx.saved_tensors
-        flat = gradient.reshape(-1, len(weight))
-        back = gradient.new_zeros(len(flat), weight.shape[1])
+        back = gradient.new_zeros(len(gradient), weight.shape[1])
         for part, piece in _pieces(weight, scale):
-            back.addmm_(flat[:, part], piece)
-        return back.view(*gradient.shape[:-1], weight.shape[1]), None, None
+            back.addmm_(gradient[:, part], piece)
+        return back, None, None
