@@ -183,6 +183,35 @@ def test_pieces_do_not_change_a_product(monkeypatch: pytest.MonkeyPatch, turned:
     assert torch.allclose(rows * scale, weight, atol=float(weight.abs().max()) / 254 + 1e-6)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("base", HALVES)
+def test_of_a_held_weight_one_piece_is_float32_at_once_and_always_in_the_same_place(
+    monkeypatch: pytest.MonkeyPatch, base: BaseDtype, turned: bool
+) -> None:
+    monkeypatch.setattr(held, "_PIECE_BYTES", 3 * 4 * 7)
+    weight = torch.randn(11, 7)
+    scale = None
+    if base == "int8":
+        weight, scale = held._int8(weight, turned=False)
+    rows = (weight.t().contiguous().t() if turned else weight).to(torch.bfloat16 if scale is None else torch.int8)
+    pieces = [(part, piece.data_ptr(), piece.clone()) for part, piece in held._pieces(rows, scale)]
+    assert len({place for _, place, _ in pieces}) == 1 and len(pieces) == 4
+    whole = rows.float() if scale is None else rows * scale
+    assert all(torch.equal(piece, whole[part]) for part, _, piece in pieces)
+
+
+def test_a_bias_is_added_and_learns_as_in_a_plain_product() -> None:
+    torch.manual_seed(0)
+    states, weight = torch.randn(2, 3, 7, requires_grad=True), torch.randn(11, 7).bfloat16()
+    bias, gradient = torch.randn(11, requires_grad=True), torch.randn(2, 3, 11)
+    got = held._product(states, weight, None, bias)
+    want = states @ weight.float().t() + bias
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    wanted = torch.autograd.grad(want, (states, bias), gradient)
+    for one, other in zip(torch.autograd.grad(got, (states, bias), gradient), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+
+
 def test_a_client_of_reading_as_float32_is_what_it_was(make_folder: MakeFolder) -> None:
     checkpoint = Checkpoint.open(str(make_folder("bert", "classification")))
     segment = Segment.client(checkpoint, SPLIT, task="classification", num_labels=LABELS)

@@ -149,6 +149,16 @@ def test_a_client_holds_what_it_owns_and_trains():
     assert need.activations == size * tokens * (kept + 4 * model.width)
 
 
+@pytest.mark.parametrize(("vocabulary", "rows"), [(40, 4), (49152, 8), (49152, 800), (10**7, 8)])
+def test_a_language_model_takes_a_bounded_part_of_its_logits_whatever_the_batch(vocabulary, rows):
+    model, work = model_of(embedding_weights=8 * vocabulary), workload_of(rows=rows)
+    there, without = (client_needs(model, replace(work, task=task)).ends for task in ("causal-lm", "classification"))
+    logits = 4 * vocabulary * work.part_tokens
+    assert there.activations - without.activations <= 4 * min(logits, max(2**24, 4 * vocabulary))
+    assert there.activations - without.activations >= 2 * min(logits, 2**24)
+    assert replace(there, activations=0) == replace(without, activations=0)
+
+
 def test_a_bottom_that_is_not_trained_keeps_nothing_for_a_backward():
     model = model_of()
     trained, frozen = (client_needs(model, workload_of(trains_bottom=flag)).bottom_block for flag in (True, False))
