@@ -21,12 +21,12 @@ MOMENTS = 2
 CUT_TENSORS = 4
 """Activations and gradient at both cuts, float32, held for each micro-batch in flight."""
 
-LOGITS_BYTES = 1 << 24
+LOGITS_BYTES = 1 << 23
 """Most logits of a language model that exist at once, or those of one prediction; see `elsa.train.vocabulary`."""
 
-LOGITS_RUNNING = 4
-"""Times those: they, as many probabilities, and what the allocator holds back: measured of a vocabulary of 49152 and
-512 predictions, 3 where the head is float32 and 4 to 6 where it is held."""
+LOGITS_RUNNING = 8
+"""Times those: they, as many probabilities, a piece of a held weight in float32, and what the allocator holds back:
+measured of a vocabulary of 49152 and 512 predictions, 4 where the head is float32 and up to 8 where it is held."""
 
 HEAD_RUNNING = 3
 """Times what a head keeps that it holds only while it runs: of a classifier logits, beside the logarithms of
