@@ -42,6 +42,7 @@ def specification() -> RunSpec:
             "training": {"rounds": ROUNDS, "edge_rounds": 1},
             "fleet": {"min_clients": CLIENTS, "min_edges": 2},
             "clustering": {"method": "none"},
+            "plan": {"method": "given"},
         }
     )
 

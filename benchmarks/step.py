@@ -30,6 +30,7 @@ def specification() -> RunSpec:
             "preset": "none",
             "data": {"labels": LABELS},
             "split": {"bottom": 1, "top": 1},
+            "plan": {"method": "given"},
             "training": {"rounds": 1, "edge_rounds": 1, "local_steps": STEPS, "batch": 16},
         }
     )

@@ -119,7 +119,7 @@ class PlanSpec(Part):
     """Who decides each client's split: the specification, or a plan made from what devices measured."""
 
     method: Literal["auto", "measured", "given"] = Field(
-        "given",
+        "auto",
         description="auto: measured, but for runs that name clients' splits or turn activations (privacy.ssop)",
     )
     every: int = Field(1, ge=0, le=10_000, description="global rounds from one plan to the next; 0: one for all")

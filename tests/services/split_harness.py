@@ -69,6 +69,7 @@ def spec_of(folder, **parts):
         },
         "rounds": {"quorum": 1.0, "deadline_s": 60},
         "clustering": {"method": "none"},
+        "plan": {"method": "given"},
     }
     for name, part in parts.items():
         given[name] = {**given[name], **part} if isinstance(given.get(name), dict) else part

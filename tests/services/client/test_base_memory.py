@@ -30,6 +30,7 @@ def large(tmp_path_factory, tiny_bert):
     for file in tiny_bert.glob("tokenizer*"):
         (folder / file.name).write_bytes(file.read_bytes())
     raw = {"name": "large", "model": {"source": str(folder), "max_tokens": 32}, "data": {"labels": ["a", "b"]}}
+    raw["plan"] = {"method": "given"}
     return RunSpec.model_validate(raw)
 
 

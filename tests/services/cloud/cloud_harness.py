@@ -48,6 +48,7 @@ def spec(**parts):
         "training": {"rounds": 2},
         "rounds": {"quorum": 1.0, "deadline_s": 600},
         "clustering": {"method": "none"},
+        "plan": {"method": "given"},
     }
     for name, part in parts.items():
         given[name] = {**given[name], **part} if name in given and isinstance(part, dict) else part
