@@ -1,7 +1,6 @@
 """Messages that more than one servicer speaks, to and from the cloud's own values."""
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ from elsa.errors import MalformedError
 from elsa.train.phases import PhaseSeconds
 from elsa.v1 import adapter_pb2, fleet_pb2, run_pb2, split_pb2
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from elsa.wire.report import PHASES, check_report
 from services.cloud.events import Metrics
 from services.cloud.lifecycle import RunState
 from services.cloud.records import ClientReport
@@ -89,7 +89,7 @@ def _cut(split: str) -> split_pb2.Split | None:
 
 
 def reports_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> tuple[ClientReport, ...]:
-    """What clients did. Raises MalformedError for figures that are not finite."""
+    """What clients did. Raises MalformedError as `elsa.wire.report.check_report`."""
     return tuple(_report_from_proto(message) for message in messages)
 
 
@@ -114,18 +114,15 @@ def moved_from_proto(messages: Iterable[adapter_pb2.ClientReport]) -> dict[str, 
 
 
 def _report_from_proto(message: adapter_pb2.ClientReport) -> ClientReport:
-    seconds, cut = message.seconds, message.split
-    figures = {phase: getattr(seconds, phase) for phase in ("bottom", "network", "wait", "trunk", "top")}
-    for name, value in {**figures, "loss": message.loss, "wall_s": message.wall_s}.items():
-        if not math.isfinite(value):
-            raise MalformedError(f"reports.{name} of {message.client_id}: {value}; it must be finite")
+    check_report(message)
+    cut = message.split
     return ClientReport(
         client_id=message.client_id,
         edge_round=message.edge_round,
         rows=message.rows,
         steps=message.steps,
         loss=message.loss,
-        seconds=PhaseSeconds(**figures),
+        seconds=PhaseSeconds(**{phase: getattr(message.seconds, phase) for phase in PHASES}),
         up_bytes=message.bytes.up,
         down_bytes=message.bytes.down,
         wall_s=message.wall_s,

@@ -9,7 +9,7 @@ from cloud_harness import adapter, refused, run_async, site
 from cluster_harness import clustering_run, reports, text_of
 
 from elsa.cluster.summary import SIZE
-from elsa.v1 import adapter_pb2
+from elsa.v1 import adapter_pb2, split_pb2
 from elsa.wire.adapter import sha256
 from elsa.wire.chunks import MAX_MESSAGE_BYTES, split_chunks
 from services.cloud import adapter_servicer
@@ -67,6 +67,29 @@ async def test_reports_after_the_first_chunk_are_refused(tmp_path):
 
         async with refused(INVALID, "reports: ", "between the header"):
             await at.adapters.PushAdapter(messages(), timeout=20)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["in the header", "after it"])
+@pytest.mark.parametrize(
+    ("field", "impossible"),
+    [
+        ("seconds.trunk", {"seconds": split_pb2.PhaseSeconds(trunk=-1)}),
+        ("wall_s", {"wall_s": 1e10}),
+        ("steps", {"steps": 2**62}),
+        ("split.bottom", {"split": split_pb2.Split(bottom=0, trunk=3, top=1)}),
+    ],
+)
+def test_figures_that_cannot_be_are_refused_by_client_and_field(tmp_path, field, impossible, later):
+    @run_async
+    async def test(folder):
+        async with site(folder) as at:
+            run = await at.started()
+            told = [adapter_pb2.ClientReport(client_id="client-1", rows=1, loss=1.0, **impossible)]
+            async with refused(INVALID, f"reports.{field} of client-1"):
+                await at.push(run, "edge-1", adapter(1), **({"more": [told]} if later else {"reports": told}))
+            assert await at.push(run, "edge-1", adapter(1), reports=reports(["client-1"]))
+
+    test(tmp_path)
 
 
 def test_how_far_a_client_went_is_the_mean_of_its_edge_rounds():
