@@ -1,6 +1,5 @@
 """`AdapterService` at the edge: takes clients' bottom and top tensors, gives the adapter of the current round."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,9 +8,11 @@ from elsa.v1 import adapter_pb2 as pb
 from elsa.v1 import split_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceServicer
 from elsa.wire.adapter import decode_adapter
+from elsa.wire.report import check_report
 from services.edge.idle import IdleStreams
 from services.edge.parts import Report, Update
 from services.edge.run import EdgeRun, EdgeRuns
+from services.edge.sessions import Committed
 from services.rpc.adapters import MAX_WAIT_S, PushReceiver, pulled_messages
 
 MOST_ROWS = 2**40
@@ -65,10 +66,7 @@ def check_header(run: EdgeRun, header: pb.AdapterHeader) -> None:
     said = (report.client_id, report.edge_round, report.rows)
     if said != (header.node_id, header.edge_round, header.rows):
         raise MalformedError(f"header.reports[0]: client, edge round and rows are {said}, not those of the header")
-    seconds = report.seconds
-    figures = (report.loss, report.wall_s, *(value for _, value in seconds.ListFields()))
-    if not all(math.isfinite(value) for value in figures):
-        raise MalformedError("header.reports[0]: holds NaN or infinity")
+    check_report(report)
 
 
 def take_update(run: EdgeRun, header: pb.AdapterHeader, data: bytes) -> bool:
@@ -90,7 +88,22 @@ def take_update(run: EdgeRun, header: pb.AdapterHeader, data: bytes) -> bool:
     own = decode_adapter(data)
     if twice := sorted(own.keys() & committed.tensors.keys()):
         raise MalformedError(f"adapter: tensor {twice[0]} is the trunk's; send bottom and top only")
-    applied = split_pb2.Finished.FromString(committed.answer).steps
-    report = Report(client=client, rows=header.rows, steps=applied, message=header.reports[0].SerializeToString())
+    told = vouched(header.reports[0], committed)
+    report = Report(client=client, rows=header.rows, steps=told.steps, message=told.SerializeToString())
     update = Update(report=report, tensors={**own, **committed.tensors})
     return run.rounds.add(header.version, header.edge_round, header.sha256, update)
+
+
+def vouched(report: pb.ClientReport, committed: Committed) -> pb.ClientReport:
+    """A client's report with what this edge counted itself: the cloud plans by it.
+
+    Raises MalformedError as `check_report`.
+    """
+    counted, cut = split_pb2.Finished.FromString(committed.answer), committed.agreed.split
+    told = pb.ClientReport()
+    told.CopyFrom(report)
+    told.steps = counted.steps
+    told.seconds.wait, told.seconds.trunk = counted.seconds.wait, counted.seconds.trunk
+    told.split.CopyFrom(split_pb2.Split(bottom=cut.bottom, trunk=cut.trunk, top=cut.top))
+    check_report(told)
+    return told
