@@ -1,5 +1,6 @@
 """Who can take part in a plan at all; everyone else is refused by name, with what is needed and what is there."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
@@ -19,12 +20,15 @@ def mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def check_client_fits(model: ModelShape, workload: Workload, split: Split, memory_bytes: int, name: str) -> None:
+def check_client_fits(
+    model: ModelShape, workload: Workload, split: Split, memory_bytes: int, name: str, *, at_least: bool = False
+) -> None:
     """Refuse a split whose part a client's memory does not hold, before any of it is loaded.
 
     Args:
         memory_bytes: what may be taken beyond the process without a model.
         name: the client's.
+        at_least: the model is only counted, with 0 activations, so that what is needed is more than is said.
 
     Raises:
         CapacityError: with what is needed, by kind, what is there, and what else could be asked for.
@@ -32,9 +36,11 @@ def check_client_fits(model: ModelShape, workload: Workload, split: Split, memor
     need = client_needs(model, workload).of(split.bottom, split.top)
     if need.total <= memory_bytes:
         return
-    remedies = "; or ".join(["give it more memory, or a split with smaller ends", *_remedies(model, workload, split)])
+    remedies = "; or ".join(
+        ["give it more memory, or a split with smaller ends", *_remedies(model, workload, split, at_least)]
+    )
     raise CapacityError(
-        f"{name} needs {mebibytes(need.total)} for bottom {split.bottom} and top {split.top} ({by_kind(need)}), "
+        f"{name} needs {words(need, at_least)} for bottom {split.bottom} and top {split.top} ({by_kind(need)}), "
         f"{mebibytes(memory_bytes)} are there: {remedies}"
     )
 
@@ -45,30 +51,47 @@ def by_kind(need: Need) -> str:
     return ", ".join(f"{name} {mebibytes(size)}" for name, size in sizes.items() if size)
 
 
-def _remedies(model: ModelShape, workload: Workload, split: Split) -> Iterator[str]:
+def asked_otherwise(workload: Workload, *, at_least: bool = False) -> dict[str, Workload]:
+    """What a specification could say that takes less memory, by the setting.
+
+    Args:
+        at_least: as of `check_client_fits`; what checkpointing spares is not known then.
+    """
+    asked = {
+        "training.checkpointing: true": replace(workload, checkpointing=True),
+        "model.base_dtype: int8": replace(workload, base="int8"),
+        f"training.micro_batches: {workload.rows}": replace(workload, micro_batches=workload.rows),
+    }
+    if at_least:
+        del asked["training.checkpointing: true"]
+    return {setting: other for setting, other in asked.items() if other != workload}
+
+
+def words(need: Need, at_least: bool) -> str:
+    """The total of a need, or that it is more than that."""
+    return ("at least " if at_least else "") + mebibytes(need.total)
+
+
+def _remedies(model: ModelShape, workload: Workload, split: Split, at_least: bool) -> Iterator[str]:
     """What the run's specification could say otherwise, each with what would be needed then."""
-    if not workload.checkpointing:
-        yield _asked(model, replace(workload, checkpointing=True), split, "training.checkpointing: true")
-    if workload.base != "int8":
-        yield _asked(model, replace(workload, base="int8"), split, "model.base_dtype: int8")
-    if workload.micro_batches < workload.rows:
-        smaller = replace(workload, micro_batches=workload.rows)
-        yield _asked(model, smaller, split, f"training.micro_batches: {workload.rows}")
-
-
-def _asked(model: ModelShape, workload: Workload, split: Split, setting: str) -> str:
-    needed = client_needs(model, workload).of(split.bottom, split.top).total
-    return f"ask for {setting}, which needs {mebibytes(needed)}"
+    for setting, other in asked_otherwise(workload, at_least=at_least).items():
+        needed = client_needs(model, other).of(split.bottom, split.top)
+        yield f"ask for {setting}, which needs {words(needed, at_least)}"
 
 
 def own_fault(problem: Problem, least_bytes: int, client: ClientProfile, edge: str) -> str | None:
     """Why a client cannot train at an edge whoever else is there, if so: its link, its cap or its memory.
+
+    Of a step's seconds only those of the transfers may be beyond all floats: a profile bounds the others.
 
     Args:
         least_bytes: what the bounds' blocks take at a client.
     """
     if edge not in client.links:
         return f"has no figures of its link to {edge}; measure it"
+    link, workload = client.links[edge], problem.workload
+    if not math.isfinite(workload.up_bytes / link.up_bytes_per_s + workload.down_bytes / link.down_bytes_per_s):
+        return f"its step would never end over its link to {edge}; measure the link again, or give it another"
     if client.max_bottom is not None and client.max_bottom < problem.min_bottom:
         return (
             f"max_bottom {client.max_bottom} is below the run's min_bottom {problem.min_bottom}; "

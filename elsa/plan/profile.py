@@ -13,6 +13,9 @@ from elsa.errors import SpecError
 MOST_S = 1e9
 MOST_BYTES = 2**53
 """Up to here float64 counts every byte."""
+LEAST_RATE, MOST_RATE = 1.0, 1e12
+"""Bytes a second of a link: slower ones carry no training, faster ones are mistakes of a measurement."""
+MOST_LATENCY_MS = 1e7
 MOST_BLOCKS = 10_000
 LEAST_SHARE = 0.01
 """Of the longest rows' seconds, which the shortest take in any case."""
@@ -108,9 +111,13 @@ class EdgeProfile:
 
 
 def _check_link(device: str, where: str, link: LinkProfile) -> None:
-    _check_not_negative(device, f"{where}.latency_ms", link.latency_ms, 1e3 * MOST_S)
+    _check_not_negative(device, f"{where}.latency_ms", link.latency_ms, MOST_LATENCY_MS)
     for one in fields(link)[1:]:
-        _check_above_zero(device, f"{where}.{one.name}", getattr(link, one.name), MOST_BYTES)
+        rate = getattr(link, one.name)
+        if not LEAST_RATE <= rate <= MOST_RATE:
+            raise SpecError(
+                f"{device}: {where}.{one.name} is {_said(rate)}; it must be {LEAST_RATE:g} to {MOST_RATE:g}"
+            )
 
 
 def _check_above_zero(device: str, name: str, value: float, most: float) -> None:

@@ -7,6 +7,7 @@ times: after each fact that comes in, and by a timer for what time alone brings.
 import asyncio
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from weakref import WeakValueDictionary
@@ -21,6 +22,10 @@ from services.cloud.store import Store
 
 log = logging.getLogger(__name__)
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_MOST_FAULTS = 3
+"""Times in a row that a run is tried again after one and the same fault of the program."""
+
+Fault = tuple[type[Exception], str, int | None]
 
 
 class Engine:
@@ -40,6 +45,7 @@ class Engine:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
+        self._faults: dict[str, tuple[Fault, int]] = {}
 
     def kick(self, *run_ids: str) -> None:
         """Have runs advanced in the background; without names, all that have not ended."""
@@ -114,12 +120,35 @@ class Engine:
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     self._again.add(run_id)
                     continue
+                self._faults.pop(run_id, None)
                 if run_id in self._again:  # many facts at once: at most half of the time goes to one run
                     await asyncio.sleep(min(time.monotonic() - begin, 1.0))
-        except Exception:  # the outermost loop of a run: the next tick tries again
+        except Exception as error:  # the outermost loop of a run: the next tick tries again
             log.exception("run %s could not advance; trying again", run_id)
+            self._count(run_id, error)
         finally:
             del self._tasks[run_id]
+
+    def _count(self, run_id: str, error: Exception) -> None:
+        """Fail a run that is stopped by the same fault of the program again and again."""
+        fault = _fault(error)
+        before, times = self._faults.get(run_id, (fault, 0))
+        times = times + 1 if before == fault else 1
+        self._faults[run_id] = fault, times
+        if times < _MOST_FAULTS:
+            return
+        try:
+            self.end(run_id, RunState.FAILED, self._clock(), "internal fault; see the cloud's log")
+        except (ElsaError, OSError, SQLAlchemyError) as unable:  # cancelled meanwhile, or no database: the next tick
+            log.warning("run %s could not be failed: %s", run_id, _first_line(unable))
+        else:
+            del self._faults[run_id]
+
+
+def _fault(error: Exception) -> Fault:
+    """What was raised and where; texts may differ from time to time."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return type(error), place.filename, place.lineno
 
 
 def _first_line(error: Exception) -> str:

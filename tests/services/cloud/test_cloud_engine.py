@@ -76,6 +76,42 @@ def test_full_disk_is_one_line_and_tried_again_after_growing_pauses(store, caplo
     assert state_of(store).state is RunState.PENDING
 
 
+def broken(text="a fault of the program"):
+    raise ValueError(text)
+
+
+def driven(store, *acts):
+    """An engine whose run was kicked once for each act, the one before done each time."""
+
+    async def drive():
+        engine = Engine(store, Schedule(*acts), Changes(), clock=lambda: 2.0)
+        for _ in acts:
+            engine.kick("a-1")
+            while "a-1" in engine._tasks:
+                await asyncio.wait({engine._tasks["a-1"]})
+
+    asyncio.run(drive())
+
+
+def test_the_same_fault_of_the_program_three_times_in_a_row_fails_the_run(store, caplog):
+    driven(store, broken, lambda: broken("in other words"))
+    assert state_of(store).state is RunState.PENDING
+    driven(store, broken, broken, broken)
+    assert (state_of(store).state, state_of(store).reason) == (
+        RunState.FAILED,
+        "internal fault; see the cloud's log",
+    )
+    assert len([record for record in caplog.records if record.exc_info]) == 5  # each with its traceback
+
+
+def test_other_faults_and_steps_that_go_well_between_begin_the_count_anew(store):
+    def other():
+        raise RuntimeError("another")
+
+    driven(store, broken, broken, other, broken, broken, lambda: None, broken, broken)
+    assert state_of(store).state is RunState.PENDING
+
+
 def test_ended_runs_leave_no_locks(store):
     engine = Engine(store, Schedule(), Changes(), clock=lambda: 2.0)
     asyncio.run(engine.advance("a-1", 2.0))

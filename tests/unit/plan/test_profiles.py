@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import asdict
 
 import pytest
@@ -17,6 +18,7 @@ from elsa.plan.profile_file import Profiles, profiles_from_json, profiles_to_jso
 BAD = (math.nan, math.inf, -math.inf, -1)
 NAMES = st.from_regex(r"\A[a-z][a-z0-9-]{0,8}\Z")
 SECONDS = st.floats(1e-9, 1e6)
+RATES = st.floats(1, 1e12)
 BYTES = st.integers(1, 2**50)
 
 
@@ -57,6 +59,22 @@ def test_a_link_without_throughput_is_refused_and_one_without_latency_is_not():
     assert client_of(links=link(latency_ms=0)).links["edge-1"].latency_ms == 0
 
 
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"up_bytes_per_s": 1e-305},
+        {"down_bytes_per_s": 0.99},
+        {"up_bytes_per_s": 1.01e12},
+        {"latency_ms": 1.01e7},
+    ],
+)
+def test_a_link_too_slow_or_too_fast_to_be_one_is_named(figures):
+    ((field, value),) = figures.items()
+    with pytest.raises(SpecError, match=re.escape(f"client client-1: links.edge-1.{field} is {value:g}; it must")):
+        client_of(links=link(**figures))
+    assert client_of(links=link(latency_ms=1e7, up_bytes_per_s=1, down_bytes_per_s=1e12)).links
+
+
 def test_numbers_beyond_all_floats_are_refused():
     with pytest.raises(SpecError, match=r"memory_bytes is beyond 2\^63"):
         client_of(memory_bytes=10**400)
@@ -71,7 +89,7 @@ def test_blocks_at_an_edge_grow_slower_with_each_further_session():
 def fleets(draw):
     edges = draw(st.lists(NAMES, min_size=1, max_size=3, unique=True))
     clients = draw(st.lists(NAMES, max_size=4, unique=True))
-    links = st.builds(LinkProfile, latency_ms=SECONDS, up_bytes_per_s=SECONDS, down_bytes_per_s=SECONDS)
+    links = st.builds(LinkProfile, latency_ms=SECONDS, up_bytes_per_s=RATES, down_bytes_per_s=RATES)
     made = tuple(
         client_of(
             name,

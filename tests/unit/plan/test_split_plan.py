@@ -26,6 +26,7 @@ from elsa.errors import CapacityError, SplitError
 from elsa.plan.memory import client_needs, edge_needs
 from elsa.plan.planner import plan
 from elsa.plan.problem import Placed, Problem, Refusal
+from elsa.plan.traffic import Traffic
 from elsa.plan.trunks import Choices, larger_trunks
 from elsa.spec import Split
 
@@ -361,6 +362,12 @@ def test_nobody_left_is_an_error_with_every_reason(figures, homes, said):
     fault = Refusal(name="b", role="client", reason="block_s is nan")
     with pytest.raises(CapacityError, match=f"client a: {said}.*client b: block_s is nan"):
         plan(problem_of([client_of("a", **figures)], homes=homes, min_bottom=2, faults=(fault,)))
+
+
+def test_a_client_whose_step_would_never_end_is_refused():
+    endless = workload_of(row_tokens=2**31, traffic=Traffic(h1=10**300, h2=1, dh2=1, dh1=1))
+    with pytest.raises(CapacityError, match="client client-1: its step would never end over its link to edge-1"):
+        plan(problem_of([client_of()], workload=endless))
 
 
 @pytest.mark.parametrize("bounds", [(0, 1), (1, -1), (5, 1), (6, 6)])
