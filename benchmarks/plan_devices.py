@@ -8,7 +8,7 @@ what a round takes is what the cloud says, evaluation included.
 
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,10 @@ SPEEDS = {"device-1": 1, "device-2": 2, "device-3": 4, "device-4": 8}
 MEMORY_MIB = {"device-1": 300, "device-2": 600, "device-3": 1024, "device-4": 2048}
 FASTEST_PACE, EDGE_PACE = 2.0, 2.0
 ROUNDS, STEPS, ROWS, TOKENS = 4, 6, 4, 32
+FIXED_ROUNDS = 3
+BLOCKS, FIXED_TOP = 30, 1
+FIXED_KEPT = range(2, 14, 2)
+"""Blocks that every client keeps under a single split: all but one at the bottom, as plans keep them."""
 CLIENT_ROWS = 60
 MOST_SHARE, MOST_ERROR, MOST_BEYOND = 0.7, 0.25, 0.20
 SLOWED, FROM_VERSION, FACTOR, AFTER = "device-4", 2, 4, 4
@@ -69,7 +73,7 @@ def specification(model: Path, rounds: int = ROUNDS, given: tuple[int, int] | No
 
 
 def told(folder: Path, spec: RunSpec, paces: Mapping[str, str]) -> Told:
-    """Start the devices, run, stop them. Raises RuntimeError if the run fails, as where a split fits no memory."""
+    """Start the devices, run, stop them. Raises RuntimeError if the run fails, or goes on without one of them."""
     found, arrived = Told(), list[run_pb2.UpdateReceived]()
     with tempfile.TemporaryDirectory(dir=folder) as name, Fleet(Path(name)) as fleet:
         fleet.edge("edge", len(SPEEDS), "--pace", f"{EDGE_PACE:g}")
@@ -79,6 +83,8 @@ def told(folder: Path, spec: RunSpec, paces: Mapping[str, str]) -> Told:
         for event in fleet.events(fleet.submit(spec)):
             if event.HasField("planned"):
                 found.plans[event.planned.version] = event.planned
+            elif event.HasField("node_joined") and not event.node_joined.accepted:
+                raise RuntimeError(f"{event.node_joined.node_id}: {event.node_joined.detail}")
             elif event.HasField("update_received"):
                 arrived.append(event.update_received)
             elif event.HasField("round_closed"):
@@ -102,29 +108,44 @@ def prepared(folder: Path) -> Path:
     return smollm2(folder / "model")
 
 
-def devices() -> None:
-    """Print the plan against every single split that all can hold."""
+def devices() -> bool:
+    """Print the plan against every single split that all can hold; whether every bound was kept."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model = prepared(folder)
         planned = told(folder, specification(model), paces())
         say(f"planned: {planned.steady_s():.2f} s a round")
-        fixed: dict[str, float | None] = {}
-        for kept in range(2, 30, 2):
-            split = (kept // 2, kept // 2)
-            called = f"{split[0]}/{30 - kept}/{split[1]}"
-            try:
-                fixed[called] = told(folder, specification(model, given=split), paces()).steady_s()
-            except RuntimeError as error:  # it fits some device's memory no more
-                say(f"{split}: {error}")
-                fixed[called] = None
-                break
-    _show_rounds(planned, fixed)
-    _show_steps(planned)
+        fixed = fixed_rounds(
+            lambda split: told(folder, specification(model, FIXED_ROUNDS, split), paces()).steady_s()
+        )
+    kept = [_show_rounds(planned, fixed), _show_steps(planned)]
+    return all(kept)
 
 
-def slowdown() -> None:
-    """Print round times around a slow-down, and those of a fleet that was known to be so slow."""
+def fixed_rounds(measure: Callable[[tuple[int, int]], float]) -> dict[str, float | None]:
+    """Seconds of a round under single splits, by bottom/trunk/top, up to the first that does not fit, which has None.
+
+    Args:
+        measure: the seconds of a split, bottom and top; raises RuntimeError, which names the memory that is there in
+            MiB where the split does not fit. What fails for anything else fails here too.
+    """
+    found: dict[str, float | None] = {}
+    for kept in FIXED_KEPT:
+        split = (kept - FIXED_TOP, FIXED_TOP)
+        called = f"{split[0]}/{BLOCKS - kept}/{split[1]}"
+        try:
+            found[called] = measure(split)
+        except RuntimeError as error:
+            if "MiB" not in str(error):
+                raise
+            say(f"{called}: {error}")
+            found[called] = None  # as for all that keep more
+            break
+    return found
+
+
+def slowdown() -> bool:
+    """Print round times around a slow-down, and of a fleet known to be so slow; whether the bound was kept."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, known = prepared(folder), paces()
@@ -133,7 +154,7 @@ def slowdown() -> None:
         say(f"known to be slow: {aware.steady_s():.2f} s a round")
         rounds = AFTER + 4
         found = told(folder, specification(model, rounds), known | {SLOWED: f"{known[SLOWED]},{FROM_VERSION}:{slow}"})
-    recovered = found.steady_s(AFTER + 1)
+    beyond = found.steady_s(AFTER + 1) / aware.steady_s() - 1
     print(f"{SLOWED} computes {FACTOR} times slower from round {FROM_VERSION + 1} on; seconds of each round\n")
     rows = [
         {"round": number, "seconds": f"{seconds:.2f}", f"split of {SLOWED}": _split_in(found, number)}
@@ -141,9 +162,10 @@ def slowdown() -> None:
     ]
     print(table(rows))
     print(
-        f"\nfrom round {AFTER + 1} on {recovered:.2f} s, planned with that knowledge {aware.steady_s():.2f} s: "
-        f"{recovered / aware.steady_s() - 1:+.0%} (at most {MOST_BEYOND:+.0%})\n"
+        f"\nfrom round {AFTER + 1} on {found.steady_s(AFTER + 1):.2f} s, planned with that knowledge "
+        f"{aware.steady_s():.2f} s: {beyond:+.0%} (at most {MOST_BEYOND:+.0%})\n"
     )
+    return beyond <= MOST_BEYOND
 
 
 def _split_in(found: Told, number: int) -> str:
@@ -158,52 +180,66 @@ def _split_in(found: Told, number: int) -> str:
     return named[-1] if named else "-"
 
 
-def _show_rounds(planned: Told, fixed: Mapping[str, float | None]) -> None:
-    held = {split: seconds for split, seconds in fixed.items() if seconds is not None}
-    best = min(held, key=lambda split: held[split])
+def _show_rounds(planned: Told, fixed: Mapping[str, float | None]) -> bool:
     rows = [{"split": split, "s a round": "does not fit" if s is None else f"{s:.2f}"} for split, s in fixed.items()]
     rows.append({"split": "planned", "s a round": f"{planned.steady_s():.2f}"})
     print(
         f"four devices of speeds {' : '.join(map(str, SPEEDS.values()))} with "
         f"{', '.join(map(str, MEMORY_MIB.values()))} MiB at one edge, shape of SmolLM2-135M, "
-        f"{STEPS} steps of {ROWS} rows; median of rounds 2 to {ROUNDS}\n"
+        f"{STEPS} steps of {ROWS} rows; median of rounds 2 to {FIXED_ROUNDS} of single splits, 2 to "
+        f"{ROUNDS} of the plan\n"
     )
     print(table(rows))
+    held = {split: seconds for split, seconds in fixed.items() if seconds is not None}
+    if not held:
+        print("\nno single split fits\n")
+        return False
+    best = min(held, key=lambda split: held[split])
     share = planned.steady_s() / held[best]
     print(f"\nthe plan takes {share:.2f} of the best single split, {best} (at most {MOST_SHARE})\n")
+    return share <= MOST_SHARE
 
 
-def _show_steps(planned: Told) -> None:
-    """Each client's step as predicted before the run, and as the first round after the calibrations took it."""
-    first, taken = planned.plans[0], planned.step_s(2)
-    predicted = {client.client_id: client for client in first.clients}
-    later = {
-        client.client_id for version in planned.plans if version == 1 for client in planned.plans[version].clients
-    }
-    rows = []
+def _show_steps(planned: Told) -> bool:
+    """Print each client's step in round 2, the first after the calibrations, beside the prediction for its split."""
+    taken, rows = planned.step_s(2), []
     for client, seconds in sorted(taken.items()):
-        of = next(
-            own
-            for version in (1, 0)
-            for own in planned.plans.get(version, run_pb2.Planned()).clients
-            if own.client_id == client
-        )
-        expected = sum(getattr(of.seconds, name) for name in ("bottom", "network", "wait", "trunk", "top"))
+        own, when = prediction(planned, client)
         rows.append(
             {
                 "client": client,
-                "split": of.split,
-                "planned": "again" if client in later else "before the run",
-                "predicted, s": f"{expected:.3f}",
+                "split": own.split,
+                "predicted": when,
+                "predicted, s": f"{predicted_s(own):.3f}",
                 "measured, s": f"{seconds:.3f}",
-                "off by": f"{expected / seconds - 1:+.0%}",
+                "off by": f"{predicted_s(own) / seconds - 1:+.0%}",
             }
         )
     print("a step of each client in round 2, predicted and measured\n")
     print(table(rows))
     print(
-        f"\nslowest: predicted {first.step_s:.3f} s before the run, measured {max(planned.step_s(1).values()):.3f} s "
-        f"in round 1 and {max(taken.values()):.3f} s in round 2 (each client within {MOST_ERROR:.0%})\n"
+        f"\nslowest: predicted {planned.plans[0].step_s:.3f} s before the run, measured "
+        f"{max(planned.step_s(1).values()):.3f} s in round 1 and {max(taken.values()):.3f} s in round 2 "
+        f"(each client off by at most {MOST_ERROR:.0%})\n"
     )
-    if missing := set(predicted) - set(taken):
+    if missing := {client.client_id for client in planned.plans[0].clients} - set(taken):
         print(f"not measured: {', '.join(sorted(missing))}\n")
+    off = [abs(predicted_s(prediction(planned, client)[0]) / seconds - 1) for client, seconds in taken.items()]
+    return not missing and max(off) <= MOST_ERROR
+
+
+def prediction(planned: Told, client: str) -> tuple[run_pb2.PlannedClient, str]:
+    """What was predicted for the split that a client has in round 2, and when.
+
+    It is of the plan made before the run, unless the one made after round 1 gave the client another split.
+    """
+    first, *_ = (own for own in planned.plans[0].clients if own.client_id == client)
+    for own in planned.plans.get(1, run_pb2.Planned()).clients:
+        if own.client_id == client and own.split != first.split:
+            return own, "after round 1, with its new split"
+    return first, "before the run"
+
+
+def predicted_s(client: run_pb2.PlannedClient) -> float:
+    """Seconds of a step, all phases."""
+    return sum(getattr(client.seconds, name) for name in ("bottom", "network", "wait", "trunk", "top"))
