@@ -3,7 +3,7 @@
     python -m benchmarks.plan [cost memory devices slowdown]
 
 `cost`: seconds of a plan for fleets drawn at random. `memory`: peak resident memory of a client that keeps two blocks
-of a model of thirty, against unsplit PEFT training.`devices`: round times of four unequal devices under their
+of a model of thirty, against unsplit PEFT training. `devices`: round times of four unequal devices under their
 plan and under single fixed splits, up to the first that not all can hold; predicted against measured seconds of a
 step. `slowdown`: a device slows down fourfold in round 3, and the plan follows. Progress goes to standard error; the
 exit status is 1 if a figure is above the "at most" that is printed beside it.
