@@ -365,7 +365,7 @@ def test_nobody_left_is_an_error_with_every_reason(figures, homes, said):
 
 
 def test_a_client_whose_step_would_never_end_is_refused():
-    endless = workload_of(row_tokens=2**31, traffic=Traffic(h1=10**300, h2=1, dh2=1, dh1=1))
+    endless = workload_of(row_tokens=2.0**31, traffic=Traffic(h1=10**300, h2=1, dh2=1, dh1=1))
     with pytest.raises(CapacityError, match="client client-1: its step would never end over its link to edge-1"):
         plan(problem_of([client_of()], workload=endless))
 
