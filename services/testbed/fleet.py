@@ -98,6 +98,9 @@ def described(settings: DemoSettings, groups: Groups | None) -> list[str]:
     if not settings.has_unlike_devices:
         return []
     lines = [f"  client-{number}: {device}" for number, device in enumerate(settings.devices, start=1)]
+    if (settings.speeds or settings.memory_mib) and settings.plan_method == "given":
+        why = "" if settings.plan else f": --preset {settings.preset} turns activations for one cut"
+        lines.append(f"  every client keeps the same blocks{why}")
     if groups is not None:
         return [*lines, "  kept by control groups: the kernel's quota of time and bound on memory"]
     if settings.speeds or settings.memory_mib:

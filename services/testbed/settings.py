@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from pydantic.config import JsonDict
 
 from elsa.clustering import ClusteringSpec, ProbesSpec
-from elsa.presets import PresetName
+from elsa.presets import PRESETS, PresetName
 from elsa.spec import (
     DataSpec,
     FleetSpec,
@@ -103,7 +103,7 @@ class DemoSettings(BaseModel):
         None,
         description="who decides how many blocks each client keeps: measured (a plan made from what devices measure, "
         "again each round; --split is the least then) or given (--split); default: measured with --speeds or "
-        "--memory-mib, else given",
+        "--memory-mib where the preset allows it (paper does not), else given",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
     threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
@@ -145,6 +145,15 @@ class DemoSettings(BaseModel):
             raise ValueError("limits: nobody is limited; give --speeds or --memory-mib too")
         return self
 
+    @model_validator(mode="after")
+    def _preset_allows_plans(self) -> Self:
+        if self.plan == "measured" and not self._preset_turns_nothing:
+            raise ValueError(
+                f"plan: --plan measured gives clients different splits, and --preset {self.preset} turns activations "
+                "for one cut; leave --plan out, or choose another --preset"
+            )
+        return self
+
     @property
     def devices(self) -> list[Device]:
         """Each client's device, in order."""
@@ -163,8 +172,15 @@ class DemoSettings(BaseModel):
 
     @property
     def plan_method(self) -> Literal["measured", "given"]:
-        """Who decides each client's split."""
-        return self.plan or ("measured" if self.speeds or self.memory_mib else "given")
+        """Who decides each client's split: as told, else a plan for unlike devices where the preset allows one."""
+        if self.plan is not None:
+            return self.plan
+        return "measured" if (self.speeds or self.memory_mib) and self._preset_turns_nothing else "given"
+
+    @property
+    def _preset_turns_nothing(self) -> bool:
+        """Whether activations are not turned (privacy.ssop), so that clients may be cut at different places."""
+        return "ssop" not in PRESETS[self.preset].get("privacy", {})
 
     @property
     def capacity(self) -> int:

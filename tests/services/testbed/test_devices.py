@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from elsa.errors import InputError, SpecError
 from elsa.parsing import parse
+from elsa.presets import PRESETS
 from services.client.settings import ClientSettings
 from services.rpc.pace import Pace
 from services.testbed.cgroup import Limits
@@ -74,6 +75,28 @@ def test_splits_are_planned_where_devices_compute_unlike_unless_they_are_given(r
     assert told(**raw, plan="given").run_spec(("a", "b")).plan.method == "given"
     assert told(mbit="10").plan_method == "given"
     assert told(plan="measured").plan_method == "measured"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_unlike_devices_go_with_every_preset_and_are_planned_unless_it_turns_activations(preset):
+    settings = told(speeds="1,2", preset=preset)
+    spec = settings.run_spec(("a", "b"))
+    assert spec.plans_splits == (spec.privacy.ssop is None)
+    same = [line for line in described(settings, None) if "every client keeps the same blocks" in line]
+    assert bool(same) == (not spec.plans_splits)
+    assert all(f"--preset {preset} turns activations" in line for line in same)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_plan_that_is_asked_for_is_made_or_refused_on_one_line_with_the_flags(preset):
+    raw = {"speeds": "1,2", "plan": "measured", "preset": preset}
+    if told(preset=preset).run_spec(("a", "b")).privacy.ssop is None:
+        assert told(**raw).run_spec(("a", "b")).plans_splits
+        return
+    with pytest.raises(SpecError, match=rf"--plan measured .* --preset {preset} .*; leave --plan out") as raised:
+        told(**raw)
+    assert "\n" not in str(raised.value)
+    assert "plan.method" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
