@@ -78,7 +78,7 @@ def replanned(
     version: int,
 ) -> Replanned:
     """What the reports of the round that made `version`, by edge, say of devices, and the next plan if one is due."""
-    newest = corrected(spec, profiles, reports)
+    newest = corrected(spec, members, profiles, reports)
     due = spec.plan.every and version % spec.plan.every == 0 and version < spec.training.rounds
     return Replanned(profiles=newest, planning=planned_again(spec, members, newest, homes) if due else None)
 
@@ -127,14 +127,21 @@ def problem_of(
 
 
 def corrected(
-    spec: RunSpec, profiles: Sequence[Profile], reports: Mapping[str, Sequence[ClientReport]]
+    spec: RunSpec,
+    members: Sequence[Member],
+    profiles: Sequence[Profile],
+    reports: Mapping[str, Sequence[ClientReport]],
 ) -> list[Profile]:
-    """The profiles of a run as `reports`, by edge, say that its devices are; those of which nothing is said stay."""
+    """The profiles of a run as `reports`, by edge, say that its devices are; those of which nothing is said stay.
+
+    An edge's word counts for those clients alone that are assigned to it.
+    """
     known = {kept.node_id: kept for kept in profiles}
+    home = {member.node_id: member.edge_id for member in members}
     shape = _shape(profiles)
     workload = Workload.of(spec, shape.width, _row_tokens(profiles))
-    for edge_id, own in reports.items():
-        measured = _measured(own, shape.blocks)
+    for edge_id, told in reports.items():
+        measured = _measured([report for report in told if home.get(report.client_id) == edge_id], shape.blocks)
         for client_id, work in measured.items():
             kept = known.get(client_id)
             if kept is not None and kept.client is not None:
@@ -147,13 +154,15 @@ def corrected(
     return [known[kept.node_id] for kept in profiles]
 
 
-def _measured(reports: Sequence[ClientReport], blocks: int) -> dict[str, Measured]:
-    """By client, the steps of its last edge round of which it said how the model was cut."""
-    return {
-        report.client_id: Measured(split=cut, steps=report.steps, seconds=report.seconds)
-        for report in sorted(reports, key=lambda report: report.edge_round)
-        if report.steps and (cut := _cut(report.split)) is not None and cut.blocks == blocks
-    }
+def _measured(reports: Sequence[ClientReport], blocks: int) -> dict[str, list[Measured]]:
+    """By client, the steps of those edge rounds of which it said how the model was cut."""
+    found: dict[str, list[Measured]] = {}
+    for report in reports:
+        cut = _cut(report.split)
+        if report.steps and cut is not None and cut.blocks == blocks:
+            work = Measured(split=cut, steps=report.steps, seconds=report.seconds)
+            found.setdefault(report.client_id, []).append(work)
+    return found
 
 
 def _cut(text: str) -> Split | None:

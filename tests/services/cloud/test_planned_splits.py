@@ -110,14 +110,53 @@ async def test_the_plan_follows_a_device_that_slows_down_and_keeps_what_hardly_g
         before = {client: await share_of(at, run, client) for client in CLIENTS}
         await deliver(at, run, 0, SPEEDS)
         assert {client: await share_of(at, run, client) for client in CLIENTS} == before  # all was as predicted
-        await deliver(at, run, 1, SPEEDS | {"client-1": 0.01})
+        await deliver(at, run, 1, SPEEDS | {"client-1": 0.004})
         now = await share_of(at, run, "client-1")
         assert now.bottom + now.top < before["client-1"].bottom + before["client-1"].top
         told = await planned_event(at, run, 2)
         assert "client-1" in {own.client_id for own in told.clients}
         profiles = await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
         measured = {own.client_id: own.profile.block_s for own in profiles.clients}
-        assert abs(measured["client-1"] / 0.01 - 1) < 1e-6 and abs(measured["client-4"] / 0.02 - 1) < 1e-6
+        assert abs(measured["client-1"] / 0.004 - 1) < 1e-6 and abs(measured["client-4"] / 0.02 - 1) < 1e-6
+
+
+async def profiles_of(at, run):
+    given = await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
+    seconds = {own.client_id: own.profile.block_s for own in given.clients}
+    return seconds | {edge.edge_id: edge.profile.block_s for edge in given.edges}
+
+
+@run_async
+async def test_an_edge_s_word_counts_for_its_own_clients_alone(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at)
+        await at.reach(run, TRAINING)
+        before = await profiles_of(at, run)
+        near = list((await first(at, "edge-1", run)).client_ids)
+        slow = [report(client, await share_of(at, run, client), block_s=0.05, trunk_block_s=0.05) for client in near]
+        await at.push(run, "edge-2", adapter(0), reports=slow)
+        await at.push(run, "edge-1", adapter(0))
+        await at.closed(run, 1)
+        assert await profiles_of(at, run) == before
+
+
+@run_async
+async def test_of_several_edge_rounds_the_one_between_counts(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at)
+        await at.reach(run, TRAINING)
+        share = await share_of(at, run, "client-1")
+        took = [0.001, 0.002, 0.2]
+        told = [
+            report("client-1", share, block_s=s, ends_s=2 * s, trunk_block_s=4 * s, edge_round=number)
+            for number, s in enumerate(took)
+        ]
+        home = EDGES[0]
+        for edge in EDGES:
+            await at.push(run, edge, adapter(0), reports=told if edge == home else ())
+        await at.closed(run, 1)
+        now = await profiles_of(at, run)
+        assert abs(now["client-1"] / 0.002 - 1) < 1e-6 and abs(now[home] / 0.008 - 1) < 1e-6
 
 
 @run_async
