@@ -23,7 +23,7 @@ from elsa.model.architecture import PEFT_PREFIX, bottom_names, trunk_names
 from elsa.model.bare import strip
 from elsa.model.initial import Array, initial_head, initial_lora
 from elsa.model.segment import Segment
-from elsa.model.skeleton import head_modules, skeleton
+from elsa.model.skeleton import Skeleton, head_modules, skeleton
 from elsa.model.weights import Checkpoint
 from elsa.spec import LoraSpec, Split, Task
 
@@ -84,10 +84,9 @@ def initial_adapter(checkpoint: Checkpoint, config: AdapterConfig, num_labels: i
     _, new = head_modules(bones, checkpoint)
     fresh = tuple(f"{path}." for path in new)
     spread = bones.config.initializer_range
-    LoraModel(bones.model, _lora_config(config, config.modules_to_save), "default", low_cpu_mem_usage=True)
     values: dict[str, Array] = {}
-    for saved, parameter in _tensors(bones.model, _layers(bones.model), "default").items():
-        name, shape = saved.removeprefix(PEFT_PREFIX), tuple(parameter.shape)
+    for saved, shape in _shapes(bones, config).items():
+        name = saved.removeprefix(PEFT_PREFIX)
         if ".lora_" in name:
             values[saved] = initial_lora(saved, shape, seed)
         elif name.startswith(fresh):
@@ -95,6 +94,12 @@ def initial_adapter(checkpoint: Checkpoint, config: AdapterConfig, num_labels: i
         else:
             values[saved] = checkpoint.read([name], torch.float32)[name].numpy()
     return values
+
+
+@alone
+def shapes(checkpoint: Checkpoint, config: AdapterConfig, num_labels: int) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of the whole model's adapter, by PEFT's saved names; nothing is read or allocated."""
+    return _shapes(skeleton(checkpoint, config.task, num_labels), config)
 
 
 @alone
@@ -215,6 +220,13 @@ def names(segment: Segment, split: Split | None = None) -> frozenset[str]:
         return owned
     trunk = trunk_names(owned, segment.architecture, split)
     return owned - trunk if segment.ends else trunk
+
+
+def _shapes(bones: Skeleton, config: AdapterConfig) -> dict[str, tuple[int, ...]]:
+    """As `shapes`; puts the adapter on the skeleton."""
+    LoraModel(bones.model, _lora_config(config, config.modules_to_save), "default", low_cpu_mem_usage=True)
+    tensors = _tensors(bones.model, _layers(bones.model), "default")
+    return {saved: tuple(parameter.shape) for saved, parameter in tensors.items()}
 
 
 def _lora_config(config: AdapterConfig, modules_to_save: tuple[str, ...]) -> LoraConfig:

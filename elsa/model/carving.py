@@ -27,6 +27,14 @@ def carve(bones: Skeleton, owned: Collection[int], *, ends: bool, stand_in: nn.M
             parent._modules[name] = stand_in
 
 
+def without_vocabulary(bones: Skeleton, stand_in: nn.Module) -> None:
+    """Put `stand_in` in the place of the embeddings, and of a head over the vocabulary."""
+    heads = bones.architecture.head_paths(bones.task) if bones.task == "causal-lm" else ()
+    for path in (*bones.architecture.embedding_paths(), *heads):
+        parent, name = place(bones.model, path)
+        parent._modules[name] = stand_in
+
+
 @alone
 def owned_tensors(
     checkpoint: Checkpoint, owned: Collection[int], *, ends: bool, task: Task, num_labels: int = 0

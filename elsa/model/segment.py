@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from elsa.errors import SplitError
 from elsa.model.alone import alone
 from elsa.model.bare import strip
-from elsa.model.carving import carve
+from elsa.model.carving import carve, without_vocabulary
 from elsa.model.held import hold_as
 from elsa.model.loading import fill, load
 from elsa.model.phases import Phases, check_split
@@ -133,16 +133,21 @@ class Segment(Phases):
         num_labels: int = 0,
         base: BaseDtype = "float32",
         checkpointing: bool = False,
+        vocabulary: bool = True,
     ) -> "Segment":
         """One block with random values, to measure on: with `ends` block 0 and both ends, else block 1.
 
         No weight is read from the checkpoint, which need not have any yet. `bottom` and `top` of Split(1, M-1, 0) run
         the embeddings with the block and the head alone, `trunk` of Split(1, 1, M-2) runs an edge's, and `through`
-        the block alone. The head is held as one that is trained. Raises as `client`.
+        the block alone. The head is held as one that is trained. Without `vocabulary` there are no embeddings and no
+        head of a language model, which may be larger than all else: `final` runs, and `top` of a classifier.
+        Raises as `client`.
         """
         bones = skeleton(checkpoint, task, num_labels)
         heads = checkpoint.architecture.head_paths(task) if task == "classification" else ()
         segment = cls(bones, {0} if ends else {1}, ends=ends, base=base, checkpointing=checkpointing, trained=heads)
+        if ends and not vocabulary:
+            without_vocabulary(bones, segment._idle)
         fill(segment.model, checkpoint)
         return segment
 

@@ -8,12 +8,11 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle
 
 import numpy as np
 import torch
-from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from elsa.data.batches import Batch
@@ -25,7 +24,7 @@ from elsa.model.skeleton import skeleton
 from elsa.model.stand_in import PassThrough, swapped
 from elsa.model.weights import Checkpoint
 from elsa.plan.shape import ModelShape
-from elsa.spec import RunSpec
+from elsa.spec import RunSpec, Split
 from elsa.train.loss import count, loss_sum
 from elsa.train.optimizer import adamw
 from elsa.train.sampled import Call, Sample
@@ -69,41 +68,61 @@ class EdgeSeconds:
     """By how much that grows with each further session that takes turns; at least 0."""
 
 
-def model_shape(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig) -> ModelShape:
+def model_shape(
+    spec: RunSpec,
+    checkpoint: Checkpoint,
+    config: AdapterConfig,
+    check: Callable[[ModelShape], None] = lambda counted: None,
+) -> ModelShape:
     """The sizes of a run's model, in numbers of values; the checkpoint needs no weights.
 
-    Frozen values are counted on the skeleton, what is tied once; trained ones on the adapter as it is attached.
+    Values are counted on the skeleton, what is tied once, and on the adapter's names.
     Activations are the float32 values that autograd saves in one forward of one block, and of the head with the loss,
     a token of one row of `max_tokens` or 512 tokens, whichever is less: distinct memory, without parameters, what all
     blocks share and logits of a language model, which a step makes a part at a time. The row is padded, as rows of a
     batch are: a mask makes attention keep a number for each pair of tokens.
 
-    For a short time this takes the memory of one block, both ends and what one row keeps there.
+    For a short time this takes the memory of one block, of the final norm, a pooler and a classifier, and what one
+    row keeps there; never that of embeddings or of logits.
+
+    Args:
+        check: is told what is counted, with 0 activations, before anything is allocated; may refuse it.
 
     Raises:
+        What `check` raises.
         ArchitectureError, ModelError, CheckpointError: as `Segment.sample`.
         SplitError: if the model has fewer than 2 blocks.
     """
+    counted = _counted(spec, checkpoint, config)
+    check(counted)
+    with torch.random.fork_rng(devices=[]):
+        sample = Sample(spec, checkpoint, config, ends=True, checkpointing=False, vocabulary=False)
+        sample.attach()
+        block, head = _activations(sample, spec.model.max_tokens)
+    return replace(counted, block_activations=block, head_activations=head)
+
+
+def _counted(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig) -> ModelShape:
+    """All sizes but activations, which are 0."""
     bones = skeleton(checkpoint, spec.model.task, len(spec.data.labels))
     family, embeddings = bones.architecture, bones.architecture.embedding_paths()
     sizes = {name: bones.model.get_parameter(name).numel() for name in stored_parameters(bones.model, ())}
     before = {name for name in sizes if name.startswith(tuple(f"{path}." for path in embeddings))}
     inside = {name for name in sizes if block_index(name, family) is not None}
-    with torch.random.fork_rng(devices=[]):
-        sample = Sample(spec, checkpoint, config, ends=True, checkpointing=False)
-        sample.attach()
-        block, head = _activations(sample, spec.model.max_tokens)
+    trained = adapters.shapes(checkpoint, config, len(spec.data.labels))
+    adapted = {name for name in trained if block_index(name, family) is not None}
+    blocks = Split(bottom=1, trunk=bones.config.num_hidden_layers - 1, top=0).blocks
     return ModelShape(
-        blocks=sample.segment.blocks_total,
-        width=sample.segment.width,
-        block_weights=sum(sizes[name] for name in inside) // sample.segment.blocks_total,
+        blocks=blocks,
+        width=bones.config.hidden_size,
+        block_weights=sum(sizes[name] for name in inside) // blocks,
         embedding_weights=sum(sizes[name] for name in before),
         head_weights=sum(sizes[name] for name in sizes.keys() - before - inside),
         largest_weights=max(sizes.values()),
-        block_adapter=_values(sample.trained(block=True)),
-        head_adapter=_values(sample.trained(block=False)),
-        block_activations=block,
-        head_activations=head,
+        block_adapter=sum(math.prod(trained[name]) for name in adapted) // blocks,
+        head_adapter=sum(math.prod(trained[name]) for name in trained.keys() - adapted),
+        block_activations=0,
+        head_activations=0,
     )
 
 
@@ -290,7 +309,3 @@ def saved_bytes(forward: Callable[[], torch.Tensor], known: Iterable[torch.Tenso
     memory = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in saved}
     del result
     return sum(size for place, size in memory.items() if place not in besides)
-
-
-def _values(parameters: Iterable[nn.Parameter]) -> int:
-    return sum(parameter.numel() for parameter in parameters)

@@ -38,6 +38,7 @@ class Sample:
     Args:
         ends: also what stands before and after the blocks.
         checkpointing: None: as the run has it.
+        vocabulary: also the embeddings, and the head of a language model.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Sample:
         *,
         ends: bool,
         checkpointing: bool | None = None,
+        vocabulary: bool = True,
     ) -> None:
         self.segment = Segment.sample(
             checkpoint,
@@ -56,6 +58,7 @@ class Sample:
             num_labels=len(spec.data.labels),
             base=spec.model.base_dtype,
             checkpointing=spec.training.checkpointing if checkpointing is None else checkpointing,
+            vocabulary=vocabulary,
         )
         self._config = config
         (self._index,) = self.segment.owned

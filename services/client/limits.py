@@ -41,16 +41,25 @@ class Limits:
         """Ask for the memory that there is, once runs before have given theirs back, then count what the run takes.
 
         Raises:
-            CapacityError: the system does not tell how much memory is free, and no cap is set.
+            CapacityError: the system does not tell how much memory is free, and no cap is set; or it does not hold
+                the weights and adapter of the least split, with the figures.
             ModelError, SpecError: the model, or a codec at its width, cannot be counted.
         """
         give_back()
         memory_bytes = usable_bytes(settings.max_memory_mib)
-        shape = model_shape(spec, checkpoint, config)
+
+        def check(counted: ModelShape) -> None:
+            least, workload = spec.split_of(settings.name, counted.blocks), _workload(spec, counted, rows)
+            try:
+                check_client_fits(counted, workload, least, memory_bytes, settings.name)
+            except CapacityError as error:
+                raise CapacityError(f"{error} (each figure is without activations of blocks and head)") from error
+
+        shape = model_shape(spec, checkpoint, config, check)
         return cls(
             name=settings.name,
             shape=shape,
-            workload=Workload.of(spec, shape.width, mean_tokens(rows)),
+            workload=_workload(spec, shape, rows),
             memory_bytes=memory_bytes,
             max_bottom=settings.max_bottom,
             least=spec.split_of(settings.name, shape.blocks),
@@ -71,6 +80,10 @@ class Limits:
                 f"has {split.bottom}; raise max_bottom or lower the split's bottom"
             )
         check_client_fits(self.shape, self.workload, split, self.memory_bytes, self.name)
+
+
+def _workload(spec: RunSpec, shape: ModelShape, rows: EncodedData) -> Workload:
+    return Workload.of(spec, shape.width, mean_tokens(rows))
 
 
 def mean_tokens(rows: EncodedData) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from elsa.errors import CapacityError
 from elsa.plan.admission import by_kind, mebibytes
-from elsa.plan.memory import EdgeNeeds, edge_needs
+from elsa.plan.memory import EdgeNeeds, Need, edge_needs
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec
 from services.edge.trunk import trunk_blocks
@@ -17,7 +17,8 @@ class Fit:
 
     Attributes:
         held: the blocks that the edge holds, whatever the splits.
-        smallest, largest: blocks that a session trains, as the run allows them.
+        must: blocks of a session that the edge must have memory for: the most where splits are given, one where they
+            are planned, since a plan brings as many as fit.
         memory_bytes: what may be taken beyond the process without this run.
     """
 
@@ -25,8 +26,7 @@ class Fit:
     shape: ModelShape
     workload: Workload
     held: range
-    smallest: int
-    largest: int
+    must: int
     memory_bytes: int
 
     @classmethod
@@ -39,41 +39,49 @@ class Fit:
             shape=shape,
             workload=Workload.of(spec, shape.width, spec.model.max_tokens),
             held=held,
-            smallest=1 if spec.plans_splits else min(trunks),
-            largest=max(trunks),
+            must=1 if spec.plans_splits else max(trunks),
             memory_bytes=memory_bytes,
         )
 
-    def check(self) -> None:
-        """Raise CapacityError, with what is needed by kind and what is there, unless one session fits."""
-        need = self._needs().of(1, self.smallest)
+    def check(self, *, at_least: bool = False) -> None:
+        """Raise CapacityError, with what is needed by kind and what is there, unless one session fits.
+
+        Args:
+            at_least: the shape is only counted, with 0 activations, so that more is needed than is said.
+        """
+        need = self._needs().of(1, self.must)
         if need.total <= self.memory_bytes:
             return
-        remedies = ["raise max_memory_mib, or give clients more blocks", *self._remedies()]
+        remedies = ["raise max_memory_mib, or give clients more blocks", *self._remedies(at_least)]
         raise CapacityError(
             f"blocks {self.held.start} to {self.held.stop - 1} of {self.source} and one session need "
-            f"{mebibytes(need.total)} ({by_kind(need)}), {mebibytes(self.memory_bytes)} are there: "
+            f"{_words(need, at_least)} ({by_kind(need)}), {mebibytes(self.memory_bytes)} are there: "
             f"{'; or '.join(remedies)}"
         )
 
     @property
     def sessions(self) -> int:
-        """For how many sessions of the largest trunk there is memory; 1 where there is for a smaller one alone."""
+        """For how many sessions of so many blocks there is memory; in a plan, fewer may have to do with more each."""
         needs = self._needs()
-        session = needs.of(1, self.largest).total - needs.base.total
+        session = needs.of(1, self.must).total - needs.base.total
         return max((self.memory_bytes - needs.base.total) // session, 1)
 
     def _needs(self, workload: Workload | None = None) -> EdgeNeeds:
         return edge_needs(self.shape, workload or self.workload, len(self.held))
 
-    def _remedies(self) -> Iterator[str]:
+    def _remedies(self, at_least: bool) -> Iterator[str]:
         """What the run's specification could say otherwise, each with what would be needed then."""
         asked = {
             "training.checkpointing: true": replace(self.workload, checkpointing=True),
             "model.base_dtype: int8": replace(self.workload, base="int8"),
             f"training.micro_batches: {self.workload.rows}": replace(self.workload, micro_batches=self.workload.rows),
         }
+        if at_least:  # what that spares is not known yet
+            del asked["training.checkpointing: true"]
         for setting, workload in asked.items():
             if workload != self.workload:
-                needed = self._needs(workload).of(1, self.smallest).total
-                yield f"ask for {setting}, which needs {mebibytes(needed)}"
+                yield f"ask for {setting}, which needs {_words(self._needs(workload).of(1, self.must), at_least)}"
+
+
+def _words(need: Need, at_least: bool) -> str:
+    return ("at least " if at_least else "") + mebibytes(need.total)

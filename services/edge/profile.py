@@ -16,6 +16,7 @@ from elsa.model.weights import Checkpoint
 from elsa.plan.kept import KeptFigures
 from elsa.plan.messages import edge_to_proto, shape_to_proto
 from elsa.plan.profile import EdgeProfile
+from elsa.plan.shape import ModelShape
 from elsa.spec import RunSpec
 from elsa.train.fitting import check_fits
 from elsa.train.measuring import edge_seconds, model_shape
@@ -83,7 +84,11 @@ class Profiler:
         check_fits(spec, checkpoint.config(task, labels).hidden_size)
         checkpoint.check_length(spec.model.max_tokens, task, labels)
         config = adapter_config(checkpoint, spec.lora, task, labels)
-        shape = self._worker.run(lambda: model_shape(spec, checkpoint, config)).value
+
+        def check(counted: ModelShape) -> None:
+            Fit.of(spec, counted, memory_bytes).check(at_least=True)
+
+        shape = self._worker.run(lambda: model_shape(spec, checkpoint, config, check)).value
         fit = Fit.of(spec, shape, memory_bytes)
         fit.check()
         seconds = self._seconds(spec, checkpoint, config, fit) if joins and spec.plans_splits else None

@@ -1,5 +1,7 @@
 """What a run takes of an edge's memory, before it is loaded."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,19 +37,18 @@ def fit_of(memory_bytes, **parts):
 
 
 @given(st.integers(1, 2**27), st.booleans())
-def test_as_many_largest_sessions_are_offered_as_there_is_memory_for(memory_bytes, planned):
+def test_as_many_sessions_are_offered_as_there_is_memory_for(memory_bytes, planned):
     spec, fit = fit_of(memory_bytes, **(PLANNED if planned else {}))
-    needs = needs_of(spec, 9)
-    assert (fit.held, fit.largest) == (range(2, 11), 9)
-    least = needs.of(1, 1 if planned else 9).total
+    needs, must = needs_of(spec, 9), 1 if planned else 9
+    assert (fit.held, fit.must) == (range(2, 11), must)
+    least = needs.of(1, must).total
     if least > memory_bytes:
         with pytest.raises(CapacityError):
             fit.check()
         return
     fit.check()
     count = fit.sessions
-    assert count == 1 or needs.of(count, 9 * count).total <= memory_bytes
-    assert needs.of(count + 1, 9 * (count + 1)).total > memory_bytes
+    assert needs.of(count, must * count).total <= memory_bytes < needs.of(count + 1, must * (count + 1)).total
 
 
 def test_an_edge_that_does_planned_work_for_a_single_block_takes_part_and_in_a_given_run_does_not():
@@ -62,9 +63,26 @@ def test_an_edge_that_does_planned_work_for_a_single_block_takes_part_and_in_a_g
         fit_of(enough_for_one)[1].check()
 
 
-def test_given_splits_that_differ_are_held_together_and_counted_by_the_largest():
-    _, fit = fit_of(2**30, splits={"bob": {"bottom": 1, "top": 6}, "cat": {"bottom": 4, "top": 0}})
-    assert (fit.held, fit.smallest, fit.largest) == (range(1, 12), 5, 9)
+def test_given_splits_that_differ_are_held_together_and_an_edge_must_hold_a_session_of_the_largest():
+    splits = {"bob": {"bottom": 1, "top": 6}, "cat": {"bottom": 4, "top": 0}}
+    spec, fit = fit_of(2**30, splits=splits)
+    assert (fit.held, fit.must) == (range(1, 12), 9)
+    enough = needs_of(spec, 11).of(1, 9).total
+    fit_of(enough, splits=splits)[1].check()
+    with pytest.raises(CapacityError):
+        fit_of(enough - 1, splits=splits)[1].check()
+
+
+def test_what_is_only_counted_is_refused_by_less_than_is_needed_and_said_to_be():
+    spec, fit = fit_of(1)
+    counted = replace(SHAPE, block_activations=0, head_activations=0)
+    with pytest.raises(CapacityError) as caught:
+        replace(fit, shape=counted).check(at_least=True)
+    assert "one session need at least" in str(caught.value) and "checkpointing" not in str(caught.value)
+    assert "int8, which needs at least" in str(caught.value)
+    enough = edge_needs(counted, fit.workload, 9).of(1, 9).total
+    assert enough < needs_of(spec, 9).of(1, 9).total
+    replace(fit, shape=counted, memory_bytes=enough).check(at_least=True)
 
 
 def test_a_refusal_says_what_is_needed_of_each_kind_what_is_there_and_what_would_do():

@@ -1,15 +1,18 @@
 """Laws of a model's sizes as they are counted and measured, against arithmetic and against whole models."""
 
+import json
 import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from peak_memory import MIB, Peak, needs_figures
 from tiny_models import BLOCKS, DECODERS, ENCODERS, LABELS, VOCABULARY
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from elsa.errors import SplitError
 from elsa.model import adapter as adapters
+from elsa.model import loading
 from elsa.model.cached import CachedCheckpoint
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint, architecture_in
@@ -36,9 +39,9 @@ def run_of(task, **model):
     )
 
 
-def shape_of(folder, task, spec=None):
+def shape_of(folder, task, spec=None, **given):
     checkpoint, spec = Checkpoint.open(str(folder)), spec or run_of(task)
-    return model_shape(spec, checkpoint, adapters.adapter_config(checkpoint, spec.lora, task, LABELS))
+    return model_shape(spec, checkpoint, adapters.adapter_config(checkpoint, spec.lora, task, LABELS), **given)
 
 
 @pytest.mark.parametrize(("family", "task"), CASES)
@@ -145,13 +148,17 @@ def test_of_what_is_counted_a_token_only_masks_grow_with_the_row(make_folder):
     assert long.block_activations - short.block_activations == 24 - 8
 
 
+def without_weights(folder):
+    return CachedCheckpoint(
+        source="cached", folder=folder, architecture=architecture_in(folder), files={}, entries={}
+    )
+
+
 @pytest.mark.parametrize("family", ["bert", "llama"])
 def test_a_checkpoint_without_weights_has_the_same_shape(make_folder, tmp_path, family):
     folder, task = make_folder(family, "classification"), "classification"
     shutil.copy(folder / "config.json", tmp_path)
-    bare = CachedCheckpoint(
-        source="cached", folder=tmp_path, architecture=architecture_in(tmp_path), files={}, entries={}
-    )
+    bare = without_weights(tmp_path)
     spec, whole = run_of(task), Checkpoint.open(str(folder))
     config = adapters.adapter_config(whole, spec.lora, task, LABELS)
     assert model_shape(spec, bare, config) == model_shape(spec, whole, config)
@@ -162,6 +169,48 @@ def test_counting_draws_no_random_number_of_the_run(make_folder):
     before = torch.random.get_rng_state()
     shape_of(folder, "classification", run_of("classification"))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+class EnoughError(Exception):
+    """Raised by a check in place of a refusal."""
+
+
+@pytest.mark.parametrize(("family", "task"), CASES)
+def test_what_is_counted_is_checked_before_a_value_is_there(make_folder, monkeypatch, family, task):
+    def check(counted):
+        shapes.append(counted)
+        raise EnoughError
+
+    folder, shapes = make_folder(family, task), []
+    whole = shape_of(folder, task)
+    monkeypatch.setattr(measuring, "Sample", None)
+    with pytest.raises(EnoughError):
+        shape_of(folder, task, check=check)
+    assert shapes == [replace(whole, block_activations=0, head_activations=0)]
+
+
+@pytest.mark.parametrize("task", ["classification", "causal-lm"])
+def test_no_tensor_as_large_as_the_vocabulary_is_made(make_folder, monkeypatch, task):
+    made, put = [], loading.put
+    monkeypatch.setattr(
+        loading, "put", lambda model, name, values: (made.append(values.numel()), put(model, name, values))
+    )
+    folder = make_folder("gpt2", task, {"vocab_size": 50_000})
+    shape = shape_of(folder, task)
+    assert shape.largest_weights == 50_000 * WIDTH and made and max(made) < 10_000
+
+
+@needs_figures
+def test_a_large_vocabulary_takes_no_memory_to_count(make_folder, tmp_path):
+    folder, task = make_folder("llama", "causal-lm"), "causal-lm"
+    shape_of(folder, task)  # what is loaded once
+    config = json.loads((folder / "config.json").read_text()) | {"vocab_size": 2_000_000}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    bare, spec = without_weights(tmp_path), run_of(task)
+    config = adapters.adapter_config(bare, spec.lora, task)
+    with Peak() as peak:
+        shape = model_shape(spec, bare, config)
+    assert 4 * shape.largest_weights > 120 * MIB > 8 * peak.bytes
 
 
 def test_a_model_of_one_block_cannot_be_split(make_folder):
