@@ -6,8 +6,9 @@ started by `systemd-run --user --scope -p Delegate=yes`. Containers often may no
 can fall back on `services.rpc.pace` and `max_memory_mib`.
 
 Groups are made below the group of this process and removed at the end. No other group is changed, but that this one
-may get its controllers passed down meanwhile; the kernel asks then that it holds no process itself, so this process,
-if it is alone there, waits in a group of its own below.
+may get its controllers passed down meanwhile, and keeps them passed down at the end if groups of others are below it,
+such as another demo's, whose limits would go with them; the kernel asks then that it holds no process itself, so this
+process, if it is alone there, waits in a group of its own below.
 """
 
 import errno
@@ -68,6 +69,8 @@ class Files(Protocol):
 
     def write(self, file: Path, text: str) -> None: ...
 
+    def below(self, group: Path) -> list[Path]: ...
+
     def make(self, group: Path) -> None: ...
 
     def remove(self, group: Path) -> None: ...
@@ -87,6 +90,10 @@ class KernelFiles:
             os.write(handle, text.encode())
         finally:
             os.close(handle)
+
+    def below(self, group: Path) -> list[Path]:
+        """The groups right below one."""
+        return [entry for entry in group.iterdir() if entry.is_dir()]
 
     def make(self, group: Path) -> None:
         """Make a group."""
@@ -112,6 +119,7 @@ class Groups:
         self._own = own or control_groups()[0]
         self._files = files or KernelFiles()
         self._pid = os.getpid() if pid is None else pid
+        self._prefix = f"elsa-{self._pid}-"
         self._undo = ExitStack()
 
     def __enter__(self) -> Self:
@@ -123,8 +131,7 @@ class Groups:
         with _told(self._own), ExitStack() as undo:
             self._check_controllers()
             self._pass_down(undo)
-            with self._made("probe"):  # whether groups may be made is known before anything starts
-                pass
+            undo.enter_context(self._made("here"))  # known to be allowed before anything starts; others see us by it
             self._undo = undo.pop_all()
         return self
 
@@ -164,7 +171,15 @@ class Groups:
                 raise
             self._step_aside(undo)
             self._files.write(switch, _signed("+", lacking))
-        undo.callback(_undone, self._files.write, switch, _signed("-", lacking))
+        undo.callback(_undone, self._keep_back, switch, _signed("-", lacking))
+
+    def _keep_back(self, switch: Path, signed: str) -> None:
+        """Pass the controllers down no more, unless groups of others live by them."""
+        others = [group.name for group in self._files.below(self._own) if not group.name.startswith(self._prefix)]
+        if others:
+            log.warning("%s keeps its controllers passed down: %s is below it", self._own, ", ".join(sorted(others)))
+            return
+        self._files.write(switch, signed)
 
     def _step_aside(self, undo: ExitStack) -> None:
         """Move this process, if it is alone in its group, to one below, since a divided group may hold none."""
@@ -177,7 +192,7 @@ class Groups:
 
     @contextmanager
     def _made(self, name: str) -> Iterator[Path]:
-        group = self._own / f"elsa-{self._pid}-{name}"
+        group = self._own / f"{self._prefix}{name}"
         self._files.make(group)
         try:
             yield group

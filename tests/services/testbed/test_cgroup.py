@@ -18,10 +18,10 @@ OWN, ME, OTHER = Path("/groups/own"), 7, 8
 
 
 class Kernel:
-    """Control groups in memory: folders, members, and controllers passed down; the root is not among them."""
+    """Control groups in memory: folders, members, and controllers passed down; only a root may hold processes too."""
 
-    def __init__(self, members=(ME,), controllers=CONTROLLERS, passed=()):
-        self.members = {OWN: set(members)}
+    def __init__(self, members=(ME,), controllers=CONTROLLERS, passed=(), is_root=False):
+        self.members, self.root = {OWN: set(members)}, OWN if is_root else None
         self.passed = {OWN: set(passed)}
         self.controllers, self.written, self.refused = set(controllers), {}, {}
 
@@ -54,6 +54,9 @@ class Kernel:
                 raise OSError(errno.ENOENT, "No such file or directory")
             self.written[file] = text
 
+    def below(self, group):
+        return [other for other in self.members if other.parent == group]
+
     def make(self, group):
         self._check(group)
         self.members[group], self.passed[group] = set(), set()
@@ -73,20 +76,20 @@ class Kernel:
 
     def _pass(self, group, signed):
         for each in signed:
-            if each[0] == "+" and self.members[group]:
+            if each[0] == "+" and self.members[group] and group != self.root:
                 raise OSError(errno.EBUSY, "Device or resource busy")
             (self.passed[group].add if each[0] == "+" else self.passed[group].discard)(each[1:])
 
     def _move(self, group, pid):
-        if self.passed[group]:
+        if self.passed[group] and group != self.root:
             raise OSError(errno.EBUSY, "Device or resource busy")
         for members in self.members.values():
             members.discard(pid)
         self.members[group].add(pid)
 
 
-def groups(kernel):
-    return Groups(OWN, kernel, ME)
+def groups(kernel, pid=ME):
+    return Groups(OWN, kernel, pid)
 
 
 def end(kernel, pid):
@@ -107,6 +110,19 @@ def test_a_role_is_limited_within_and_all_is_as_before_afterwards(passed):
     assert kernel.state() == before
 
 
+@pytest.mark.parametrize("limited", [False, True])
+def test_who_ends_first_leaves_the_controllers_to_another_that_has_limits_or_is_about_to(limited, caplog):
+    kernel = Kernel(members=(ME, OTHER), is_root=True)
+    with ExitStack() as later:
+        with groups(kernel):
+            other = later.enter_context(groups(kernel, OTHER))  # finds the controllers passed down
+            if limited:
+                other.put("client-1", 9, Limits(cpus=0.5))
+        assert kernel.passed[OWN] == {*CONTROLLERS}
+        assert "keeps its controllers passed down: elsa-8-" in caplog.text
+        end(kernel, 9)
+
+
 def test_what_is_not_limited_is_not_written():
     kernel = Kernel()
     with groups(kernel) as own:
@@ -123,7 +139,7 @@ def test_processes_of_others_are_never_moved():
     assert kernel.state() == before
 
 
-@pytest.mark.parametrize("name", ["cgroup.subtree_control", "cgroup.procs", "elsa-7-self", "elsa-7-probe"])
+@pytest.mark.parametrize("name", ["cgroup.subtree_control", "cgroup.procs", "elsa-7-self", "elsa-7-here"])
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
 def test_whatever_is_refused_is_told_with_the_reason_and_undone(name, code):
     kernel = Kernel()
