@@ -1,9 +1,10 @@
 """Who keeps which blocks: `plan` makes it from profiles, at the start of a run and again from what rounds measured.
 
 For each edge and its clients, in this order: who cannot take part is refused by name (`admission.py`); the least
-makespan is found and the largest trunks within 5 % of it are taken (`trunks.py`); the plan before stays unless that
-gains more than 10 % or it no longer holds (`edge_plan.py`). The paper names the dynamic split; its rule is
-not public in what could be read, so this one is ours.
+makespan is found, with the largest trunks within 0, 2 and 5 % of it (`trunks.py`); of these three, the one whose
+steps are expected to take least is taken, and the plan before stays unless that gains more than 10 % or it no longer
+holds (`edge_plan.py`). The paper names the dynamic split; its rule is not public in what could be read, so this one
+is ours.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,10 +26,12 @@ def plan(problem: Problem) -> Plan:
     """The split of each client that can take part, and the reasons of those that cannot.
 
     Precisely, for each edge e with clients 1..N, trunks q, and T(q) of `trunks.py`: T* is the least T over all splits
-    within bounds, caps and memory. Of the splits with T at most 1.05 T*, the one with the largest sum of trunks is
-    taken; of those, the one in which the seconds of each client's own blocks, block_s times the blocks that it keeps,
-    are least in order from the longest down; of those, the one with the largest trunk for the first by name. The plan
-    before stays if it still holds and T of the new one is not below 0.9 of its T.
+    within bounds, caps and memory. For each slack of 0, 2 and 5 %, of the splits with T at most (1 + slack) T*, the
+    candidate is the one with the largest sum of trunks; of those, the one in which the seconds of each client's own
+    blocks, block_s times the blocks that it keeps, are least in order from the longest down; of those, the one with
+    the largest trunk for the first by name. The candidate is taken whose slowest client's step, waiting included
+    (`queueing.py`), is least; of equals the one with the larger trunks. The plan before stays if it still holds and
+    what is expected of the new one is not below 0.9 of what is expected of it.
 
     Raises:
         CapacityError: if nobody can take part, with the reasons.

@@ -38,7 +38,7 @@ class EdgePlan:
     step_s: float
     """Makespan: what a step of all its clients takes at least."""
     best_s: float
-    """The least makespan that there is; `step_s` may exceed it for larger trunks, or to keep the plan before."""
+    """The least makespan that there is; `step_s` may exceed it, for shorter waits or to keep the plan before."""
     load_s: float
     """What its compute thread works in a step of all its clients."""
     expected_s: float

@@ -6,10 +6,11 @@ from functools import cached_property
 
 import numpy as np
 
-from elsa.plan.cost import Crew, Ints, StepSeconds, step_seconds
+from elsa.plan.cost import Crew, Floats, Ints, StepSeconds, step_seconds
 from elsa.plan.memory import ClientNeeds, EdgeNeeds
 from elsa.plan.problem import Problem
 from elsa.plan.profile import ClientProfile, EdgeProfile
+from elsa.plan.queueing import waiting_seconds
 from elsa.plan.splits import Splits, possible_splits
 from elsa.plan.trunks import Choices
 
@@ -24,6 +25,13 @@ class Cuts:
     seconds: StepSeconds
     load_s: float
     """What the edge's compute thread works in a step of all clients."""
+    waits: Floats
+    """(N,): what each client waits for the others in a step (`queueing.py`)."""
+
+    @property
+    def expected_s(self) -> float:
+        """What a step takes the slowest client, waiting included."""
+        return float((self.seconds.total[:, 0] + self.waits).max())
 
     @property
     def makespan_s(self) -> float:
@@ -85,8 +93,15 @@ class Site:
 
     def cuts(self, bottom: Ints, trunk: Ints, top: Ints) -> Cuts:
         """Splits of so many blocks, each (N, 1), whether they are among `splits` or not."""
-        load_s = self.trunk_block_s * int(trunk.sum())
-        return Cuts(bottom=bottom, trunk=trunk, top=top, seconds=self._seconds(bottom, trunk, top), load_s=load_s)
+        seconds = self._seconds(bottom, trunk, top)
+        return Cuts(
+            bottom=bottom,
+            trunk=trunk,
+            top=top,
+            seconds=seconds,
+            load_s=self.trunk_block_s * int(trunk.sum()),
+            waits=waiting_seconds(seconds, self.problem.workload.forward_share),
+        )
 
     @cached_property
     def _crew(self) -> Crew:

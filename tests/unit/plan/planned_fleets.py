@@ -4,11 +4,14 @@ import itertools
 import math
 from collections.abc import Mapping
 
+import numpy as np
 from hypothesis import strategies as st
 
+from elsa.plan.cost import StepSeconds
 from elsa.plan.memory import client_needs, edge_needs
 from elsa.plan.problem import Problem
 from elsa.plan.profile import ClientProfile, EdgeProfile, LinkProfile
+from elsa.plan.queueing import waiting_seconds
 from elsa.plan.shape import ModelShape, Workload
 from elsa.plan.traffic import Traffic
 
@@ -96,17 +99,35 @@ def split_for(problem, client, trunk):
 
 def step_of(problem, client, edge, sessions, trunk):
     """Seconds of a client's step by itself, written out anew; infinite where its memory does not hold the split."""
+    return sum(phases_of(problem, client, edge, sessions, trunk))
+
+
+def phases_of(problem, client, edge, sessions, trunk):
+    """Its bottom, network, trunk and top."""
     work = problem.workload
     bottom, top = split_for(problem, client, trunk)
     if client_needs(problem.model, work).of(bottom, top).total > client.memory_bytes:
-        return math.inf
+        return math.inf, 0.0, 0.0, 0.0
     link, tokens = client.links[edge.name], work.rows * work.row_tokens
     traffic = work.traffic
     network = work.micro_batches * 4 * (link.latency_ms / 1000 / 2)
     network += tokens * (traffic.h1 + traffic.dh2) / link.up_bytes_per_s
     network += tokens * (traffic.h2 + traffic.dh1) / link.down_bytes_per_s
-    own = client.embeddings_s + client.head_s + client.block_s * (bottom * (1 if work.trains_bottom else 0.5) + top)
-    return own + network + trunk * (edge.block_s + edge.crowding_s * (sessions - 1))
+    below = client.embeddings_s + client.block_s * bottom * (1 if work.trains_bottom else 0.5)
+    at_edge = trunk * (edge.block_s + edge.crowding_s * (sessions - 1))
+    return below, network, at_edge, client.head_s + client.block_s * top
+
+
+def expected_of(problem, names, trunks):
+    """What a step takes the slowest of the clients `names` of the one edge, waiting included."""
+    (edge,) = problem.edges
+    clients = sorted((one for one in problem.clients if one.name in names), key=lambda one: one.name)
+    rows = [
+        phases_of(problem, client, edge, len(clients), trunk) for client, trunk in zip(clients, trunks, strict=True)
+    ]
+    bottom, network, trunk, top = (np.array(phase)[:, None] for phase in zip(*rows, strict=True))
+    seconds = StepSeconds(bottom=bottom, network=network, trunk=trunk, top=top)
+    return float((seconds.total[:, 0] + waiting_seconds(seconds, problem.workload.forward_share)).max())
 
 
 def by_trying_all(problem, names):
@@ -129,5 +150,9 @@ def by_trying_all(problem, names):
         kept = sorted((own[size - 1] for own, size in zip(own_s, trunks, strict=True)), reverse=True)
         return sum(trunks), [-seconds for seconds in kept], trunks
 
-    chosen = max((trunks for trunks, taken in made.items() if taken <= (1 + 0.05) * best), key=worth)
+    candidates = [
+        max((trunks for trunks, taken in made.items() if taken <= (1 + slack) * best), key=worth)
+        for slack in (0.05, 0.02, 0.0)
+    ]
+    chosen = min(candidates, key=lambda trunks: expected_of(problem, names, trunks))
     return best, {client.name: trunk for client, trunk in zip(clients, chosen, strict=True)}
