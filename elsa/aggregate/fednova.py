@@ -7,7 +7,7 @@ steps before the mean is taken, and the mean is gone for as many steps as were t
 The paper divides by a number that depends on the optimizer; for plain gradient descent it is that of the steps, which
 is what is used here. For AdamW, whose steps are about as long whatever the gradient, that is an approximation. What
 clients drift within a round stays, as it does with equal steps: the minimum is met as far as steps are small. An
-adapter of few steps among many is extrapolated, and its noise with it.
+adapter of few steps among many is extrapolated, and its noise with it: a hundredfold at most.
 """
 
 import math
@@ -22,6 +22,14 @@ from elsa.errors import MalformedError
 Mean = dict[str, NDArray[np.floating]]
 Updates = Mapping[str, tuple[float, float, Tensors]]
 """By contributor: its weight, the steps that it took, and where those led."""
+MOST_STRETCH = 100.0
+"""Times that a contributor's way is made longer at most."""
+_ROUNDED = 1 + 1e-6
+
+
+def least_steps(most: float) -> float:
+    """Steps that each needs, where nobody takes more than `most`, so that `fednova` refuses none of them."""
+    return max(most / MOST_STRETCH, 1.0)
 
 
 def averaged(before: Tensors, updates: Updates) -> tuple[Mean, float]:
@@ -44,7 +52,8 @@ def fednova(before: Tensors, updates: Updates) -> tuple[Mean, float]:
 
     Raises:
         MalformedError: as `fedavg`; for steps that are not positive and finite, for names, shapes or types that are
-            not those of `before`, and where the result leaves the range of its type, naming contributor or tensor.
+            not those of `before`, for steps that would be stretched more than `MOST_STRETCH`, and where the result
+            leaves the range of its type, naming contributor or tensor.
     """
     for name, (_, steps, tensors) in updates.items():
         _check(name, steps, tensors, before)
@@ -53,6 +62,12 @@ def fednova(before: Tensors, updates: Updates) -> tuple[Mean, float]:
         return mean, next(steps for _, steps, _ in updates.values())
     weighted = {name: (weight, {"": np.array(steps, np.float64)}) for name, (weight, steps, _) in updates.items()}
     effective = float(fedavg(weighted)[""])
+    for name, (_, steps, _) in updates.items():
+        if effective > MOST_STRETCH * steps * _ROUNDED:
+            raise MalformedError(
+                f"steps of {name} are {steps:g}, {effective:g} are counted: its way would be stretched more than "
+                f"{MOST_STRETCH:g} times"
+            )
     return {key: _moved(key, before[key], updates, effective) for key in sorted(before)}, effective
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from elsa.aggregate.fednova import least_steps
 from elsa.errors import (
     ChecksumError,
     MalformedError,
@@ -80,11 +81,15 @@ def check_size(push: Push, first: Round) -> None:
 
 
 def check_steps(run: Run, push: Push) -> None:
-    """Raise MalformedError unless clients of a run can have taken the steps of a push: 0 where all take as many."""
+    """Raise MalformedError unless clients of a run can have taken the steps of a push: 0 where all take as many.
+
+    And so many that they can be evened out with all others: a round that closes takes what is kept here.
+    """
     training = RunSpec.from_yaml(run.spec).training
     most = training.edge_rounds * training.local_steps if training.steps == "proportional" else 0
-    if not 0 <= push.effective_steps <= most * (1 + 1e-9) or bool(push.effective_steps) != bool(most):
-        bounds = f"above 0 and at most {most}" if most else "0 where all clients take as many steps"
+    least = least_steps(most) if most else 0.0
+    if not least * (1 - 1e-9) <= push.effective_steps <= most * (1 + 1e-9):
+        bounds = f"from {least:g} to {most}" if most else "0 where all clients take as many steps"
         raise MalformedError(f"header.effective_steps: {push.effective_steps} of {push.node_id}; it must be {bounds}")
 
 

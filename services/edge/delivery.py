@@ -23,7 +23,7 @@ class Parcel:
     adapter: Adapter = field(repr=False)
     rows: int
     steps: float = 0.0
-    """Of all edge rounds, as `Part.steps`."""
+    """Of all edge rounds, as `Part.steps`, but as few as can be evened out at least."""
     reports: tuple[adapter_pb2.ClientReport, ...] = field(repr=False)
 
 
@@ -33,11 +33,13 @@ class Delivery:
     Args:
         start: the run's adapter of the version, from which all began.
         together: between edge rounds the clusters go on from the mean of what they made, not each from its own.
+        least_steps: that a parcel counts for, however few of its edge rounds moved it; 0 where steps are not counted.
     """
 
-    def __init__(self, start: Adapter, *, together: bool = False) -> None:
+    def __init__(self, start: Adapter, *, together: bool = False, least_steps: float = 0.0) -> None:
         self._start = self._mean = start
         self._together = together
+        self._least_steps = least_steps
         self._mean_steps = 0.0
         self._steps: dict[int, float] = {}
         self._closed = Closed(parts={}, missing=())
@@ -88,7 +90,7 @@ class Delivery:
             cluster=cluster,
             adapter=part.adapter,
             rows=part.rows,
-            steps=self._steps[cluster],
+            steps=self._steps_of(cluster),
             reports=tuple(self._reports[cluster]),
         )
 
@@ -96,7 +98,8 @@ class Delivery:
         """One parcel of several clusters."""
         parts = {cluster: self._newest[cluster] for cluster in clusters}
         adapter, steps = averaged(
-            self._start, {f"{c:06}": (float(part.rows), self._steps[c], part.adapter) for c, part in parts.items()}
+            self._start,
+            {f"{c:06}": (float(part.rows), self._steps_of(c), part.adapter) for c, part in parts.items()},
         )
         return Parcel(
             cluster=None,
@@ -106,13 +109,16 @@ class Delivery:
             reports=tuple(report for cluster in clusters for report in self._reports[cluster]),
         )
 
+    def _steps_of(self, cluster: int) -> float:
+        return max(self._steps[cluster], self._least_steps)
+
 
 def mean_of(closed: Closed, before: Adapter) -> tuple[Adapter, float]:
     """The mean of what all clusters made of `before` in an edge round, by rows and steps, and the steps of it.
 
-    `before` itself where nobody delivered.
+    `before` itself, and 0 steps, where nobody delivered who is trusted.
     """
-    parts = {str(cluster): (float(part.rows), part.steps, part.adapter) for cluster, part in closed.parts.items()}
+    parts = {str(c): (float(part.rows), part.steps, part.adapter) for c, part in closed.parts.items() if part.clients}
     return averaged(before, parts) if parts else (before, 0.0)
 
 

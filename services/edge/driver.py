@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Collection, Sequence
 
+from elsa.aggregate.fednova import least_steps
 from elsa.errors import (
     DrainingError,
     ElsaError,
@@ -225,9 +226,10 @@ class RunDriver:
 
         Between them the clusters of an edge whose clients behave alike go on apart, those of a mixture together.
         """
-        count = self._spec.training.edge_rounds
+        training, count = self._spec.training, self._spec.training.edge_rounds
         deadline_s = EDGE_SHARE * self._spec.rounds.deadline_s / count
-        delivery = Delivery(adapter, together=self._spec.clustering.edges == "balanced")
+        least = least_steps(count * training.local_steps) if training.steps == "proportional" else 0.0
+        delivery = Delivery(adapter, together=self._spec.clustering.edges == "balanced", least_steps=least)
         for edge_round in range(count):
             closed = run.rounds.close(deadline_s)
             run.sessions.forget_round(self._run_id)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from elsa.aggregate.fednova import least_steps
 from elsa.cluster.summary import summaries
 from elsa.errors import MalformedError
 from services.edge.own_trunks import Adapter, OwnTrunks
@@ -53,7 +54,8 @@ class Part:
     clients: int
     """Whose updates it is made of; those that are set aside are not counted."""
     steps: float = 0.0
-    """Optimizer steps that it counts for, as `elsa.aggregate.fednova` says; 0 where all clients take as many."""
+    """Optimizer steps that it counts for, as `elsa.aggregate.fednova` says; 0 where all clients take as many, and
+    where none of them is trusted."""
     reports: tuple[Report, ...]
     moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
@@ -100,7 +102,7 @@ def part_of(
     counted = {
         client: (weights[client], taken[client], u.tensors) for client, u in updates.items() if weights[client] > 0
     }
-    adapter, steps = before, math.fsum(taken.values()) / len(taken)
+    adapter, steps = before, 0.0
     if counted:
         adapter, steps = own.aggregate(counted, before)
     else:
@@ -135,10 +137,11 @@ def _moved(
 
 
 def check_steps(report: Report, most: int) -> None:
-    """Raise MalformedError unless a client took from 1 to `most` steps."""
-    if not 1 <= report.steps <= most:
+    """Raise MalformedError unless a client took so many of `most` steps that they can be evened out."""
+    least = math.ceil(least_steps(most))
+    if not least <= report.steps <= most:
         raise MalformedError(
-            f"steps of {report.client}: {report.steps}; a client takes from 1 to {most} of them here"
+            f"steps of {report.client}: {report.steps}; a client takes from {least} to {most} of them here"
         )
 
 

@@ -60,8 +60,8 @@ async def test_each_version_is_evened_out_from_the_one_before(tmp_path):
 async def test_steps_beyond_what_the_run_has_are_refused(tmp_path):
     async with site(tmp_path) as at:
         run = await training(at)
-        for steps in (0.0, -1.0, 40.01, float("nan"), float("inf")):
-            async with refused(grpc.StatusCode.INVALID_ARGUMENT, "header.effective_steps", "above 0 and at most 40"):
+        for steps in (0.0, 0.99, -1.0, 40.01, float("nan"), float("inf")):
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, "header.effective_steps", "from 1 to 40"):
                 await at.push(run, "edge-1", adapter(2), effective_steps=steps)
         assert await at.push(run, "edge-1", adapter(2), effective_steps=40 * (1 + 1e-12))  # a sum that was rounded
 

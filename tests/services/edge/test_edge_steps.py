@@ -80,11 +80,39 @@ def test_trust_weighs_as_before():
     assert (value_of(parts[1].adapter), parts[1].steps) == (7.0, 3.0)
 
 
-def test_a_cluster_of_which_nobody_is_trusted_stays_and_still_tells_steps():
-    rounds, delivery = edge(trust=dict.fromkeys(CLUSTERS, 0.0)), Delivery(START)
-    delivery.add(deliver(rounds, ann=(4, 5.0), bob=(1, 2.0), cat=(3, 7.0), dan=(9, 9.0)))
+def test_where_nobody_is_trusted_nothing_moves_and_as_few_steps_as_can_be_are_told():
+    rounds, delivery = edge(trust=dict.fromkeys(CLUSTERS, 0.0)), Delivery(START, least_steps=1)
+    closed = deliver(rounds, ann=(4, 5.0), bob=(1, 2.0), cat=(3, 7.0), dan=(9, 9.0))
+    assert {part.steps for part in closed.parts.values()} == {0}
+    delivery.add(closed)
     (parcel,) = delivery.parcels()
-    assert value_of(parcel.adapter) == 1.0 and parcel.steps == pytest.approx((2.5 + 6) / 2)
+    assert (value_of(parcel.adapter), parcel.steps) == (1.0, 1)
+
+
+def test_an_edge_round_in_which_nobody_is_trusted_adds_no_steps():
+    rounds, delivery = edge(), Delivery(START, least_steps=1)
+    delivery.add(deliver(rounds, 0, ann=(4, 5.0), bob=(1, 2.0), cat=(2, 7.0), dan=(2, 3.0)))
+    begin, own = delivery.go_on()
+    rounds.admit(CLUSTERS, {c: Standing(cluster=n, trust=float(n == 0)) for c, n in CLUSTERS.items()})
+    rounds.open(3, 1, begin, of_clusters=own)
+    delivery.add(deliver(rounds, 1, ann=(4, 5.0), bob=(4, 2.0), cat=(9, 9.0), dan=(9, 9.0)))
+    assert delivery._steps == {0: 2.5 + 4, 1: 2.0}
+
+
+def test_clusters_that_go_on_together_do_so_without_those_of_which_nobody_is_trusted():
+    rounds, delivery = edge(trust={"cat": 0.0, "dan": 0.0}), Delivery(START, together=True, least_steps=1)
+    delivery.add(deliver(rounds, ann=(4, 5.0), bob=(4, 2.0), cat=(3, 70.0), dan=(9, 90.0)))
+    begin, _ = delivery.go_on()
+    assert value_of(begin) == 3.5
+    (parcel,) = delivery.parcels()
+    assert (value_of(parcel.adapter), parcel.steps) == (3.5, 4)
+
+
+def test_fewer_steps_than_can_be_evened_out_are_refused():
+    rounds = edge(most_steps=1000)
+    with pytest.raises(MalformedError, match="steps of ann: 9; a client takes from 10 to 1000"):
+        deliver(rounds, ann=(9, 5.0))
+    assert deliver(rounds, ann=(10, 5.0), bob=(1000, 2.0)).parts[0].steps == 505
 
 
 def test_steps_of_a_cluster_that_goes_on_from_its_own_add_up():

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from elsa.aggregate.fedavg import fedavg
-from elsa.aggregate.fednova import averaged, fednova
+from elsa.aggregate.fednova import MOST_STRETCH, averaged, fednova, least_steps
 from elsa.errors import MalformedError
 
 VALUES = st.floats(-1e3, 1e3, width=32)
 WEIGHTS = st.integers(1, 10**6).map(float)
-STEPS = st.integers(1, 1000).map(float)
+STEPS = st.integers(1, 100).map(float)
 LAYOUTS = st.dictionaries(st.text("abc.", min_size=1), st.sampled_from([(3,), (2, 2), (1, 4)]), min_size=1)
 START = {"a": np.array([2.0, -0.0], np.float32)}
 
@@ -183,7 +183,16 @@ def test_nothing_cannot_be_averaged():
 
 def test_values_that_leave_their_type_are_refused():
     with pytest.raises(MalformedError, match="tensor a: leaves the range of float32"):
-        fednova(at(0, 0), {"a": (1, 1, at(1e37, 0)), "b": (1, 1000, at(0, 0))})
+        fednova(at(0, 0), {"a": (1, 1, at(3e37, 0)), "b": (1, 100, at(0, 0))})
+
+
+@given(most=st.floats(100, 1e6), weight=st.floats(1e-6, 1e6))
+def test_least_steps_are_taken_with_any_others_and_half_as_many_are_not(most, weight):
+    least = least_steps(most)
+    both = {"many": (weight, most, at(1, 0)), "few": (1.0, least, at(0, 1))}
+    assert fednova(START, both)[1] <= MOST_STRETCH * least * (1 + 1e-6)
+    with pytest.raises(MalformedError, match=r"steps of few are .* stretched more than 100 times"):
+        fednova(START, {"many": (1e3, most, at(1, 0)), "few": (1.0, least / 2, at(0, 1))})
 
 
 @given(rounds())
