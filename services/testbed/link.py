@@ -8,19 +8,25 @@ meanwhile; beside a thread that computes in Python it would be 10 to 20 ms late.
 is a millisecond later with epoll, whose timers count whole ones. At 500 Mbit/s and above it is the machine that
 limits (0.6 to 0.9 of the rate).
 
+A peer's reset is passed on as one, behind the bytes that came before it, which still arrive; only what goes to that
+peer is lost.
+
 What it does not do: lose, reorder or corrupt; delay the opening of a connection; share one line between links.
 """
 
+import logging
 import math
 import socket
+import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from contextlib import suppress
 from types import TracebackType
 
 from elsa.errors import SpecError
+
+log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 TURN_S = 0.002
@@ -31,6 +37,10 @@ SLACK_S = 0.02
 MOST_HELD = 8 * 2**20
 LEAST_KERNEL = 65536
 CONNECT_S = 10.0
+ACCEPT_AGAIN_S = 0.5
+"""After a connection that could not be taken, as for want of file descriptors: it waits in the kernel."""
+AT_ONCE = struct.pack("ii", 1, 0)
+"""SO_LINGER by which closing resets."""
 
 
 class Line:
@@ -86,7 +96,7 @@ class Link:
         self._lock = threading.Lock()
         self._open: set[_Connection] = set()
         self._threads: set[threading.Thread] = set()
-        self._is_closed = False
+        self._closed = threading.Event()
 
     def __enter__(self) -> str:
         """Listen; the address, host:port."""
@@ -101,42 +111,53 @@ class Link:
     ) -> None:
         """Break every connection; what is on its way is lost."""
         with self._lock:
-            self._is_closed = True
+            self._closed.set()
             for connection in self._open:
                 connection.break_()
         with self._listener:
-            with suppress(OSError):  # of a connection that ends the wait for the next one
+            with suppress(OSError):  # ends the wait for the next connection on Linux, without a descriptor
+                self._listener.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # and elsewhere
                 socket.create_connection(self._listener.getsockname(), CONNECT_S).close()
             self._accepting.join()
         for thread in tuple(self._threads):
             thread.join()
 
     def _accept(self) -> None:
-        while True:
-            near, _ = self._listener.accept()
-            if self._is_closed:
-                near.close()
-                return
+        while not self._closed.is_set():
+            try:
+                near, _ = self._listener.accept()
+            except OSError as error:
+                if not self._closed.is_set():
+                    log.warning(
+                        "a link to %s:%d takes no connection: %s; trying again", *self._target, error.strerror
+                    )
+                self._closed.wait(ACCEPT_AGAIN_S)
+                continue
             thread = threading.Thread(target=self._serve, args=(near,), name="link-connection", daemon=True)
             with self._lock:
                 self._threads.add(thread)
                 thread.start()
 
     def _serve(self, near: socket.socket) -> None:
-        """One connection until it has ended; a target that is not there closes it."""
-        with near, socket.socket() as far:
-            _hold_little(far, self._down)
-            far.settimeout(CONNECT_S)
-            with suppress(OSError):
-                far.connect(self._target)
-                far.settimeout(None)
-                self._carry(_Connection(near, far, self._up, self._down))
+        """One connection until it has ended; a target that is not there resets it."""
+        with near:
+            try:
+                with socket.socket() as far:
+                    _hold_little(far, self._down)
+                    far.settimeout(CONNECT_S)
+                    far.connect(self._target)
+                    far.settimeout(None)
+                    self._carry(_Connection(near, far, self._up, self._down))
+            except OSError as error:
+                log.warning("a connection of a link to %s:%d ended: %s", *self._target, error.strerror or error)
+                _End(near).reset_when_closed()
         with self._lock:
             self._threads.discard(threading.current_thread())
 
     def _carry(self, connection: "_Connection") -> None:
         with self._lock:
-            if self._is_closed:
+            if self._closed.is_set():
                 return
             self._open.add(connection)
         connection.carry()
@@ -144,43 +165,85 @@ class Link:
             self._open.discard(connection)
 
 
+class _End:
+    """One of the two sockets of a connection."""
+
+    def __init__(self, socket_: socket.socket) -> None:
+        self._socket = socket_
+        with suppress(OSError):  # its peer is gone, which the first read says
+            socket_.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.is_reset = False
+        """Whether its peer is gone without a farewell."""
+
+    def read(self, size: int) -> bytes:
+        """What there is, at most `size` bytes; empty at the end or at a reset, which is noted."""
+        try:
+            return self._socket.recv(size)
+        except OSError:
+            self.is_reset = True
+            return b""
+
+    def write(self, data: bytes) -> bool:
+        """Give it all of `data`, or close this direction where that is empty; False at a reset, which is noted."""
+        try:
+            if data:
+                self._socket.sendall(data)
+            else:
+                self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.is_reset = True
+        return not self.is_reset
+
+    def shut(self, how: int) -> None:
+        """Wake who waits for it: SHUT_RD, of which the peer learns nothing, or SHUT_RDWR."""
+        with suppress(OSError):  # its peer is gone
+            self._socket.shutdown(how)
+
+    def reset_when_closed(self) -> None:
+        """Let closing it tell the peer of no farewell."""
+        with suppress(OSError):  # its peer is gone
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+
+
 class _Connection:
     """Two sockets and what goes between them."""
 
     def __init__(self, near: socket.socket, far: socket.socket, up: Line, down: Line) -> None:
-        self._ends = (near, far)
-        for end in self._ends:
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._pipes = (_Pipe(near, far, up), _Pipe(far, near, down))
+        self._ends = client, server = _End(near), _End(far)
+        self._up, self._down = _Pipe(client, server, up), _Pipe(server, client, down)
 
     def carry(self) -> None:
-        """Return once both directions have ended, or one has failed."""
-        work = [work for pipe in self._pipes for work in (pipe.read, pipe.write)]
-        threads = [threading.Thread(target=self._run, args=(each,), name="link-pipe", daemon=True) for each in work]
+        """Return once both directions have ended; where a peer reset it, the sockets reset when they are closed."""
+        works = (self._up.read, self._down.read, self._write_up, self._write_down)
+        threads = [threading.Thread(target=work, name="link-pipe", daemon=True) for work in works]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+        if any(end.is_reset for end in self._ends):
+            for end in self._ends:
+                end.reset_when_closed()
 
     def break_(self) -> None:
         """End both directions now."""
-        for pipe in self._pipes:
+        for pipe in (self._up, self._down):
             pipe.break_()
         for end in self._ends:
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+            end.shut(socket.SHUT_RDWR)
 
-    def _run(self, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except OSError:  # a peer is gone: the other is told
-            self.break_()
+    def _write_up(self) -> None:
+        if self._up.write():
+            self._down.break_()
+
+    def _write_down(self) -> None:
+        if self._down.write():
+            self._up.break_()
 
 
 class _Pipe:
     """One direction of a connection: what is read is held until it is due, in order, at most `line.held` bytes."""
 
-    def __init__(self, source: socket.socket, sink: socket.socket, line: Line) -> None:
+    def __init__(self, source: _End, sink: _End, line: Line) -> None:
         self._source, self._sink, self._line = source, sink, line
         self._changed = threading.Condition()
         self._waiting: deque[tuple[float, bytes]] = deque()
@@ -188,39 +251,48 @@ class _Pipe:
         self._is_broken = False
 
     def read(self) -> None:
-        """Take from the source what fits, until its end, which is carried on as an empty chunk."""
+        """Take from the source what fits, until its end or reset, which is carried on as an empty chunk."""
         is_ended = False
         while not is_ended:
-            data = self._source.recv(self._line.chunk)
-            is_ended = not data
+            data = self._source.read(self._line.chunk)
             with self._changed:
                 self._waiting.append((self._line.due(len(data), time.monotonic()), data))
                 self._held += len(data)
                 self._changed.notify_all()
                 self._changed.wait_for(lambda: self._held <= self._line.held or self._is_broken)
+                is_ended = not data or self._is_broken
 
-    def write(self) -> None:
-        """Give the sink what is due, until the end of the source, which closes this direction alone."""
-        while data := self._next():
-            self._sink.sendall(data)
+    def write(self) -> bool:
+        """Give the sink what is due, until the end of the source, which closes this direction alone.
+
+        True if the source's reset is due: the sink has all that came before, and the other direction has no receiver.
+        """
+        while (data := self._next()) is not None:
+            if not data and self._source.is_reset:
+                return True
+            if not self._sink.write(data):  # nobody takes it; what the sink sent before still goes the other way
+                self.break_()
+            if not data:
+                return False
             with self._changed:
                 self._held -= len(data)
                 self._changed.notify_all()
-        self._sink.shutdown(socket.SHUT_WR)
+        return False
 
     def break_(self) -> None:
-        """Wake both threads; `write` ends, `read` ends with its source."""
+        """Drop what is held and take no more."""
         with self._changed:
             self._is_broken = True
             self._changed.notify_all()
+        self._source.shut(socket.SHUT_RD)
 
-    def _next(self) -> bytes:
-        """The next chunk, once it is due; empty at the end or when broken."""
+    def _next(self) -> bytes | None:
+        """The next chunk, once it is due; None when broken."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_broken)
             while not self._is_broken and (left_s := self._waiting[0][0] - time.monotonic()) > 0:
                 self._changed.wait(left_s)
-            return b"" if self._is_broken else self._waiting.popleft()[1]
+            return None if self._is_broken else self._waiting.popleft()[1]
 
 
 def _hold_little(end: socket.socket, line: Line) -> None:

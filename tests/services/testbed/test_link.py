@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import socket
 import threading
 import time
@@ -165,9 +166,87 @@ def test_connections_share_the_rate():
 
 def test_a_peer_that_breaks_the_connection_ends_the_other_side():
     with joined() as (client, server):
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        server.close()  # a reset
+        reset(server)
         assert is_ended(client)
+
+
+@pytest.mark.parametrize(("latency_ms", "rate"), [(0, FAST), (60, FAST), (0, 1e5)])
+def test_what_was_sent_before_a_reset_arrives_and_then_the_reset_either_way(latency_ms, rate):
+    data = os.urandom(10_000)
+    for number in (0, 1):
+        with joined(latency_ms, rate, rate) as ends:
+            ends[0].sendall(b"!")
+            assert received(ends[1], 1) == b"!"
+            ends[number].sendall(data)
+            reset(ends[number])
+            other = ends[1 - number]
+            assert received_until_reset(other) == data
+
+
+def test_an_answer_still_arrives_where_what_the_client_goes_on_sending_has_no_receiver_any_more():
+    answer = os.urandom(20_000)
+    with joined(0, FAST, 1e5) as (client, server):
+        client.sendall(b"question")
+        assert received(server, 8) == b"question"
+        server.sendall(answer)
+        reset(server)
+        client.sendall(bytes(100_000))  # is refused long before the answer has passed
+        assert received_until_reset(client) == answer
+
+
+def test_a_peer_that_goes_while_it_is_sent_to_resets_the_sender():
+    with joined(20, FAST, FAST) as (client, server):
+        server.close()
+        assert client.recv(1) == b""
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            while True:
+                client.sendall(bytes(1000))
+
+
+def reset(end):
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    end.close()
+
+
+def received_until_reset(end):
+    """What comes before the reset; a connection that ends otherwise is an error."""
+    got = bytearray()
+    with pytest.raises(ConnectionResetError):
+        while data := end.recv(65536):
+            got += data
+    return bytes(got)
+
+
+def test_a_link_that_runs_out_of_descriptors_says_so_and_takes_the_connection_later(monkeypatch):
+    told = threading.Event()
+    monkeypatch.setattr("services.testbed.link.ACCEPT_AGAIN_S", 0.01)
+    monkeypatch.setattr("services.testbed.link.log.warning", lambda text, *_: "takes no" in text and told.set())
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        host, port = stack.enter_context(Link(f"127.0.0.1:{listener.getsockname()[1]}", 0, FAST, FAST)).split(":")
+        listener.settimeout(20)
+        clients = [stack.enter_context(socket.socket()) for _ in "12"]
+        with no_more_descriptors():
+            for name, client in zip(b"12", clients, strict=True):
+                client.connect((host, int(port)))  # the first may have the descriptor that the link waits with
+                client.sendall(bytes([name]))
+            assert told.wait(20)
+        while True:
+            server = stack.enter_context(listener.accept()[0])
+            if received(server, 1) == b"2":
+                return
+
+
+@contextmanager
+def no_more_descriptors():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_target_that_is_not_there_closes_the_connection():
