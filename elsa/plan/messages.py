@@ -16,12 +16,14 @@ def shape_to_proto(shape: ModelShape) -> pb.ModelShape:
     return pb.ModelShape(**{one.name: getattr(shape, one.name) for one in fields(shape)})
 
 
-def shape_from_proto(message: pb.ModelShape) -> ModelShape:
-    """A model's shape. Raises MalformedError naming the field."""
+def shape_from_proto(message: pb.ModelShape, field: str = "shape") -> ModelShape:
+    """A model's shape, in `field` of what was sent. Raises MalformedError naming the field."""
     try:
-        return ModelShape(**{one.name: getattr(message, one.name) for one in fields(ModelShape)})
+        shape = ModelShape(**{one.name: getattr(message, one.name) for one in fields(ModelShape)})
+        shape.check_measured()
     except SpecError as error:
-        raise MalformedError(f"shape: {error}") from error
+        raise MalformedError(f"{field}: {error}") from error
+    return shape
 
 
 def client_to_proto(profile: ClientProfile, row_tokens: float) -> pb.ClientProfile:

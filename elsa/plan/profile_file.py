@@ -145,10 +145,14 @@ def _once_each(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _model(part: ModelPart | None, origin: str) -> ModelShape | None:
+    if part is None:
+        return None
     try:
-        return None if part is None else ModelShape(**dict(part))
+        shape = ModelShape(**dict(part))
+        shape.check_measured()
     except SpecError as error:
         raise SpecError(f"{origin}: {error}") from error
+    return shape
 
 
 def _devices(

@@ -50,6 +50,16 @@ class ModelShape:
             if not 0 <= getattr(self, one.name) <= MOST_VALUES:
                 raise SpecError(f"model: {one.name} is {getattr(self, one.name)}; it must be 0 to 2^48")
 
+    def check_measured(self) -> None:
+        """Raise SpecError, naming the field, for what no model has: one that was only counted has no activations."""
+        for name in ("width", "block_weights", "largest_weights", "block_activations"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"model: {name} is {getattr(self, name)}; it must be 1 to 2^48")
+        if self.embedding_weights < self.width:
+            raise SpecError(
+                f"model: embedding_weights is {self.embedding_weights}; it must be at least the width, {self.width}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:

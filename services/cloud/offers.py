@@ -3,9 +3,10 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from elsa.errors import MalformedError
+from elsa.errors import MalformedError, SpecError
 from elsa.plan.profile import ClientProfile, EdgeProfile
-from elsa.plan.shape import ModelShape
+from elsa.plan.shape import ModelShape, Workload
+from elsa.spec import RunSpec
 from services.cloud.fleet import MOST, check_number
 from services.cloud.records import Answer, Link, Member, Profile, Role
 
@@ -85,16 +86,38 @@ def _check_client(offer: ClientOffer) -> None:
         check_number(f"client.links, down_bytes_per_s to {link.edge_id}", link.down_bytes_per_s)
 
 
-def profile_of(member: Member, reply: ClientOffer | EdgeOffer) -> Profile:
-    """What a member of a run that plans splits measured of itself. Raises MalformedError where that is missing."""
+def profile_of(spec: RunSpec, member: Member, reply: ClientOffer | EdgeOffer) -> Profile:
+    """What a member of a run that plans splits measured of itself.
+
+    Raises MalformedError, naming the field, where that is missing or cannot be of this run.
+    """
     blank = Profile(run_id=member.run_id, node_id=member.node_id)
     if reply.profile is None:
         raise MalformedError(f"{member.role}.profile: none; the run's splits are planned from what devices measure")
     if isinstance(reply, ClientOffer):
+        if reply.row_tokens > spec.model.max_tokens:
+            raise MalformedError(
+                f"client.profile.row_tokens: {reply.row_tokens:g}; no row of the run has more than its "
+                f"model.max_tokens, {spec.model.max_tokens}"
+            )
         return replace(blank, client=reply.profile, row_tokens=reply.row_tokens)
     if reply.shape is None:
         raise MalformedError("edge.shape: none; the run's splits are planned, which needs the shape of its model")
+    _check_shape(spec, reply.shape)
     return replace(blank, edge=reply.profile, shape=reply.shape)
+
+
+def _check_shape(spec: RunSpec, shape: ModelShape) -> None:
+    """Raise MalformedError for a model that the run's codecs or its bounds of splits do not fit."""
+    try:
+        Workload.of(spec, shape.width, 1.0)
+    except SpecError as error:
+        raise MalformedError(f"edge.shape: width {shape.width} does not fit the run: {error}") from error
+    if spec.split.bottom + spec.split.top >= shape.blocks:
+        raise MalformedError(
+            f"edge.shape: {shape.blocks} blocks; the run's split leaves {spec.split.bottom} and {spec.split.top} to "
+            "each client, and at least one more is needed"
+        )
 
 
 def check_edges(offer: ClientOffer, edges: Collection[str]) -> None:

@@ -228,8 +228,8 @@ def _answer(transaction: Transaction, run: Run, before: Member, reply: Reply, no
         members = transaction.member_ids(before.run_id)
         check_edges(reply, {name for name, (role, _) in members.items() if role is Role.EDGE})
         _keep_public_key(transaction, run, member.node_id, reply.public_key)
-    if not isinstance(reply, Refusal) and RunSpec.from_yaml(run.spec).plans_splits:
-        transaction.put(profile_of(member, reply))
+    if not isinstance(reply, Refusal) and (spec := RunSpec.from_yaml(run.spec)).plans_splits:
+        transaction.put(profile_of(spec, member, reply))
     if member != before:
         transaction.put(member)
         event = NodeJoined(node_id=member.node_id, detail=summary(member), accepted=member.answer is Answer.JOINED)

@@ -106,7 +106,7 @@ def fleets(draw):
     )
     homes = {name: draw(st.sampled_from(edges)) for name in clients if draw(st.booleans())}
     model = draw(
-        st.none() | st.builds(model_of, blocks=st.integers(2, 1000), width=BYTES.filter(lambda n: n < 2**48))
+        st.none() | st.builds(model_of, blocks=st.integers(2, 1000), width=st.integers(1, 3000))
     )
     row_tokens = draw(st.none() | st.floats(0.5, 1e6))
     return Profiles(clients=made, edges=servers, homes=homes, model=model, row_tokens=row_tokens)
