@@ -1250,11 +1250,13 @@ class Planned(_message.Message):
     """Clients that changed."""
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """How the plan came about, on one line for each edge."""
+        """How the plan came about, a line for each edge and each client that could not be planned for: the first 20, and
+        how many more.
+        """
 
     @_builtins.property
     def clients(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlannedClient]:
-        """Clients whose split or steps changed, at most 1000, in order of their names; at the start all."""
+        """Clients whose split or steps changed, at the start all, in order of their names: as many as go into one message."""
 
     def __init__(
         self,

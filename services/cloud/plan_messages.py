@@ -51,7 +51,7 @@ def edge_offer_from_proto(name: str, offer: fleet_pb2.EdgeOffer) -> EdgeOffer:
     return EdgeOffer(
         room=offer.room,
         profile=edge_from_proto(name, offer.profile, offer.room) if offer.HasField("profile") else None,
-        shape=shape_from_proto(offer.shape) if offer.HasField("shape") else None,
+        shape=shape_from_proto(offer.shape, "edge.shape") if offer.HasField("shape") else None,
     )
 
 
@@ -65,13 +65,9 @@ def share_to_proto(client: Member | None) -> fleet_pb2.ClientShare | None:
 
 def planned_to_proto(body: Planned) -> run_pb2.Planned:
     """A plan; of more clients than go into one message the first, with the number of all."""
-    return run_pb2.Planned(
-        version=body.version,
-        notes=body.notes,
-        step_s=body.step_s,
-        clients=fitting(list(map(_planned_client, body.clients))) if body.clients else (),
-        changed=len(body.clients),
-    )
+    message = run_pb2.Planned(version=body.version, notes=body.notes, step_s=body.step_s, changed=len(body.clients))
+    message.clients.extend(fitting(list(map(_planned_client, body.clients)), message.ByteSize()))
+    return message
 
 
 def profiles_to_proto(profiles: Profiles) -> run_pb2.GetProfilesResponse:

@@ -1,7 +1,9 @@
 """Has a run's splits planned, from the profiles that the database holds; arithmetic goes to a thread."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from elsa.spec import RunSpec
 from services.cloud.keys import works
@@ -9,6 +11,8 @@ from services.cloud.planning import Planning, Replanned, planned, replanned
 from services.cloud.records import ClientReport, Member, Profile, Run, Update
 from services.cloud.renewing import Renewal
 from services.cloud.store import Store
+
+log = logging.getLogger(__name__)
 
 
 class Planner:
@@ -25,7 +29,9 @@ class Planner:
         spec = RunSpec.from_yaml(run.spec)
         if not spec.plans_splits:
             return None
-        return await asyncio.to_thread(planned, spec, members, self._profiles(run), homes)
+        profiles = self._profiles(run)
+        made = await asyncio.to_thread(planned, spec, members, profiles, homes)
+        return replace(made, made_from=tuple(profiles))
 
     async def again(
         self, run: Run, members: Sequence[Member], updates: Sequence[Update], renewal: Renewal | None
@@ -38,7 +44,10 @@ class Planner:
         if renewal is not None and renewal.decision is not None:
             homes |= {place.client_id: place.edge_id for place in renewal.decision.places}
         version, reports = (run.version or 0) + 1, _by_edge(updates)
-        return await asyncio.to_thread(replanned, spec, members, self._profiles(run), homes, reports, version)
+        made = await asyncio.to_thread(replanned, spec, members, self._profiles(run), homes, reports, version)
+        for note in made.notes:
+            log.warning("run %s, version %d: %s", run.run_id, version, note)
+        return made
 
     def _profiles(self, run: Run) -> list[Profile]:
         with self._store.transaction() as transaction:

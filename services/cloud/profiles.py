@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from elsa.errors import StaleRoundError
 from elsa.plan.profile import ClientProfile, EdgeProfile
 from elsa.plan.shape import ModelShape
+from services.cloud.agreed import agreed_shape, taking_part
 from services.cloud.keys import works
-from services.cloud.records import Member, Profile
+from services.cloud.records import Answer, Member, Profile, Role
 from services.cloud.store import Store
 
 
@@ -34,21 +35,22 @@ def profiles_of(store: Store, run_id: str) -> Profiles:
         run = transaction.run(run_id)
         kept = transaction.all(Profile, run_id=run_id)
         members = {member.node_id: member for member in transaction.all(Member, run_id=run_id)}
-    shape = next((own.shape for own in kept if own.shape is not None), None)
-    if shape is None:
+    there = taking_part(kept, {name for name, member in members.items() if works(member) or _serves(member)})
+    if not any(own.shape for own in there):
         raise StaleRoundError(
-            f"run {run_id} ({run.state}) has no profiles: its splits are given (plan.method), or no edge has joined"
+            f"run {run_id} ({run.state}) has no profiles: its splits are given (plan.method), or no edge is there"
         )
     return Profiles(
-        shape=shape,
-        edges=tuple(own.edge for own in kept if own.edge is not None),
+        shape=agreed_shape(there),
+        edges=tuple(own.edge for own in there if own.edge is not None),
         clients=tuple(
-            _profiled(members[own.node_id], own) for own in kept if own.client and works(members[own.node_id])
+            ProfiledClient(member=members[own.node_id], profile=own.client, row_tokens=own.row_tokens)
+            for own in there
+            if own.client is not None
         ),
     )
 
 
-def _profiled(member: Member, own: Profile) -> ProfiledClient:
-    if own.client is None:
-        raise RuntimeError(f"{own.node_id} is no client")
-    return ProfiledClient(member=member, profile=own.client, row_tokens=own.row_tokens)
+def _serves(member: Member) -> bool:
+    """Whether a member is an edge that takes part."""
+    return member.role is Role.EDGE and member.answer is Answer.JOINED

@@ -7,8 +7,10 @@ from elsa.plan.result import ClientPlan
 from services.cloud.events import Planned, PlannedClient
 from services.cloud.leaving import leave_out
 from services.cloud.planning import Planning, Replanned, Share
-from services.cloud.records import Member, Run
+from services.cloud.records import Member, Role, Run
 from services.cloud.store import Transaction
+
+MOST_NOTES = 20
 
 
 def with_share(client: Member, share: Share | None) -> Member:
@@ -25,14 +27,16 @@ def leave_out_refused(transaction: Transaction, run: Run, planning: Planning, no
 
 
 def share_anew(transaction: Transaction, run: Run, made: Replanned, version: int, now: float) -> None:
-    """Keep the profiles, and give clients what a new plan has them carry, with the event if anything changed."""
+    """Keep the profiles that changed, and give clients what a new plan has them carry, with the event if any do."""
     for profile in made.profiles:
         transaction.put(profile)
-    planning = made.planning or Planning(shares={})
+    planning = made.planning
+    if planning is None or not planning.shares:
+        return
     changed: list[Share] = []
-    for client_id, share in planning.shares.items():
-        client = transaction.get(Member, run_id=run.run_id, node_id=client_id)
-        if client is None or client.edge_id != share.plan.edge:  # it left or was moved meanwhile
+    for client in transaction.all(Member, run_id=run.run_id, role=Role.CLIENT):
+        share = planning.shares.get(client.node_id)
+        if share is None or client.edge_id != share.plan.edge:  # it left or was moved meanwhile
             continue
         if with_share(client, share) != client:
             transaction.put(with_share(client, share))
@@ -47,11 +51,17 @@ def tell(
     """The event of a plan in which `changed` carry something else than before."""
     event = Planned(
         version=version,
-        notes=planning.notes,
+        notes=_first(planning.notes),
         step_s=planning.step_s,
         clients=tuple(_told(share.plan, share.local_steps) for share in changed),
     )
     transaction.append(run.run_id, event, now)
+
+
+def _first(notes: Sequence[str]) -> tuple[str, ...]:
+    """As many as are read; there may be one for each edge and each client."""
+    more = (f"and {len(notes) - MOST_NOTES} more",) if len(notes) > MOST_NOTES else ()
+    return (*notes[:MOST_NOTES], *more)
 
 
 def _told(own: ClientPlan, local_steps: int) -> PlannedClient:

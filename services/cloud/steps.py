@@ -23,6 +23,7 @@ from services.cloud.lifecycle import RunState
 from services.cloud.merging import merged
 from services.cloud.placing import decided
 from services.cloud.planner import Planner
+from services.cloud.planning import Planning
 from services.cloud.reach import joined_edges, nearest, provisional, room_fault
 from services.cloud.records import (
     Answer,
@@ -32,6 +33,7 @@ from services.cloud.records import (
     Fingerprint,
     Member,
     Node,
+    Profile,
     Role,
     Round,
     Run,
@@ -112,7 +114,7 @@ class Steps:
         edges = await asyncio.to_thread(provisional, spec, staying) if verdict.go else None
         planning = await self._planner.first(run, staying, edges) if edges is not None else None
         with self._store.transaction() as transaction:
-            if not self._is_as_it_was(transaction, run, members):
+            if not self._is_as_it_was(transaction, run, members, planning):
                 return True
             if verdict.go:
                 for member in members:
@@ -140,8 +142,13 @@ class Steps:
     def _age(self, begin_unix_s: float, now: float) -> float:
         return now - max(begin_unix_s, self._fleet.begin_unix_s)
 
-    def _is_as_it_was(self, transaction: Transaction, run: Run, members: list[Member]) -> bool:
-        return transaction.run(run.run_id) == run and transaction.all(Member, run_id=run.run_id) == members
+    def _is_as_it_was(
+        self, transaction: Transaction, run: Run, members: list[Member], planning: Planning | None
+    ) -> bool:
+        """Whether what was decided of a run, its members and, of a plan, their profiles still holds."""
+        if transaction.run(run.run_id) != run or transaction.all(Member, run_id=run.run_id) != members:
+            return False
+        return planning is None or transaction.all(Profile, run_id=run.run_id) == list(planning.made_from)
 
     def _gone(self, members: list[Member]) -> dict[str, float]:
         """Those who have been silent for too long to be waited for, and for how many seconds."""
@@ -188,7 +195,7 @@ class Steps:
             return False
         planning = await self._planner.first(run, members, edges)
         with self._store.transaction() as transaction:
-            if self._is_as_it_was(transaction, run, members):
+            if self._is_as_it_was(transaction, run, members, planning):
                 settle_by_latency(transaction, run, members, edges, planning, now)
                 transaction.move(run, RunState.TRAINING, now)
         return True
@@ -209,7 +216,8 @@ class Steps:
         )
         with self._store.transaction() as transaction:
             known = {kept.client_id for kept in sent}
-            if self._is_as_it_was(transaction, run, members) and transaction.fingerprinted(run.run_id, 0) == known:
+            as_it_was = self._is_as_it_was(transaction, run, members, planning)
+            if as_it_was and transaction.fingerprinted(run.run_id, 0) == known:
                 settle(transaction, run, members, decision, planning, now)
                 transaction.move(run, RunState.TRAINING, now)
         return True

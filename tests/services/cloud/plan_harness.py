@@ -33,14 +33,16 @@ def edge_profile(block_s=0.002, memory_mib=4000):
     return fleet_pb2.EdgeProfile(block_s=block_s, memory_bytes=memory_mib * MIB)
 
 
-async def join_planned(site, run, node, profile=None, near="edge-1", edges=("edge-1", "edge-2")):
+async def join_planned(
+    site, run, node, profile=None, near="edge-1", edges=("edge-1", "edge-2"), shape=SHAPE, links=None
+):
     """Join with a profile, over links that cost next to nothing."""
     request = fleet_pb2.JoinRunRequest(run_id=run, node_id=node)
     if node.startswith("edge"):
-        offer = fleet_pb2.EdgeOffer(room=4, profile=profile or edge_profile(), shape=SHAPE)
+        offer = fleet_pb2.EdgeOffer(room=4, profile=profile or edge_profile(), shape=shape)
         request.edge.CopyFrom(offer)
     else:
-        links = [
+        links = links or [
             fleet_pb2.LinkReport(
                 edge_id=edge, latency_ms=0.1 if edge == near else 2, up_bytes_per_s=1e9, down_bytes_per_s=1e9
             )

@@ -19,14 +19,14 @@ SPEEDS = {"client-1": 0.0005, "client-2": 0.001, "client-3": 0.004, "client-4": 
 TEXT = spec(**PLANNED)
 
 
-async def enrolling(at, text=TEXT, profiles=None, edges=EDGES, clients=CLIENTS, edge=None):
+async def enrolling(at, text=TEXT, profiles=None, edges=EDGES, clients=CLIENTS, edge=None, shapes=None):
     """A run that all have joined, each client near the edge of its number's parity."""
     await at.register()
     run = await at.submit(text)
     await at.reach(run, fleet_pb2.RUN_STATE_ENROLLING)
     for name in edges:
         await at.push(run, name, adapter(), initial=True)
-        await join_planned(at, run, name, edge)
+        await join_planned(at, run, name, edge, shape=(shapes or {}).get(name, SHAPE))
     for number, name in enumerate(clients):
         profile = (profiles or {}).get(name) or client_profile(SPEEDS[name])
         await join_planned(at, run, name, profile, near=EDGES[number % 2])
@@ -216,3 +216,69 @@ async def test_profiles_are_given_with_what_each_client_carries(tmp_path):
             assert own.share == await share_of(at, run, own.client_id)
             assert own.profile == client_profile(SPEEDS[own.client_id])
             assert [link.edge_id for link in own.links] == list(EDGES)
+
+
+@run_async
+async def test_what_cannot_be_of_the_run_is_refused_at_the_join(tmp_path):
+    text = spec(**PLANNED | {"codecs": {"h1": "subspace(k=32)"}, "model": {"max_tokens": 64}})
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit(text)
+        await at.reach(run, fleet_pb2.RUN_STATE_ENROLLING)
+        for field, value, said in (
+            ("width", 16, "codecs.h1"),
+            ("width", 0, "width is 0"),
+            ("blocks", 2, "2 blocks"),
+            ("block_weights", 0, "block_weights is 0"),
+            ("largest_weights", 0, "largest_weights is 0"),
+            ("block_activations", 0, "block_activations is 0"),
+            ("embedding_weights", 63, "embedding_weights is 63"),
+        ):
+            shape = fleet_pb2.ModelShape()
+            shape.CopyFrom(SHAPE)
+            setattr(shape, field, value)
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, "edge.shape", said):
+                await join_planned(at, run, "edge-1", shape=shape)
+        await join_planned(at, run, "edge-1")
+        for tokens, words in ((64.1, ("client.profile.row_tokens: 64.1", "model.max_tokens")), (0, ("row_tokens",))):
+            long = client_profile()
+            long.row_tokens = tokens
+            async with refused(grpc.StatusCode.INVALID_ARGUMENT, *words):
+                await join_planned(at, run, "client-1", long)
+        slow = [fleet_pb2.LinkReport(edge_id="edge-1", latency_ms=1, up_bytes_per_s=1e-305, down_bytes_per_s=1e9)]
+        async with refused(grpc.StatusCode.INVALID_ARGUMENT, "links.edge-1.up_bytes_per_s is 1e-305"):
+            await join_planned(at, run, "client-1", links=slow)
+
+
+@run_async
+async def test_an_edge_of_another_model_is_left_out_of_the_plan_by_name(tmp_path):
+    odd = fleet_pb2.ModelShape()
+    odd.CopyFrom(SHAPE)
+    odd.width = 128
+    async with site(tmp_path) as at:
+        run = await enrolling(at, shapes={"edge-2": odd})
+        await at.reach(run, TRAINING)
+        event = await at.wait(
+            run, lambda event: event.node_joined.node_id == "client-2" and not event.node_joined.accepted
+        )
+        assert "edge-2 is not there or has no usable profile" in event.node_joined.detail
+        given = await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
+        assert given.shape == SHAPE and [own.client_id for own in given.clients] == ["client-1", "client-3"]
+
+
+@run_async
+async def test_profiles_are_of_those_who_take_part(tmp_path):
+    larger = fleet_pb2.ModelShape()
+    larger.CopyFrom(SHAPE)
+    larger.block_weights += 1
+    async with site(tmp_path) as at:
+        run = await enrolling(at, shapes={"edge-1": larger})
+        await at.reach(run, TRAINING)
+        given = await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
+        assert given.shape == larger  # of what peers tell the most
+        await at.refuse(run, "edge-1", "disk is full")
+        await at.refuse(run, "client-2", "going home")
+        await at.wait(run, lambda event: "disk is full" in event.client_assigned.detail)
+        given = await at.runs.GetProfiles(run_pb2.GetProfilesRequest(run_id=run))
+        assert given.shape == SHAPE and [edge.edge_id for edge in given.edges] == ["edge-2"]
+        assert [own.client_id for own in given.clients] == ["client-1", "client-3", "client-4"]
