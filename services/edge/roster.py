@@ -6,6 +6,7 @@ not change sides, and one that leaves keeps the trust that it had. Not locked: `
 
 from collections.abc import Collection, Mapping
 
+from elsa.errors import DrainingError, PermissionDeniedError
 from services.edge.parts import IN_FULL, Standing
 
 
@@ -31,6 +32,13 @@ class Roster:
         self.clients = frozenset(clients)
         self._told |= standings
         self._version = clusters_version
+
+    def check(self, client: str) -> None:
+        """Raise DrainingError while it is not known who our clients are, PermissionDeniedError for another client."""
+        if self.clients is None:
+            raise DrainingError("this edge does not know yet who its clients are; ask again")
+        if client not in self.clients:
+            raise PermissionDeniedError(f"{client} is not assigned to this edge in this run")
 
     def begin(self) -> None:
         """A version begins: clusters are as told last, and those who left are forgotten."""

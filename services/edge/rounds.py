@@ -7,7 +7,6 @@ what has come. All methods may be called from any thread.
 """
 
 import logging
-import math
 import threading
 from collections.abc import Callable, Collection, Mapping
 
@@ -15,13 +14,13 @@ from elsa.errors import (
     DrainingError,
     ElsaError,
     NotFoundError,
-    PermissionDeniedError,
     StaleRoundError,
 )
-from elsa.wire.adapter import encode_adapter
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
 from services.edge.parts import Closed, Standing, Update, check_fit, check_steps, part_of
 from services.edge.roster import Roster
+from services.edge.served import NOTHING, Place, Served
+from services.edge.taken import Taken
 from services.rpc.adapters import Pulled
 
 log = logging.getLogger(__name__)
@@ -46,13 +45,8 @@ class EdgeRounds:
         self._own = OwnTrunks(own)
         self._changed = threading.Condition()
         self._roster = Roster()
-        self._place: tuple[int, int] | None = None
-        self._adapter: Adapter = {}
-        self._encoded = b""
-        self._of_clusters: Mapping[int, Adapter] = {}
-        self._encoded_of: dict[int, bytes] = {}
-        self._updates: dict[str, Update] = {}
-        self._digests: dict[tuple[tuple[int, int], str], str] = {}
+        self._served = NOTHING
+        self._taken = Taken()
         self._taking = False
         self._waiting: dict[str, object] = {}
         self._ended: ElsaError | None = None
@@ -106,17 +100,12 @@ class EdgeRounds:
             of_clusters: at edge round 0 the clusters' own adapters of this version, to be evaluated; later what the
                 clients of each go on from, those of a cluster without one from `adapter`.
         """
-        own = dict(of_clusters or {})
-        data = encode_adapter(adapter) if encoded is None else encoded
-        files = {cluster: encode_adapter(tensors) for cluster, tensors in own.items()}
+        served = Served.of((version, edge_round), adapter, encoded, of_clusters)
         with self._changed:
-            # A push that is made again comes soon after the first: digests of older rounds are of no use.
-            self._digests = {key: value for key, value in self._digests.items() if key[0] == self._place}
-            self._place, self._adapter, self._encoded = (version, edge_round), adapter, data
-            self._of_clusters, self._encoded_of = own, files
+            self._taken.begin(self._served.place)
+            self._served = served
             if edge_round == 0:
                 self._roster.begin()
-            self._updates = {}
             self._taking = True
             self._changed.notify_all()
 
@@ -138,7 +127,7 @@ class EdgeRounds:
         """
         with self._changed:
             self._check_open(client, version, edge_round)
-            return self._own.start(client, self._before(self._roster.cluster(client)), (version, edge_round))
+            return self._own.start(client, self._served.start(self._roster.cluster(client)), (version, edge_round))
 
     def instead(self, client: str, cluster: int | None = None) -> Adapter | None:
         """What a client predicts with instead of the run's adapter of this version; None if that is it.
@@ -152,13 +141,13 @@ class EdgeRounds:
             self._check(client)
             if self._own_cluster(client) != cluster:
                 raise NotFoundError(f"cluster {cluster} has no adapter for {client} at this edge ({self._now()})")
-            return self._of_clusters[cluster]
+            return self._served.of_clusters[cluster]
 
     def check_version(self, client: str, version: int) -> None:
         """Raise StaleRoundError unless (version, any edge round) is the current one."""
         with self._changed:
             self._check(client)
-            if self._place is None or self._place[0] != version:
+            if self._served.place[0] != version:
                 raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
 
     def check_member(self, client: str) -> None:
@@ -178,7 +167,7 @@ class EdgeRounds:
     def most_bytes(self) -> int:
         """Size of the whole adapter's file, which no part of it exceeds."""
         with self._changed:
-            return max(len(self._encoded), *map(len, self._encoded_of.values()), 0)
+            return self._served.most_bytes
 
     def wait_for(
         self,
@@ -210,20 +199,20 @@ class EdgeRounds:
                     del self._waiting[client]
             if self._is_unmade(client, place):
                 raise StaleRoundError(f"nothing of {client} is here ({self._now()}); do that round")
-            if self._place is None or not self._is_past(place):
+            if not self._is_past(place):
                 raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
-            cluster = self._roster.cluster(client)
-            data = self._encoded if self._place[1] == 0 else self._encoded_of.get(cluster, self._encoded)
-            own = self._own_cluster(client)
-            return Pulled(version=self._place[0], edge_round=self._place[1], data=data, cluster=own)
+            at_version, at_round = self._served.place
+            data, own = self._served.file(self._roster.cluster(client)), self._own_cluster(client)
+            return Pulled(version=at_version, edge_round=at_round, data=data, cluster=own)
 
     def of_cluster(self, client: str, version: int, cluster: int) -> Pulled:
         """The adapter of a client's cluster, of the current version. Raises StaleRoundError, and as `instead`."""
         adapter = self.instead(client, cluster)
         with self._changed:
-            if self._place != (version, 0) or self._of_clusters.get(cluster) is not adapter:
+            served = self._served
+            if served.place != (version, 0) or served.of_clusters.get(cluster) is not adapter:
                 raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
-            return Pulled(version=version, data=self._encoded_of[cluster], cluster=cluster)
+            return Pulled(version=version, data=served.encoded_of[cluster], cluster=cluster)
 
     def add(self, version: int, edge_round: int, sha256: str, update: Update) -> bool:
         """Take a client's update; False if the same had come before.
@@ -232,23 +221,22 @@ class EdgeRounds:
             StaleRoundError: for another round than the current one.
             MalformedError: the names or shapes are not those of the whole model's adapter, or the steps are too many.
         """
-        client = update.report.client
+        client, place = update.report.client, (version, edge_round)
         with self._changed:
-            if self._digests.get(((version, edge_round), client)) == sha256:
+            if self._taken.has(place, client, sha256):
                 return False
             self._check_open(client, version, edge_round)
-            check_fit(update.tensors, self._adapter)
+            check_fit(update.tensors, self._served.adapter)
             if self._most_steps is not None:
                 check_steps(update.report, self._most_steps)
-            self._updates[client] = update
-            self._digests[(version, edge_round), client] = sha256
+            self._taken.add(place, sha256, update)
             self._changed.notify_all()
             return True
 
     def has(self, client: str, version: int, edge_round: int, sha256: str) -> bool:
         """Whether this very update was taken already."""
         with self._changed:
-            return self._digests.get(((version, edge_round), client)) == sha256
+            return self._taken.has((version, edge_round), client, sha256)
 
     def close(self, deadline_s: float) -> Closed:
         """Wait for the quorum, at most `deadline_s` seconds, and aggregate what has come of each cluster.
@@ -261,49 +249,38 @@ class EdgeRounds:
             self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
             self._check_ended()
             self._taking = False  # what comes from now on is late
-            missing = tuple(sorted((self._roster.clients or frozenset()) - self._updates.keys()))
-            of_cluster: dict[int, dict[str, Update]] = {}
-            for client, update in sorted(self._updates.items()):
-                of_cluster.setdefault(self._roster.cluster(client), {})[client] = update
-            before = {cluster: self._before(cluster) for cluster in of_cluster}
-            standings = dict(self._roster.standings)
+            missing = tuple(sorted((self._roster.clients or frozenset()) - self._taken.updates.keys()))
+            of_cluster = self._taken.by_cluster(self._roster.cluster)
+            served, standings = self._served, dict(self._roster.standings)
         if missing:
-            log.warning("round %s closes without %s", self._place, ", ".join(missing))
+            log.warning("round %s closes without %s", served.place, ", ".join(missing))
         parts = {
             cluster: part_of(
-                updates, before[cluster], standings, self._own, seed=self._seed, most_steps=self._most_steps
+                updates, served.start(cluster), standings, self._own, seed=self._seed, most_steps=self._most_steps
             )
-            for cluster, updates in sorted(of_cluster.items())
+            for cluster, updates in of_cluster.items()
         }
         return Closed(parts=parts, missing=missing)
 
-    def _before(self, cluster: int) -> Adapter:
-        """What a cluster's clients start from; with the lock held."""
-        in_version = self._place is not None and self._place[1] > 0
-        return self._of_clusters.get(cluster, self._adapter) if in_version else self._adapter
-
     def _own_cluster(self, client: str) -> int | None:
         """The cluster of a client where it has an adapter of this version; with the lock held."""
-        whole = self._place is not None and self._place[1] == 0
-        cluster = self._roster.cluster(client)
-        return cluster if whole and client in self._roster.standings and cluster in self._of_clusters else None
+        served, cluster = self._served, self._roster.cluster(client)
+        told = served.is_whole and client in self._roster.standings
+        return cluster if told and cluster in served.of_clusters else None
 
-    def _has_answer(self, client: str, place: tuple[int, int], key: object, is_there: Callable[[], bool]) -> bool:
+    def _has_answer(self, client: str, place: Place, key: object, is_there: Callable[[], bool]) -> bool:
         gone = self._ended or client not in (self._roster.clients or ()) or self._waiting.get(client) is not key
         return bool(gone) or self._is_past(place) or self._is_unmade(client, place) or not is_there()
 
-    def _is_past(self, place: tuple[int, int]) -> bool:
-        return self._taking and self._place is not None and self._place >= place
+    def _is_past(self, place: Place) -> bool:
+        return self._taking and self._served.place >= place
 
-    def _is_unmade(self, client: str, place: tuple[int, int]) -> bool:
+    def _is_unmade(self, client: str, place: Place) -> bool:
         """Whether a client asks for what comes after a round that is open and has nothing of it."""
-        open_now = self._taking and self._place is not None and self._place < place
-        return open_now and client not in self._updates
+        return self._taking and self._served.place < place and client not in self._taken.updates
 
     def _is_quorate(self) -> bool:
-        clients = self._roster.clients or frozenset()
-        wanted = math.ceil(self._quorum * len(clients) - 1e-9)  # 0.07 * 100 is a little more than 7
-        return len(self._updates.keys() & clients) >= wanted
+        return self._taken.is_quorum(self._roster.clients or (), self._quorum)
 
     def _check_ended(self) -> None:
         if self._ended is not None:
@@ -311,18 +288,12 @@ class EdgeRounds:
 
     def _check(self, client: str) -> None:
         self._check_ended()
-        if self._roster.clients is None:
-            raise DrainingError("this edge does not know yet who its clients are; ask again")
-        if client not in self._roster.clients:
-            raise PermissionDeniedError(f"{client} is not assigned to this edge in this run")
+        self._roster.check(client)
 
     def _check_open(self, client: str, version: int, edge_round: int) -> None:
         self._check(client)
-        if not self._taking or self._place != (version, edge_round):
+        if not self._taking or self._served.place != (version, edge_round):
             raise StaleRoundError(f"version {version}, edge round {edge_round} is not open ({self._now()})")
 
     def _now(self) -> str:
-        if self._place is None:
-            return "none is yet"
-        state = "open" if self._taking else "closed"
-        return f"version {self._place[0]}, edge round {self._place[1]} is {state}"
+        return self._served.state(taking=self._taking)

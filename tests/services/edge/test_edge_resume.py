@@ -379,7 +379,7 @@ def test_rounds_leave_nothing_behind(tiny_bert):
             assert len(edge.sessions._committed) == 1
             edge.open_round(run, version, start)
             assert not edge.sessions._committed and edge.sessions.room == 2
-            assert len(run.rounds._digests) == 1
+            assert len(run.rounds._taken.digests) == 1
             with pytest.raises(NotFoundError):
                 bob.train(1)
         edge.settle()

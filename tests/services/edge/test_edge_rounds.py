@@ -94,7 +94,7 @@ def test_the_adapter_stays_where_nobody_is_trusted():
     rounds.admit(["ann"], {"ann": Standing(trust=0.0)})
     rounds.add(0, 0, "d", update("ann"))
     closed = rounds.close(5)
-    assert (closed.parts[0].adapter is rounds._adapter, closed.parts[0].rows, closed.missing) == (True, 1, ())
+    assert (closed.parts[0].adapter is rounds._served.adapter, closed.parts[0].rows, closed.missing) == (True, 1, ())
 
 
 def test_one_client_is_identity():
@@ -189,7 +189,7 @@ def test_names_and_shapes_are_those_of_the_model():
     short = update("ann")
     with pytest.raises(MalformedError, match="b is missing"):
         rounds.add(0, 0, "d", Update(report=short.report, tensors={"a": short.tensors["a"]}))
-    assert not rounds._updates and not rounds._digests
+    assert not rounds._taken.updates and not rounds._taken.digests
 
 
 def test_another_edges_client_is_refused():
@@ -301,7 +301,7 @@ def test_an_update_that_is_not_finite_is_refused(value):
     odd[1, 1] = value
     with pytest.raises(MalformedError, match="a holds values that are not finite"):
         rounds.add(0, 0, "d", update("ann", a=odd))
-    assert not rounds._updates
+    assert not rounds._taken.updates
 
 
 @pytest.mark.parametrize("error", [DrainingError("this edge is stopping"), RoundGivenUpError("run r has ended")])
@@ -320,7 +320,7 @@ def test_digests_of_old_rounds_are_forgotten():
         rounds.open(version, 0, START)
         for client in CLIENTS:
             rounds.add(version, 0, f"{client}{version}", update(client))
-        assert len(rounds._digests) <= 2 * len(CLIENTS)
+        assert len(rounds._taken.digests) <= 2 * len(CLIENTS)
         rounds.close(5)
 
 
