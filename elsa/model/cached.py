@@ -31,7 +31,10 @@ class CachedCheckpoint(Checkpoint):
         return self.entries[name].shape if name in self.entries else None
 
     def read(self, names: Iterable[str], dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-        """See `Checkpoint.read`. Raises also ChecksumError if a tensor's bytes have changed since they came."""
+        """See `Checkpoint.read`. Raises also ChecksumError if a tensor's bytes have changed since they came.
+
+        They are removed from the cache then, so that they can come again.
+        """
         tensors = {}
         for name in sorted(names):
             if name not in self.entries:
@@ -56,6 +59,9 @@ def _read(file: Path, entry: TensorEntry, dtype: torch.dtype | None) -> torch.Te
             f"cannot read {entry.name} from the cache ({file}: {error.strerror}); start again, to fetch it again"
         ) from error
     if done != entry.size_bytes or digest.hexdigest() != entry.sha256:
-        raise ChecksumError(f"{entry.name} in the cache ({file}) has changed; start again, to fetch it again")
+        file.unlink(missing_ok=True)
+        raise ChecksumError(
+            f"{entry.name} in the cache ({file}) had changed and was removed; it is to be fetched again"
+        )
     tensor = data.view(_TORCH[DTYPES[entry.dtype]]).reshape(entry.shape)
     return tensor.to(dtype) if dtype else tensor

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import embedding
 from transformers.pytorch_utils import Conv1D
 
+from elsa.errors import CheckpointError
 from elsa.model.skeleton import Skeleton
 from elsa.model.stand_in import place
 from elsa.spec import BaseDtype
@@ -21,6 +22,8 @@ from elsa.spec import BaseDtype
 _PIECE_BYTES = 1 << 23
 """As much of a weight is float32 at once, or one row: the head of a language model is as large as many blocks."""
 _MOST = 127
+_LEAST = torch.finfo(torch.float32).tiny
+"""Of a scale: below it float32 loses precision, and what is divided by 0 is nothing."""
 
 
 class HeldLinear(nn.Linear):
@@ -83,11 +86,18 @@ def held_type(model: nn.Module, name: str) -> torch.dtype:
 
 
 def put(model: nn.Module, name: str, values: torch.Tensor) -> None:
-    """Give a parameter its values, in the type in which it is held, frozen."""
+    """Give a parameter its values, in the type in which it is held, frozen.
+
+    Raises CheckpointError where it is to be held in 8 bits, which have no form for values that are not finite.
+    """
     parent, last = place(model, name)
     to = held_type(model, name)
     if to is torch.int8:
         values, scale = _int8(values, turned=isinstance(parent, Conv1D))
+        if not scale.isfinite().all():
+            raise CheckpointError(
+                f"tensor {name} has values that are not finite, which int8 cannot hold; use another checkpoint"
+            )
         parent.scale = scale
     parent._parameters[last] = nn.Parameter(values.to(to), requires_grad=False)
 
@@ -108,7 +118,7 @@ def _int8(values: torch.Tensor, *, turned: bool) -> tuple[torch.Tensor, torch.Te
     for part in _parts(rows):
         piece = rows[part].float()
         largest = torch.linalg.vector_norm(piece, torch.inf, dim=1, keepdim=True)
-        scale[part] = torch.where(largest > 0, largest / _MOST, 1.0)
+        scale[part] = largest.div(_MOST).clamp(min=_LEAST)
         to[part] = piece.div(scale[part]).round_()
     return held, scale
 

@@ -88,8 +88,13 @@ class Lease:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _is_good(self, sha256: str) -> bool:
-        """Whether contents are there whole; compared with their digest once."""
+        """Whether contents are there whole; compared with their digest once.
+
+        Whoever finds them changed when it reads them removes them.
+        """
         place = self.cache.content(sha256)
+        if not place.exists():
+            self._good.discard(sha256)
         if sha256 not in self._good and place.exists():
             if _sha256(place) == sha256:
                 self._good.add(sha256)

@@ -19,6 +19,7 @@ from tiny_models import (
 )
 from transformers.pytorch_utils import Conv1D
 
+from elsa.errors import CheckpointError
 from elsa.model import adapter, held
 from elsa.model.architecture import block_index
 from elsa.model.segment import Segment
@@ -219,3 +220,23 @@ def test_a_client_of_reading_as_float32_is_what_it_was(make_folder: MakeFolder) 
     for name, parameter in segment.model.named_parameters():
         assert torch.equal(parameter, stored[name]) and parameter.dtype == torch.float32
     assert not any(isinstance(m, held.HeldLinear | held.HeldEmbedding) for m in segment.model.modules())
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_int8_refuses_values_that_are_not_finite_by_the_tensors_name(make_folder: MakeFolder, wrong: float) -> None:
+    model = whole_of(make_folder("bert", "classification"), "classification", "int8").model
+    name = "bert.encoder.layer.1.output.dense.weight"
+    values = torch.randn(model.get_parameter(name).shape)
+    values[3, 1] = wrong
+    with pytest.raises(CheckpointError, match=f"tensor {name} has values that are not finite"):
+        held.put(model, name, values)
+
+
+def test_int8_holds_rows_that_are_hardly_above_zero(make_folder: MakeFolder) -> None:
+    segment = whole_of(make_folder("bert", "classification"), "classification", "int8")
+    name = "bert.encoder.layer.1.output.dense.weight"
+    values = torch.randn(segment.model.get_parameter(name).shape)
+    values[0], values[1] = 0.0, 1e-44
+    held.put(segment.model, name, values)
+    got = in_float32(segment)[name]
+    assert got.isfinite().all() and not got[0].any() and got[1].abs().max() <= 1e-37
