@@ -104,6 +104,7 @@ def _key(
         "batch": spec.training.batch,
         "micro_batches": spec.training.micro_batches,
         "checkpointing": spec.training.checkpointing,
+        "dropout": spec.training.dropout,
         "bottom_adapters": spec.lora.bottom_adapters,
         "rank": config.rank,
         "targets": sorted(config.targets),

@@ -45,6 +45,10 @@ class ClientSettings(BaseSettings):
         description="folder for what edges send, which the clients of a machine may share; default: elsa/weights in "
         "the user's cache folder",
     )
+    profiles: Path | None = Field(
+        None,
+        description="folder for what was measured of this machine; default: elsa/profiles in the user's cache folder",
+    )
     max_cache_mib: int = Field(16384, ge=1, description="most disk for it; what was not used for longest goes first")
     threads: int = Field(1, ge=1, description="threads of the compute kernels: this role's share of the cores")
     max_memory_mib: int | None = Field(
@@ -90,8 +94,8 @@ class ClientSettings(BaseSettings):
 
     @property
     def profiles_folder(self) -> Path:
-        """Where what was measured of this machine is kept, beside what edges send."""
-        return self.cache_folder.parent / "profiles"
+        """Where what was measured of this machine is kept."""
+        return self.profiles or user_cache() / "elsa" / "profiles"
 
     @classmethod
     def load(cls, **given: object) -> "ClientSettings":

@@ -128,7 +128,7 @@ class RoundTrainer:
             return evaluate(
                 self._segment,
                 trunk,
-                sequential(self._data.heldout.by_length(), self._spec.training.batch),
+                sequential(self._data.heldout.by_length(), self._rows),
                 split=self.split,
                 task=self._spec.model.task,
                 window=self._spec.training.window,
@@ -162,7 +162,7 @@ class RoundTrainer:
             return answers(
                 self._segment,
                 trunk,
-                probe_batches(self._checkpoint, probes, model.max_tokens, min(self._spec.training.batch, ROWS)),
+                probe_batches(self._checkpoint, probes, model.max_tokens, min(self._rows, ROWS)),
                 split=self.split,
                 task=model.task,
                 pooling=self._spec.clustering.probes.pooling,
@@ -199,6 +199,12 @@ class RoundTrainer:
         )
         own = encode_adapter(adapters.read(self._segment, split=self.split))
         return Trained(session_id=trunk.opened.session_id, data=own, report=report, answers=said)
+
+    @property
+    def _rows(self) -> int:
+        """Rows that run at once in training, as memory was reckoned; so no more run where nothing is learned."""
+        training = self._spec.training
+        return -(-training.batch // training.micro_batches)
 
     @property
     def _float32_bytes(self) -> int:
