@@ -19,6 +19,7 @@ from services.client.links import as_reached
 from services.client.member import Member
 from services.client.settings import ClientSettings
 from services.client.stay import Stays
+from services.rpc.ledger import Ledger
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ class RunDriver:
 
     Args:
         spec: the run's specification as YAML.
+        ledger: of this process's memory.
     """
 
     def __init__(
@@ -38,11 +40,13 @@ class RunDriver:
         *,
         settings: ClientSettings,
         link: CloudLink,
+        ledger: Ledger,
     ) -> None:
         self._run_id = run_id
         self._text = spec
         self._settings = settings
         self._link = link
+        self._ledger = ledger
         self._offered: fleet_pb2.Assignment | None = None
         self._stays = Stays(run_id)
         self._stop = threading.Event()
@@ -88,6 +92,7 @@ class RunDriver:
             self._leave(PeerError(f"{type(error).__name__}; see the log of {self._link.node_id}"))
         finally:
             self._base.close()
+            self._ledger.end(self._run_id)
             self._link.forget(self._run_id)
 
     def _leave(self, error: ElsaError) -> None:
@@ -118,7 +123,8 @@ class RunDriver:
         rejoins = offered.state != fleet_pb2.RUN_STATE_ENROLLING
         try:
             spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
-            joined = prepared(self._run_id, spec, self._settings, self._base, lambda: self._stays.told.edges)
+            account = self._ledger.begin(self._run_id, spec)
+            joined = prepared(self._run_id, spec, self._settings, self._base, account, lambda: self._stays.told.edges)
             if rejoins:
                 _check_key_is_not_lost(spec)
                 return joined

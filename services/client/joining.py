@@ -20,6 +20,7 @@ from services.client.links import measure
 from services.client.profile import pace_of, profile_of
 from services.client.settings import ClientSettings
 from services.client.site import SiteData, load
+from services.rpc.ledger import Account
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def prepared(
     spec: RunSpec,
     settings: ClientSettings,
     base: RunBase,
+    account: Account,
     edges: Callable[[], Sequence[fleet_pb2.EdgePeer]],
 ) -> Joined:
     """Open the model, load the rows, and see that this client can carry what is given, or the least where planned.
@@ -55,8 +57,9 @@ def prepared(
     data = load(spec, checkpoint, settings.data, settings.heldout)
     log.info("run %s: %s", run_id, data.report)
     config = adapter_config(checkpoint, spec.lora, spec.model.task, labels)
-    limits = Limits.of(spec, checkpoint, config, data.train, settings)
+    limits = Limits.of(spec, checkpoint, config, data.train, settings, account)
     limits.check(limits.least)
+    limits.reserve(limits.least)
     return Joined(spec=spec, checkpoint=checkpoint, config=config, data=data, limits=limits)
 
 

@@ -6,12 +6,14 @@ from elsa.data.encoding import EncodedData
 from elsa.errors import CapacityError, MalformedError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
-from elsa.plan.admission import check_client_fits
+from elsa.plan.admission import check_client_fits, mebibytes
+from elsa.plan.memory import client_needs
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec, Split
 from elsa.train.measuring import model_shape
 from services.client.settings import ClientSettings
-from services.rpc.memory import give_back, usable_bytes
+from services.rpc.ledger import Account
+from services.rpc.memory import available_bytes, give_back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Limits:
     """Most blocks before the cut, as its owner wants it."""
     least: Split
     """The split as given; where splits are planned, what each client keeps at least."""
+    account: Account | None = None
+    """Of the run, beside others of this process; None: there are none."""
 
     @classmethod
     def of(
@@ -37,8 +41,9 @@ class Limits:
         config: AdapterConfig,
         rows: EncodedData,
         settings: ClientSettings,
+        account: Account,
     ) -> "Limits":
-        """Ask for the memory that there is, once runs before have given theirs back, then count what the run takes.
+        """Ask for the memory that other runs leave, once ended ones have given theirs back, then count what it takes.
 
         Raises:
             CapacityError: the system does not tell how much memory is free, and no cap is set; or it does not hold
@@ -46,7 +51,7 @@ class Limits:
             ModelError, SpecError: the model, or a codec at its width, cannot be counted.
         """
         give_back()
-        memory_bytes = usable_bytes(settings.max_memory_mib)
+        memory_bytes = account.there()
 
         def check(counted: ModelShape) -> None:
             least, workload = spec.split_of(settings.name, counted.blocks), _workload(spec, counted, rows)
@@ -63,6 +68,7 @@ class Limits:
             memory_bytes=memory_bytes,
             max_bottom=settings.max_bottom,
             least=spec.split_of(settings.name, shape.blocks),
+            account=account,
         )
 
     def check(self, split: Split) -> None:
@@ -80,6 +86,26 @@ class Limits:
                 f"has {split.bottom}; raise max_bottom or lower the split's bottom"
             )
         check_client_fits(self.shape, self.workload, split, self.memory_bytes, self.name)
+
+    def reserve(self, split: Split) -> None:
+        """Have what a split takes reserved. Raises CapacityError where other runs of this process have it."""
+        if self.account is not None:
+            self.account.reserve(client_needs(self.shape, self.workload).of(split.bottom, split.top).total)
+
+    def check_grows(self, carried: Split | None, split: Split) -> None:
+        """Raise CapacityError unless memory is free now for what `split` takes beyond `carried`, with the figures."""
+        needs = client_needs(self.shape, self.workload)
+        before = 0 if carried is None else needs.of(carried.bottom, carried.top).total
+        more = needs.of(split.bottom, split.top).total - before
+        if more <= 0:
+            return
+        give_back()
+        there = available_bytes()
+        if there is not None and more > there:
+            raise CapacityError(
+                f"{self.name} needs {mebibytes(more)} more for bottom {split.bottom} and top {split.top}, "
+                f"{mebibytes(there)} are free now: end what else takes memory, or lower max_memory_mib"
+            )
 
 
 def _workload(spec: RunSpec, shape: ModelShape, rows: EncodedData) -> Workload:

@@ -10,6 +10,8 @@ from elsa.v1 import fleet_pb2
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from services.client.driver import RunDriver
 from services.client.settings import ClientSettings
+from services.rpc.ledger import Ledger
+from services.rpc.memory import usable_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.process import stop_on_signals, write_ready
 
@@ -24,6 +26,7 @@ class Client:
     def __init__(self, settings: ClientSettings, stop: threading.Event) -> None:
         self._settings = settings
         self._stop = stop
+        self._ledger = Ledger(lambda: usable_bytes(settings.max_memory_mib))
         self._drivers = RunDrivers(self._new_driver)
         self._link = CloudLink(
             settings.cloud, settings.name, self._register, stop=stop, patience_s=settings.patience_s
@@ -49,7 +52,9 @@ class Client:
         return fleet.RegisterClient(request, timeout=CALL_TIMEOUT_S).heartbeat_s
 
     def _new_driver(self, assignment: fleet_pb2.Assignment) -> RunDriver:
-        return RunDriver(assignment.run_id, assignment.spec, settings=self._settings, link=self._link)
+        return RunDriver(
+            assignment.run_id, assignment.spec, settings=self._settings, link=self._link, ledger=self._ledger
+        )
 
 
 def run(settings: ClientSettings) -> None:

@@ -1,7 +1,7 @@
 """What a client carries in a run: as its specification says or, where splits are planned, as the cloud tells."""
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elsa.errors import CapacityError, ElsaError, MalformedError, SplitError
 from elsa.spec import RunSpec, Split
@@ -41,11 +41,8 @@ class Shares:
         Raises what is wrong with the share, with the figures, where it carries nothing yet.
         """
         if self._planned and told.HasField("share") and told.share != self._told:
-            self._told = told.share
-            try:
-                self._wanted = self._possible(told.share)
-            except (MalformedError, CapacityError) as error:
-                return self.kept(error)
+            self._wanted = self._judged(told.share)
+            self._told = told.share  # not where that raised, so that it raises again
         if self._wanted is None:
             raise MalformedError("assignment.share: is missing or all 0 in a run whose splits are planned")
         return self._wanted
@@ -56,19 +53,37 @@ class Shares:
             log.info("run %s: carries %s, %d steps a round", self._run_id, share.split, share.local_steps)
         self._carried = share
 
-    def kept(self, error: ElsaError) -> Share:
-        """What this client goes on with where what is wanted cannot be had, for `error`, which it raises without."""
+    def kept(self, error: ElsaError, local_steps: int | None = None) -> Share:
+        """What this client goes on with where what is wanted cannot be had, for `error`, which it raises without.
+
+        What is wanted stays as it is, and is tried again when it is asked for next.
+
+        Args:
+            local_steps: the number that it is told, which it takes whatever it carries.
+        """
         if self._carried is None:
             raise error
         log.warning(
             "run %s: keeps %s, as what it was told cannot be had: %s", self._run_id, self._carried.split, error
         )
-        self._wanted = self._carried
-        return self._carried
+        return replace(self._carried, local_steps=local_steps or self._carried.local_steps)
 
-    def _possible(self, message: ClientShare) -> Share:
-        share = share_from_proto(message, self._limits.shape.blocks)
-        self._limits.check(share.split)
+    def check_grows(self, share: Share) -> None:
+        """Reserve what a planned share takes; CapacityError unless that is there, beside other runs and now."""
+        if self._planned:
+            carried = None if self._carried is None else self._carried.split
+            self._limits.check_grows(carried, share.split)
+            self._limits.reserve(share.split)
+
+    def _judged(self, message: ClientShare) -> Share:
+        """The share; what is carried, with its steps, where this client can never carry it."""
+        steps = None
+        try:
+            share = share_from_proto(message, self._limits.shape.blocks)
+            steps = share.local_steps
+            self._limits.check(share.split)
+        except (MalformedError, CapacityError) as error:
+            return self.kept(error, steps)
         return share
 
 

@@ -7,6 +7,7 @@ from elsa.model.segment import Segment
 from elsa.spec import Split
 from elsa.v1.fleet_pb2 import Assignment
 from services.client.holding import Holding
+from services.client.patience import PASSING
 from services.client.share import Share, Shares
 from services.client.stay import Stay
 from services.client.trainer import RoundTrainer
@@ -39,6 +40,9 @@ class Trainers:
     def now(self) -> RoundTrainer:
         """The trainer of this client's share as it is now; what was given before is not to be used any more.
 
+        Where what is wanted cannot be had for the time being, the share before stays, and it is tried again when next
+        asked.
+
         Raises as `Shares.wanted`, `Holding.receive` and `Holding.take`; RoundGivenUpError once the stay is over.
         """
         share = self._shares.wanted(self._told())
@@ -52,14 +56,21 @@ class Trainers:
         return self._trainer
 
     def _received(self, share: Share) -> Share:
-        """The share, once this machine has all its weights; the one before, where the cache has no room for them."""
+        """The share, once this machine has its weights and memory for them; else the one before, if there is one.
+
+        The cache or memory may have no room, and the edge may not answer as it should.
+        """
         stub, _ = self._stay.stubs()
         try:
+            self._shares.check_grows(share)
             while not self._holding.receive(share.split, stub, self._stay.peer):
                 if self._stay.over.is_set():
                     raise RoundGivenUpError(f"{self._stay.peer} was left before it had sent all")
+            self._shares.check_grows(share)  # it may have taken long
         except ModelError:
             raise
-        except InputError as error:
-            return self._shares.kept(error)
+        except (InputError, *PASSING) as error:
+            if self._stay.over.is_set():
+                raise
+            return self._shares.kept(error, share.local_steps)
         return share

@@ -4,9 +4,11 @@ import logging
 import threading
 import uuid
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from elsa.aggregate.fednova import least_steps
 from elsa.errors import (
+    CapacityError,
     DrainingError,
     ElsaError,
     NotFoundError,
@@ -20,6 +22,7 @@ from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
 from services.edge.delivery import Delivery, Parcel, config_to_proto, standings_of
+from services.edge.fit import Fit
 from services.edge.own_trunks import Adapter
 from services.edge.profile import Prepared, Profiler
 from services.edge.rounds import EdgeRounds
@@ -27,6 +30,7 @@ from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
 from services.rpc.adapters import Pulled, pull_when_there, push
+from services.rpc.ledger import Account, Ledger
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
 log = logging.getLogger(__name__)
@@ -42,6 +46,7 @@ class RunDriver:
         spec: the run's specification as YAML.
         profiler: says what this edge can do for the run.
         shelf: the room for rows of clients that are kept.
+        ledger: of this process's memory.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class RunDriver:
         worker: Worker,
         profiler: Profiler,
         shelf: Shelf,
+        ledger: Ledger,
     ) -> None:
         self._run_id = run_id
         self._text = spec
@@ -65,6 +71,9 @@ class RunDriver:
         self._worker = worker
         self._profiler = profiler
         self._shelf = shelf
+        self._ledger = ledger
+        self._account: Account
+        self._fit: Fit
         self._assigned: fleet_pb2.Assignment | None = None
         self._begun = False
         self._rejoins = False
@@ -120,6 +129,8 @@ class RunDriver:
         except Exception as error:
             log.exception("run %s failed at this edge", self._run_id)
             self._leave(PeerError(f"{type(error).__name__}; see the log of {self._link.node_id}"))
+        finally:
+            self._ledger.end(self._run_id)
 
     def _leave(self, error: ElsaError) -> None:
         """Serve the run no more, and tell the cloud why; nothing if the run has ended anyway."""
@@ -134,7 +145,10 @@ class RunDriver:
         if self._run is None or self._assigned is None or self._stop.is_set():
             return
         if self._assigned.state == fleet_pb2.RUN_STATE_TRAINING:  # before that, more may yet come
+            clients = min(len(self._assigned.client_ids), self._fit.sessions, self._runs.sessions.capacity)
             self._runs.rooms.settle(self._run_id, len(self._assigned.client_ids))
+            with suppress(CapacityError):  # more than it had: sessions are refused as they open, if need be
+                self._account.reserve(self._fit.promised(clients))
         told = self._assigned.HasField("clusters_version")
         version = self._assigned.clusters_version if told else None
         self._run.rounds.admit(self._assigned.client_ids, standings_of(self._assigned), version)
@@ -153,13 +167,17 @@ class RunDriver:
         """
         try:
             self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
-            prepared = self._profiler.prepared(self._spec, joins=not self._rejoins)
-            run, most = self._load(prepared), prepared.fit.sessions
+            self._account = self._ledger.begin(self._run_id, self._spec)
+            prepared = self._profiler.prepared(self._spec, self._account.there, joins=not self._rejoins)
+            self._fit, most = prepared.fit, prepared.fit.sessions
+            self._account.reserve(self._fit.promised(min(most, self._runs.sessions.capacity)))
+            run = self._load(prepared)
             room = 0 if self._rejoins else self._runs.rooms.promise(self._run_id, self._stop, most)
         except ElsaError as error:
             if self._stop.is_set() or self._rejoins:
                 raise
             log.error("run %s: cannot take part: %s", self._run_id, error)
+            self._ledger.end(self._run_id)
             self._link.refuse(self._run_id, str(error))
             return None
         self._runs.add(run)

@@ -27,6 +27,7 @@ class Fit:
     workload: Workload
     held: range
     must: int
+    planned: bool
     memory_bytes: int
 
     @classmethod
@@ -39,6 +40,7 @@ class Fit:
             shape=shape,
             workload=Workload.of(spec, shape.width, spec.model.max_tokens),
             held=held,
+            planned=spec.plans_splits,
             must=1 if spec.plans_splits else max(trunks),
             memory_bytes=memory_bytes,
         )
@@ -65,6 +67,11 @@ class Fit:
         needs = self._needs()
         session = needs.of(1, self.must).total - needs.base.total
         return max((self.memory_bytes - needs.base.total) // session, 1)
+
+    def promised(self, sessions: int) -> int:
+        """Bytes that so many sessions may take: a plan may bring each all blocks, within the memory there is."""
+        most = self._needs().of(sessions, sessions * max(self.must, len(self.held) if self.planned else 0)).total
+        return min(most, self.memory_bytes)
 
     def _needs(self, workload: Workload | None = None) -> EdgeNeeds:
         return edge_needs(self.shape, workload or self.workload, len(self.held))

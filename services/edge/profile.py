@@ -54,23 +54,20 @@ class Profiler:
     Args:
         worker: on whose thread is measured, so that it is not disturbed by this edge's sessions.
         pace: by which seconds are multiplied.
-        memory_bytes: tells what this process may take.
         folder: where seconds are kept that were measured before.
     """
 
-    def __init__(
-        self, worker: Worker, *, capacity: int, pace: Pace, memory_bytes: Callable[[], int], folder: Path
-    ) -> None:
+    def __init__(self, worker: Worker, *, capacity: int, pace: Pace, folder: Path) -> None:
         self._worker = worker
         self._capacity = capacity
         self._pace = pace
-        self._memory_bytes = memory_bytes
         self._folder = folder
 
-    def prepared(self, spec: RunSpec, *, joins: bool) -> Prepared:
+    def prepared(self, spec: RunSpec, there: Callable[[], int], *, joins: bool) -> Prepared:
         """A run as far as it can be known without its weights.
 
         Args:
+            there: tells what the run may take, in bytes.
             joins: whether the run has yet to be told what is measured here.
 
         Raises:
@@ -78,7 +75,7 @@ class Profiler:
             SplitError, SpecError, ModelError: the run does not fit the model, or that cannot be had.
         """
         give_back()  # what runs before this one had, which would count as taken
-        memory_bytes = self._memory_bytes()
+        memory_bytes = there()
         checkpoint = Checkpoint.open(spec.model.source)
         task, labels = spec.model.task, len(spec.data.labels)
         check_fits(spec, checkpoint.config(task, labels).hidden_size)
@@ -108,11 +105,11 @@ class Profiler:
             return asdict(whole) | {"quarter_block_s": quarter.block_s}
 
         with turn(self._folder):
-            figures = KeptFigures(self._folder).get(_key(checkpoint, config, fit, sessions), measured)
+            figures = KeptFigures(self._folder).get(_key(spec, checkpoint, config, fit, sessions), measured)
         return {name: self._pace.at(0) * figure for name, figure in figures.items()}
 
 
-def _key(checkpoint: Checkpoint, config: AdapterConfig, fit: Fit, sessions: int) -> dict[str, object]:
+def _key(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit, sessions: int) -> dict[str, object]:
     """All that the seconds depend on but the hardware."""
     return {
         "role": "edge",
@@ -120,6 +117,7 @@ def _key(checkpoint: Checkpoint, config: AdapterConfig, fit: Fit, sessions: int)
         "torch": version("torch"),
         "model_config": hashlib.sha256((checkpoint.folder / "config.json").read_bytes()).hexdigest(),
         "workload": asdict(fit.workload),
+        "dropout": spec.training.dropout,
         "rank": config.rank,
         "targets": sorted(config.targets),
         "sessions": sessions,

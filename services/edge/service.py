@@ -18,6 +18,7 @@ from services.edge.sessions import Sessions
 from services.edge.settings import EdgeSettings
 from services.edge.split_servicer import SplitServicer
 from services.edge.worker import STOPPED, Worker
+from services.rpc.ledger import Ledger
 from services.rpc.memory import usable_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.pace import Pace
@@ -42,9 +43,9 @@ class Edge:
             self._worker,
             capacity=settings.capacity,
             pace=pace,
-            memory_bytes=lambda: usable_bytes(settings.max_memory_mib),
             folder=settings.profiles_folder,
         )
+        self._ledger = Ledger(lambda: usable_bytes(settings.max_memory_mib))
         self._runs = EdgeRuns(Sessions(settings.capacity, settings.idle_timeout_s))
         self._idle = IdleStreams(settings.idle_timeout_s)
         self._shelf = Shelf(settings.reuse_memory_mib << 20, settings.reuse_disk_mib << 20)
@@ -129,6 +130,7 @@ class Edge:
             worker=self._worker,
             profiler=self._profiler,
             shelf=self._shelf,
+            ledger=self._ledger,
         )
 
     def _drop_idle(self) -> None:

@@ -17,9 +17,11 @@ from services.client.limits import Limits, mean_tokens
 from services.client.profile import like_tokens, profile_of
 from services.client.settings import ClientSettings
 from services.client.stay import Stays
+from services.rpc.ledger import Ledger
 
 ENROLLING = fleet_pb2.RUN_STATE_ENROLLING
 PLANNED = {"plan": {"method": "measured"}}
+MIB = 1 << 20
 SECONDS = ClientSeconds(block_s=0.5, embeddings_s=0.25, head_s=0.125)
 
 
@@ -47,7 +49,7 @@ def nothing_is_loaded(monkeypatch):
 
 def offered(spec, folder, edge, **settings):
     """What a client offers, or why it refuses."""
-    with driving(spec, folder, cache=folder / "cache" / "weights", **settings) as (driver, link):
+    with driving(spec, folder, profiles=folder / "profiles", **settings) as (driver, link):
         offers, done = [], threading.Event()
 
         def join(request, timeout):
@@ -69,14 +71,15 @@ def test_where_splits_are_planned_a_client_tells_how_fast_it_is_and_measures_tha
         offer = offered(spec, tmp_path, edge, pace="3,1:9", max_memory_mib=100, max_bottom=2)
         again = offered(spec, tmp_path, edge, max_memory_mib=50)
         other = offered(spec_of(tiny_bert, training={"batch": 9}, **PLANNED), tmp_path, edge)
+        offered(spec_of(tiny_bert, training={"dropout": not spec.training.dropout}, **PLANNED), tmp_path, edge)
     said = offer.profile
     assert (said.block_s, said.embeddings_s, said.head_s) == (1.5, 0.75, 0.375)
     assert (said.memory_bytes, said.max_bottom) == (100 << 20, 2)
     assert 5 <= said.row_tokens <= 11, "words of 3 to 9, and two that the tokenizer adds"
     assert (again.profile.block_s, again.profile.memory_bytes) == (0.5, 50 << 20)
     assert again.profile.row_tokens == said.row_tokens and again.profile.max_bottom == 0
-    assert other.profile.block_s == 0.5 and len(measured) == 2, "figures of another batch are others"
-    assert list((tmp_path / "cache" / "profiles").glob("*.json")) and [link.edge_id for link in offer.links]
+    assert other.profile.block_s == 0.5 and len(measured) == 3, "figures of other work are others"
+    assert list((tmp_path / "profiles").glob("*.json")) and [link.edge_id for link in offer.links]
 
 
 def test_where_splits_are_given_nothing_is_measured(tiny_bert, tmp_path, measured):
@@ -123,9 +126,9 @@ def test_edges_are_measured_and_trained_with_at_the_owners_addresses(tiny_bert, 
 
 def test_real_figures_are_those_of_this_machine(tiny_bert, tmp_path):
     spec = spec_of(tiny_bert, **PLANNED)
-    settings = ClientSettings(name="ann", cache=tmp_path / "weights", max_memory_mib=200)
+    settings = ClientSettings(name="ann", profiles=tmp_path, max_memory_mib=200)
     checkpoint, config, data = Checkpoint.open(str(tiny_bert)), config_of(spec), rows(20, 1)
-    limits = Limits.of(spec, checkpoint, config, data, settings)
+    limits = Limits.of(spec, checkpoint, config, data, settings, Ledger(lambda: 200 * MIB).begin("one", spec))
     said = profile_of(spec, checkpoint, config, limits, settings)
     assert said.row_tokens == mean_tokens(data) == pytest.approx(sum(len(row.ids) for row in data.rows) / 20)
     assert all(0 < seconds < 60 for seconds in (said.block_s, said.embeddings_s, said.head_s))
@@ -178,7 +181,7 @@ def test_a_client_waits_for_its_share_and_follows_it_between_edge_rounds(tiny_be
         assert link.evaluated == [0, 1, 2] and not link.refusals
     assert seen[0] == HALF and seen[-1] == more and set(seen) == {HALF, more}
     steps = {(version, edge_round): step for _, version, edge_round, step in link.activity if step}
-    assert steps[0, 0] == 3 and steps[1, 1] == 1
+    assert steps[0, 0] == 3 and steps[1, 1] == 2, "what it is told, though it carries what it did"
 
 
 def test_a_client_that_cannot_carry_its_first_share_leaves_at_once_with_the_figures(tiny_bert, tmp_path):

@@ -14,6 +14,8 @@ from services.client.driver import RunDriver
 from services.client.patience import LONGEST_PAUSE_S, Patience
 from services.client.settings import ClientSettings
 from services.client.stay import Stay, Stays
+from services.rpc.ledger import Ledger
+from services.rpc.memory import usable_bytes
 
 RUN = "tiny-1"
 WARMUP, TRAINING = fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_TRAINING
@@ -61,13 +63,15 @@ def driving(spec, folder, **settings):
     """A client's driver of the run, ended at the end."""
     link = Link()
     given = {"name": "ann", "data": {"words": str(write_rows(folder / "ann.jsonl", 24, 1))}, "patience_s": 20}
-    driver = RunDriver(RUN, spec.to_yaml(), settings=ClientSettings(**{**given, **settings}), link=link)
+    owners = ClientSettings(**{**given, **settings})
+    ledger = Ledger(lambda: usable_bytes(owners.max_memory_mib))
+    driver = RunDriver(RUN, spec.to_yaml(), settings=owners, link=link, ledger=ledger)
     try:
         yield driver, link
     finally:
         driver.stop()
         driver.join(20)
-        assert not driver._thread.is_alive()
+        assert not driver._thread.is_alive() and not ledger._reserved
 
 
 def close_round(run, edge, spec, place, deadline_s=30):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from split_harness import HALF, LABELS, RUN, assert_same, config_of, edge_server, first_adapter, rows, spec_of
 from trainer_harness import trainer_of
 
-from elsa.errors import CapacityError, MalformedError
+from elsa.errors import CapacityError, ChecksumError, InputError, MalformedError, UnreachableError
 from elsa.model import adapter as adapters
 from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint
@@ -174,6 +174,85 @@ def test_steps_of_the_share_are_made_and_reported(spec, data):
         assert report.steps == 1 and carrier.now() is first, "another number of steps needs no other trainer"
 
 
+def test_steps_are_those_that_it_is_told_whatever_it_carries(spec):
+    limits = limits_of(spec)
+    shares = Shares(RUN, spec, replace(limits, max_bottom=1))
+    shares.carry(shares.wanted(Assignment(share=share_message(HALF, 3))))
+    assert shares.wanted(Assignment(share=share_message(MORE, 9))) == Share(split=HALF, local_steps=9)
+
+
+def test_a_first_share_that_cannot_be_carried_is_refused_for_the_same_reason_each_time(spec):
+    shares = Shares(RUN, spec, replace(limits_of(spec), max_bottom=1))
+    for _ in range(2):
+        with pytest.raises(CapacityError, match="max_bottom"):
+            shares.wanted(Assignment(share=share_message(MORE)))
+
+
+class Fails:
+    """A base that is all on this machine, once what stands in its way has passed."""
+
+    def __init__(self, checkpoint):
+        self.checkpoint, self.errors = checkpoint, []
+
+    def complete(self, blocks, stub, peer):
+        if self.errors:
+            raise self.errors.pop(0)
+        return True
+
+
+PASSES = [UnreachableError("gone"), ChecksumError("other bytes"), CapacityError("full"), InputError("no room")]
+
+
+@pytest.mark.parametrize("error", PASSES, ids=lambda error: type(error).__name__)
+def test_what_stands_in_the_way_of_a_share_for_a_while_keeps_the_one_before_until_it_passes(
+    spec, data, caplog, error
+):
+    base = Fails(Checkpoint.open(spec.model.source))
+    with edge_server() as edge:
+        edge.open_run(spec, first_adapter(spec), ["ann"])
+        carrier = Carrier(spec, data, edge, base=base).tell(HALF)
+        base.errors = [error]
+        with pytest.raises(type(error)):
+            carrier.now()
+        first, base.errors = carrier.now(), [error, error]
+        for _ in range(2):
+            assert carrier.tell(MORE, 7).now() is first and first.local_steps == 7
+        assert caplog.text.count(f"keeps 1/2/1, as what it was told cannot be had: {error}") == 2
+        assert carrier.now().split == MORE and carrier.holding._segment.owned == {0, 1, 3}
+
+
+def test_a_share_for_which_there_is_no_memory_left_is_not_begun_and_taken_once_there_is(spec, data, monkeypatch):
+    with edge_server() as edge:
+        edge.open_run(spec, first_adapter(spec), ["ann"])
+        carrier = Carrier(spec, data, edge).tell(HALF)
+        first, limits = carrier.now(), limits_of(spec)
+        needs = client_needs(limits.shape, limits.workload)
+        more = needs.of(2, 1).total - needs.of(1, 1).total
+        monkeypatch.setattr("services.client.limits.available_bytes", lambda: more - 1)
+        assert carrier.tell(MORE).now() is first and carrier.holding._segment.owned == {0, 3}
+        monkeypatch.setattr("services.client.limits.available_bytes", lambda: more)
+        assert carrier.now().split == MORE
+        monkeypatch.setattr("services.client.limits.available_bytes", lambda: 0)
+        assert carrier.tell(HALF).now().split == HALF, "less takes no memory"
+
+
+@pytest.mark.parametrize("parts", [1, 3, 8])
+def test_no_more_rows_run_at_once_where_nothing_is_learned_than_in_training(tiny_bert, data, monkeypatch, parts):
+    spec = spec_of(tiny_bert, training={"batch": 8, "micro_batches": parts}, **PLANNED)
+    start, rows_at_once = first_adapter(spec), []
+    with edge_server() as edge:
+        edge.open_run(spec, start, ["ann"])
+        trainer = Carrier(spec, data, edge).tell(HALF).now()
+        real = trainer._segment.bottom
+        monkeypatch.setattr(
+            trainer._segment, "bottom", lambda ids, *a, **b: (rows_at_once.append(len(ids)), real(ids, *a, **b))[1]
+        )
+        pulled = Pulled(version=0, edge_round=0, data=encode_adapter(start))
+        assert trainer.evaluate(pulled).count == 6
+        trainer.train(pulled, ["w1 w2"] * 9)
+    assert max(rows_at_once) == -(-8 // parts)
+
+
 NO_GOOD = {
     "more than memory": (share_message(Split(bottom=2, trunk=1, top=1)), "needs .* MiB .* are there"),
     "less than the least": (share_message(Split(bottom=1, trunk=3, top=0)), "least, 1/2/1"),
@@ -195,10 +274,11 @@ def test_a_share_that_cannot_be_carried_keeps_the_one_before_and_is_said_once(sp
     shares = Shares(RUN, spec, limits)
     first = shares.wanted(Assignment(share=share_message(HALF, 3)))
     shares.carry(first)
+    kept = replace(first, local_steps=2 if fault in ("more than memory", "less than the least") else 3)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert shares.wanted(Assignment(share=message)) == first
-    assert shares.wanted(Assignment()) == first, "a word without a share changes nothing"
+            assert shares.wanted(Assignment(share=message)) == kept
+    assert shares.wanted(Assignment()) == kept, "a word without a share changes nothing"
     assert len(caplog.messages) == 1 and "keeps 1/2/1" in caplog.text
     with pytest.raises((CapacityError, MalformedError), match=words):
         Shares(RUN, spec, limits).wanted(Assignment(share=message))

@@ -1,6 +1,7 @@
 """What an edge tells of itself when it joins a run, and what it does for that."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 from split_harness import BLOCKS, WIDTH, spec_of
@@ -24,9 +25,9 @@ def worker():
 
 
 def profiler_of(worker, folder, pace="1", memory_bytes=64 * MIB):
-    return Profiler(
-        worker, capacity=8, pace=Pace.parse(pace), memory_bytes=lambda: memory_bytes, folder=folder / "profiles"
-    )
+    """Prepares runs that may take so many bytes."""
+    profiler = Profiler(worker, capacity=8, pace=Pace.parse(pace), folder=folder / "profiles")
+    return SimpleNamespace(prepared=lambda spec, joins: profiler.prepared(spec, lambda: memory_bytes, joins=joins))
 
 
 @pytest.fixture
@@ -76,8 +77,13 @@ def test_seconds_are_taken_once_on_the_compute_thread_and_pace_is_put_on_top(wor
 
 @pytest.mark.parametrize(
     "parts",
-    [{"training": {"batch": 4}}, {"model": {"max_tokens": 50}}, {"lora": {"rank": 4}}],
-    ids=["batch", "tokens", "rank"],
+    [
+        {"training": {"batch": 4}},
+        {"training": {"dropout": True}},
+        {"model": {"max_tokens": 50}},
+        {"lora": {"rank": 4}},
+    ],
+    ids=["batch", "dropout", "tokens", "rank"],
 )
 def test_seconds_of_other_work_are_measured_apart(worker, tiny_bert, tmp_path, measured, parts):
     profiler = profiler_of(worker, tmp_path)
