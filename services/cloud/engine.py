@@ -98,6 +98,7 @@ class Engine:
         """Fail or cancel a run. Raises NotFoundError, and RoundGivenUpError if it has ended already."""
         with self._store.transaction() as transaction:
             transaction.move(transaction.run(run_id), state, now, reason)
+        self._faults.pop(run_id, None)
         self.announce(run_id)
 
     def announce(self, run_id: str) -> None:
@@ -141,8 +142,6 @@ class Engine:
             self.end(run_id, RunState.FAILED, self._clock(), "internal fault; see the cloud's log")
         except (ElsaError, OSError, SQLAlchemyError) as unable:  # cancelled meanwhile, or no database: the next tick
             log.warning("run %s could not be failed: %s", run_id, _first_line(unable))
-        else:
-            del self._faults[run_id]
 
 
 def _fault(error: Exception) -> Fault:

@@ -105,9 +105,7 @@ def fleets(draw):
         for name in sorted(edges)
     )
     homes = {name: draw(st.sampled_from(edges)) for name in clients if draw(st.booleans())}
-    model = draw(
-        st.none() | st.builds(model_of, blocks=st.integers(2, 1000), width=st.integers(1, 3000))
-    )
+    model = draw(st.none() | st.builds(model_of, blocks=st.integers(2, 1000), width=st.integers(1, 3000)))
     row_tokens = draw(st.none() | st.floats(0.5, 1e6))
     return Profiles(clients=made, edges=servers, homes=homes, model=model, row_tokens=row_tokens)
 
@@ -182,6 +180,9 @@ def test_a_file_may_say_the_model_and_the_rows():
     ("more", "said"),
     [
         ({"model": {**MODEL, "blocks": 1}}, "model: 1 blocks"),
+        ({"model": {**MODEL, "width": 0}}, "model: width is 0"),
+        ({"model": {**MODEL, "block_activations": 0}}, "model: block_activations is 0"),
+        ({"model": {**MODEL, "embedding_weights": 7}}, "model: embedding_weights is 7"),
         ({"model": {**MODEL, "layers": 6}}, "model.layers: unknown field"),
         ({"model": {"blocks": 6}}, "model.width: missing"),
         ({"row_tokens": 0}, "row_tokens"),
