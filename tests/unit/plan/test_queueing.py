@@ -40,7 +40,11 @@ def test_the_slowest_client_takes_no_less_than_the_longest_step_and_the_edges_lo
 @given(st.lists(STEP, min_size=2, max_size=6), st.randoms(use_true_random=False))
 def test_the_order_of_clients_is_irrelevant(clients, random):
     """But between clients that arrive at the very same moment, of whom one must be first."""
-    clients = [{**client, "bottom": client["bottom"] + n * 1e-7} for n, client in enumerate(clients)]
+    uneven = np.random.default_rng(len(clients)).uniform(1, 1.001, size=(len(clients), 4))
+    clients = [
+        {name: seconds * times for (name, seconds), times in zip(client.items(), own, strict=True)}
+        for client, own in zip(clients, uneven.tolist(), strict=True)
+    ]
     order = list(range(len(clients)))
     random.shuffle(order)
     waits = waiting_seconds(steps_of(*clients))
