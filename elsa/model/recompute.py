@@ -1,7 +1,8 @@
 """Blocks that keep only what enters them between forward and backward, and run again in the backward.
 
 The second run is as the first was: under the same adapter, whichever is selected by then, with dropout on or off as
-it was, and with the same draws.
+it was, and with the same draws. These come from torch's one generator of the process, so that with dropout no other
+thread may draw meanwhile; whoever begins runs sees to that.
 """
 
 from types import TracebackType
