@@ -75,9 +75,7 @@ def test_never_more_is_reserved_by_several_than_there_was(steps):
 def test_a_run_with_dropout_and_checkpointing_has_its_process_to_itself(there, comes):
     ledger = ledger_of(100)
     first = ledger.begin("one", there)
-    with pytest.raises(
-        CapacityError, match=r"two cannot be .* with one: .*dropout and training\.checkpoint"
-    ):
+    with pytest.raises(CapacityError, match=r"two cannot be .* with one: .*dropout and training\.checkpoint"):
         ledger.begin("two", comes)
     ledger.begin("one", there)  # the same run again
     first.close()
