@@ -26,7 +26,7 @@ FASTEST_PACE, EDGE_PACE = 2.0, 2.0
 ROUNDS, STEPS, ROWS, TOKENS = 4, 6, 4, 32
 FIXED_ROUNDS = 3
 BLOCKS, FIXED_TOP = 30, 1
-FIXED_KEPT = range(2, 14, 2)
+FIXED_KEPT = range(2, 14)
 """Blocks that every client keeps under a single split: all but one at the bottom, as plans keep them."""
 CLIENT_ROWS = 60
 MOST_SHARE, MOST_ERROR, MOST_BEYOND = 0.7, 0.25, 0.20

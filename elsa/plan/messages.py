@@ -35,6 +35,7 @@ def client_to_proto(profile: ClientProfile, row_tokens: float) -> pb.ClientProfi
         memory_bytes=profile.memory_bytes,
         max_bottom=profile.max_bottom or 0,
         row_tokens=row_tokens,
+        padded_tokens=profile.padded_tokens or 0.0,
     )
 
 
@@ -54,6 +55,7 @@ def client_from_proto(
             head_s=message.head_s,
             memory_bytes=message.memory_bytes,
             max_bottom=message.max_bottom or None,
+            padded_tokens=message.padded_tokens or None,
             links=links,
         )
     except SpecError as error:

@@ -17,6 +17,7 @@ LEAST_RATE, MOST_RATE = 1.0, 1e12
 """Bytes a second of a link: slower ones carry no training, faster ones are mistakes of a measurement."""
 MOST_LATENCY_MS = 1e7
 MOST_BLOCKS = 10_000
+MOST_ROW = 2**31
 LEAST_SHARE = 0.01
 """Of the longest rows' seconds, which the shortest take in any case."""
 
@@ -51,6 +52,8 @@ class ClientProfile:
     """What may be taken beyond the process without a model: what is free, or the owner's limit if lower."""
     max_bottom: int | None = None
     """Most blocks before the cut, as its owner wants it."""
+    padded_tokens: float | None = None
+    """To which its rows are padded on average while they are computed; None: as long as its rows are."""
     links: Mapping[str, LinkProfile] = field(default_factory=dict)
     """By edge."""
 
@@ -62,6 +65,8 @@ class ClientProfile:
         _check_above_zero(device, "memory_bytes", self.memory_bytes, MOST_BYTES)
         if self.max_bottom is not None:
             _check_above_zero(device, "max_bottom", self.max_bottom, MOST_BLOCKS)
+        if self.padded_tokens is not None:
+            _check_above_zero(device, "padded_tokens", self.padded_tokens, MOST_ROW)
         for edge, link in self.links.items():
             _check_link(device, f"links.{edge}", link)
 

@@ -43,6 +43,7 @@ class ClientPart(Part):
     head_s: float = 0.0
     memory_bytes: int
     max_bottom: int | None = None
+    padded_tokens: float | None = None
     links: Mapping[Name, LinkPart] = {}
 
 

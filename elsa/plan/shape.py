@@ -84,6 +84,8 @@ class Workload:
     checkpointing: bool = False
     """Whether blocks keep only their input and run forward again in their backward. Profiles are measured so too."""
     task: Task = "classification"
+    padded_tokens: float | None = None
+    """Tokens to which rows are padded on average while they are computed; None: as many as `row_tokens`."""
     base: BaseDtype = "float32"
     """In what frozen weights are held. Activations, adapters and their optimizer are float32 always."""
 
@@ -93,8 +95,8 @@ class Workload:
                 raise SpecError(f"workload: {name} is {getattr(self, name)}; it must be above 0 and at most 2^31")
 
     @classmethod
-    def of(cls, spec: RunSpec, width: int, row_tokens: float) -> "Workload":
-        """Of a run for a model of `width` whose rows have so many real tokens on average.
+    def of(cls, spec: RunSpec, width: int, row_tokens: float, padded_tokens: float | None = None) -> "Workload":
+        """Of a run for a model of `width` whose rows have so many real tokens on average, and padded ones.
 
         Raises SpecError where a codec does not fit the width.
         """
@@ -102,6 +104,7 @@ class Workload:
         return cls(
             rows=spec.training.batch,
             row_tokens=row_tokens,
+            padded_tokens=padded_tokens,
             longest_row=spec.model.max_tokens,
             traffic=traffic_of(spec.codecs, width, wants_gradient=trains_bottom),
             micro_batches=spec.training.micro_batches,
@@ -114,8 +117,8 @@ class Workload:
 
     @property
     def row_share(self) -> float:
-        """How long rows are on average, of the longest that there may be."""
-        return self.row_tokens / self.longest_row
+        """How long rows are while they are computed, on average, of the longest that there may be."""
+        return (self.padded_tokens or self.row_tokens) / self.longest_row
 
     @property
     def up_bytes(self) -> float:

@@ -309,6 +309,7 @@ class ClientProfile(_message.Message):
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     MAX_BOTTOM_FIELD_NUMBER: _builtins.int
     ROW_TOKENS_FIELD_NUMBER: _builtins.int
+    PADDED_TOKENS_FIELD_NUMBER: _builtins.int
     block_s: _builtins.float
     """Of one block, for all rows of a batch; above 0."""
     embeddings_s: _builtins.float
@@ -321,6 +322,10 @@ class ClientProfile(_message.Message):
     """Most blocks before the cut, as its owner wants it; 0 for no limit."""
     row_tokens: _builtins.float
     """Real tokens of one of its rows on average; above 0."""
+    padded_tokens: _builtins.float
+    """Tokens to which its rows are padded while they are computed, on average: the longest of a micro-batch, with which
+    the seconds were measured; at least row_tokens. 0: as row_tokens.
+    """
     def __init__(
         self,
         *,
@@ -330,10 +335,11 @@ class ClientProfile(_message.Message):
         memory_bytes: _builtins.int = ...,
         max_bottom: _builtins.int = ...,
         row_tokens: _builtins.float = ...,
+        padded_tokens: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "embeddings_s", b"embeddings_s", "head_s", b"head_s", "max_bottom", b"max_bottom", "memory_bytes", b"memory_bytes", "row_tokens", b"row_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "embeddings_s", b"embeddings_s", "head_s", b"head_s", "max_bottom", b"max_bottom", "memory_bytes", b"memory_bytes", "padded_tokens", b"padded_tokens", "row_tokens", b"row_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

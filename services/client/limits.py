@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from elsa.data.encoding import EncodedData
 from elsa.errors import CapacityError, MalformedError
 from elsa.model.adapter_config import AdapterConfig
@@ -109,7 +111,18 @@ class Limits:
 
 
 def _workload(spec: RunSpec, shape: ModelShape, rows: EncodedData) -> Workload:
-    return Workload.of(spec, shape.width, mean_tokens(rows))
+    padded = padded_tokens(rows, -(-spec.training.batch // spec.training.micro_batches))
+    return Workload.of(spec, shape.width, mean_tokens(rows), padded)
+
+
+def padded_tokens(rows: EncodedData, drawn: int) -> float:
+    """Tokens of the longest of `drawn` rows, on average: to which a micro-batch is padded.
+
+    Each rank of length counts by the chance that the longest of so many draws is of it.
+    """
+    lengths = np.sort([len(row.ids) for row in rows.rows])
+    up_to = (np.arange(len(lengths) + 1) / len(lengths)) ** drawn
+    return float(np.sum(lengths * np.diff(up_to)))
 
 
 def mean_tokens(rows: EncodedData) -> float:

@@ -53,7 +53,8 @@ def profile_of(
         ModelError: as `elsa.train.measuring.client_seconds`.
     """
     row_tokens = limits.workload.row_tokens
-    tokens = like_tokens(row_tokens)
+    padded_tokens = limits.workload.padded_tokens or row_tokens
+    tokens = like_tokens(padded_tokens)
 
     def measure() -> Mapping[str, float]:
         measuring()
@@ -73,6 +74,7 @@ def profile_of(
         head_s=pace * figures["head_s"],
         memory_bytes=limits.memory_bytes,
         max_bottom=limits.max_bottom,
+        padded_tokens=padded_tokens,
     )
     return client_to_proto(profile, row_tokens)
 

@@ -51,5 +51,11 @@ def mean_row_tokens(profiles: Iterable[Profile]) -> float:
     return sum(told) / len(told) if told else 1.0
 
 
+def mean_padded_tokens(profiles: Iterable[Profile]) -> float:
+    """Tokens to which a row is padded, on average over the clients; of who does not say, the real ones."""
+    told = [kept.client.padded_tokens or kept.row_tokens for kept in profiles if kept.client is not None]
+    return sum(told) / len(told) if told else 1.0
+
+
 def _model(shape: ModelShape) -> tuple[int, int]:
     return shape.blocks, shape.width

@@ -8,7 +8,7 @@ from elsa.errors import SpecError, SplitError
 from elsa.plan.measured import Measured, client_as_measured, edge_as_measured
 from elsa.plan.shape import Workload
 from elsa.spec import RunSpec, Split
-from services.cloud.agreed import agreed_shape, mean_row_tokens, taking_part
+from services.cloud.agreed import agreed_shape, mean_padded_tokens, mean_row_tokens, taking_part
 from services.cloud.records import ClientReport, Member, Profile
 
 
@@ -30,7 +30,7 @@ def corrected(
     home = {member.node_id: member.edge_id for member in members}
     there = taking_part(profiles, {*homes, *homes.values()})
     shape = agreed_shape(there)
-    workload = Workload.of(spec, shape.width, mean_row_tokens(there))
+    workload = Workload.of(spec, shape.width, mean_row_tokens(there), mean_padded_tokens(there))
 
     def correct(node_id: str, mend: Callable[[Profile], Profile]) -> None:
         try:

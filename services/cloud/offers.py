@@ -95,7 +95,7 @@ def profile_of(spec: RunSpec, member: Member, reply: ClientOffer | EdgeOffer) ->
     if reply.profile is None:
         raise MalformedError(f"{member.role}.profile: none; the run's splits are planned from what devices measure")
     if isinstance(reply, ClientOffer):
-        if reply.row_tokens > spec.model.max_tokens:
+        if max(reply.row_tokens, reply.profile.padded_tokens or 0) > spec.model.max_tokens:
             raise MalformedError(
                 f"client.profile.row_tokens: {reply.row_tokens:g}; no row of the run has more than its "
                 f"model.max_tokens, {spec.model.max_tokens}"

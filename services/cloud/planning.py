@@ -15,7 +15,7 @@ from elsa.plan.result import ClientPlan, Plan
 from elsa.plan.shape import Workload
 from elsa.plan.steps import local_steps, steadied
 from elsa.spec import RunSpec, Split
-from services.cloud.agreed import agreed_shape, mean_row_tokens, of_another_model, taking_part
+from services.cloud.agreed import agreed_shape, mean_padded_tokens, mean_row_tokens, of_another_model, taking_part
 from services.cloud.correcting import corrected
 from services.cloud.records import ClientReport, Member, Profile
 
@@ -121,7 +121,7 @@ def problem_of(
     odd = {fault.name for fault in faults}
     return Problem(
         model=shape,
-        workload=Workload.of(spec, shape.width, mean_row_tokens(there)),
+        workload=Workload.of(spec, shape.width, mean_row_tokens(there), mean_padded_tokens(there)),
         clients=tuple(kept.client for kept in there if kept.client is not None),
         edges=tuple(kept.edge for kept in there if kept.edge is not None and kept.node_id not in odd),
         homes=homes,

@@ -150,3 +150,9 @@ def test_figures_stay_within_a_profile_s_bounds_however_long_they_are_pushed(fac
         edge = edge_as_measured(edge, [[Measured(split=split, steps=1, seconds=PhaseSeconds(trunk=trunk_s))]])
     assert client.block_s in (LEAST_S, MOST_S) and edge.block_s in (LEAST_S, MOST_S)
     assert client.links["e"].up_bytes_per_s in (LEAST_RATE, MOST_RATE)
+
+
+def test_an_edge_is_reckoned_at_the_length_to_which_rows_are_padded():
+    rows = {"rows": 8, "row_tokens": 16, "longest_row": 64, "traffic": Traffic(h1=1, h2=1, dh2=1, dh1=1)}
+    assert Workload(**rows).row_share == 0.25
+    assert Workload(**rows, padded_tokens=32).row_share == 0.5
