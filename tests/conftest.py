@@ -1,11 +1,31 @@
-"""Tiny random models of every family, saved as a user would save them; one thread for whoever computes."""
+"""Tiny random models of every family, saved as a user would save them; one thread and one cache for all tests."""
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; inherited by processes that tests start
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory):
+    """What is kept in the user's cache folder, here and by processes that tests start; the corpus is built once."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def apart():
+    """`apart(function, *given)`: what a module's function returns in a process that only this test file uses.
+
+    Sizes are measured there, since a process in which thousands of tests ran has holes and late garbage.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield lambda function, *given: pool.submit(function, *given).result()
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,11 @@
 """A client's half of `FetchBlocks`: a stub that counts, breaks and alters, and a client without a model."""
 
+from contextlib import ExitStack, contextmanager
 from threading import Event
+from types import SimpleNamespace
 
 import grpc
+import pytest
 from split_harness import RUN
 
 from services.client.base import RunBase
@@ -91,3 +94,22 @@ class Device:
         checkpoint = self.open(spec)
         self.complete()
         return checkpoint
+
+
+def stay(device):
+    """Stands for a stay at an edge."""
+    return SimpleNamespace(stubs=lambda: (device.stub, None), peer="edge one", end=lambda: None)
+
+
+@contextmanager
+def devices():
+    """Makes devices; lets go of their caches at the end."""
+    with pytest.MonkeyPatch.context() as patched, ExitStack() as stack:
+        patched.setattr("services.client.base.Stay", stay)
+
+        def make(*args, **given):
+            device = Device(*args, **given)
+            stack.callback(device.base.close)
+            return device
+
+        yield make

@@ -4,6 +4,7 @@ import tracemalloc
 
 import pytest
 import torch
+from base_harness import devices
 from peak_memory import MIB, Peak, needs_figures
 from split_harness import HALF, edge_server
 from transformers import BertConfig, BertForSequenceClassification
@@ -40,8 +41,32 @@ def start_of(spec):
     return initial_adapter(checkpoint, config, 2, 1)
 
 
+def loaded(spec, cache):
+    """The peak of loading what an edge sent, what is owned then, and the largest tensor sent."""
+    with devices() as make:
+        with edge_server() as edge:
+            edge.open_run(spec, start_of(spec), ["ann"])
+            checkpoint = make(cache, edge.split).fetched(spec)
+        Segment.client(checkpoint, HALF, **TASK)  # what torch and transformers keep of a first model is not weights'
+        with Peak() as peak:
+            segment = Segment.client(checkpoint, HALF, **TASK)
+    owned = sum(p.numel() * p.itemsize for p in segment.model.parameters())
+    return peak.bytes, owned, max(entry.size_bytes for entry in checkpoint.entries.values())
+
+
+def received(spec, cache):
+    """The peak of receiving what an edge sends."""
+    with edge_server() as edge, devices() as make:
+        edge.open_run(spec, start_of(spec), ["ann"])
+        device = make(cache, edge.split)
+        device.open(spec)  # the edge has digested all
+        with Peak() as peak:
+            device.complete()
+        return peak.bytes
+
+
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-def test_loading_takes_what_is_owned_and_one_tensor(large, tmp_path, new_device, stored):
+def test_loading_takes_what_is_owned_and_one_tensor(large, tmp_path, apart, stored):
     spec = large
     if stored is not torch.float32:
         folder = tmp_path / "half"
@@ -51,29 +76,17 @@ def test_loading_takes_what_is_owned_and_one_tensor(large, tmp_path, new_device,
             if file.name != "config.json":
                 (folder / file.name).write_bytes(file.read_bytes())
         spec = large.model_copy(update={"model": large.model.model_copy(update={"source": str(folder)})})
-    with edge_server() as edge:
-        edge.open_run(spec, start_of(spec), ["ann"])
-        checkpoint = new_device(tmp_path / "cache", edge.split).fetched(spec)
-    Segment.client(checkpoint, HALF, **TASK)  # what torch and transformers keep of a first model is not the weights'
-    with Peak() as peak:
-        segment = Segment.client(checkpoint, HALF, **TASK)
-    owned = sum(p.numel() * p.itemsize for p in segment.model.parameters())
-    one = max(entry.size_bytes for entry in checkpoint.entries.values())
+    peak, owned, one = apart(loaded, spec, tmp_path / "cache")
     assert owned > 70 * MIB
-    assert peak.bytes > owned - SLACK, "not measured"
-    assert peak.bytes <= owned + one + SLACK, f"{peak.bytes / MIB:.1f} of {owned / MIB:.1f} + {one / MIB:.1f} MiB"
+    assert peak > owned - SLACK, "not measured"
+    assert peak <= owned + one + SLACK, f"{peak / MIB:.1f} of {owned / MIB:.1f} + {one / MIB:.1f} MiB"
 
 
-def test_receiving_takes_no_memory_to_speak_of(large, tmp_path, new_device):
-    with edge_server() as edge:
-        edge.open_run(large, start_of(large), ["ann"])
-        device = new_device(tmp_path / "cache", edge.split)
-        device.open(large)  # the edge has digested all
-        with Peak() as peak:
-            device.complete()
+def test_receiving_takes_no_memory_to_speak_of(large, tmp_path, apart):
+    peak = apart(received, large, tmp_path / "cache")
     sizes = [file.stat().st_size for file in (tmp_path / "cache").glob("contents/*/*")]
     assert sum(sizes) > 70 * MIB
-    assert peak.bytes < max(sizes), "less than one tensor, though both ends and gRPC's buffers are in this process"
+    assert peak < max(sizes), "less than one tensor, though both ends and gRPC's buffers are in the process"
 
 
 def test_sending_a_tensor_holds_a_piece_of_it(large):

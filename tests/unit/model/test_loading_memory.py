@@ -1,6 +1,8 @@
 """Loading from a folder takes what is owned, as it is held, and one tensor as it is stored."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from elsa.spec import BaseDtype, Split
 
 SPLIT = Split(bottom=2, trunk=1, top=1)
 SLACK = 10 * MIB
+Apart = Callable[..., Any]
 pytestmark = needs_figures
 
 
@@ -41,28 +44,41 @@ def held_bytes(segment: Segment) -> int:
     return sum(tensor.nbytes for tensor in (*segment.model.parameters(), *scales))
 
 
-@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("base", ["float32", "bfloat16", "int8"])
-def test_loading_takes_what_is_held_and_one_tensor_as_stored(
-    folders: dict[torch.dtype, Path], base: BaseDtype, stored: torch.dtype
-) -> None:
-    checkpoint = Checkpoint.open(str(folders[stored]))
+def loaded(folder: Path, base: BaseDtype) -> tuple[int, int]:
+    """The peak of a load, and what it holds."""
+    checkpoint = Checkpoint.open(str(folder))
     Segment.client(checkpoint, SPLIT, task="causal-lm", base=base)  # what libraries keep of a first model
     with Peak() as peak:
         segment = Segment.client(checkpoint, SPLIT, task="causal-lm", base=base)
-    one = 24 * MIB * stored.itemsize // 4
-    owned = held_bytes(segment)
-    assert peak.bytes <= owned + one + SLACK, f"{peak.bytes / MIB:.1f} of {owned / MIB:.1f} + {one / MIB:.1f} MiB"
-    mapped = stored is {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(base)
-    assert mapped or peak.bytes > owned - SLACK, "not measured"
+    return peak.bytes, held_bytes(segment)
 
 
-@pytest.mark.parametrize("base", ["bfloat16", "int8"])
-def test_other_blocks_take_no_more_than_one_tensor_besides(folders: dict[torch.dtype, Path], base: BaseDtype) -> None:
-    checkpoint = Checkpoint.open(str(folders[torch.float32]))
+def exchanged(folder: Path, base: BaseDtype) -> tuple[int, int, int]:
+    """The peak of holding another block instead of one, and what is held before and after."""
+    checkpoint = Checkpoint.open(str(folder))
     segment = Segment.client(checkpoint, SPLIT, task="causal-lm", base=base)
     before = held_bytes(segment)
     with Peak() as peak:
         segment.hold(checkpoint, [0, 1, 2])  # as many: the fourth is free before the third is there
-    assert held_bytes(segment) == before
-    assert peak.bytes <= 2 * 7 * MIB + SLACK, f"{peak.bytes / MIB:.1f} MiB: it as stored, and a piece in float32"
+    return peak.bytes, before, held_bytes(segment)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("base", ["float32", "bfloat16", "int8"])
+def test_loading_takes_what_is_held_and_one_tensor_as_stored(
+    folders: dict[torch.dtype, Path], apart: Apart, base: BaseDtype, stored: torch.dtype
+) -> None:
+    peak, owned = apart(loaded, folders[stored], base)
+    one = 24 * MIB * stored.itemsize // 4
+    assert peak <= owned + one + SLACK, f"{peak / MIB:.1f} of {owned / MIB:.1f} + {one / MIB:.1f} MiB"
+    mapped = stored is {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(base)
+    assert mapped or peak > owned - SLACK, "not measured"
+
+
+@pytest.mark.parametrize("base", ["bfloat16", "int8"])
+def test_other_blocks_take_no_more_than_one_tensor_besides(
+    folders: dict[torch.dtype, Path], apart: Apart, base: BaseDtype
+) -> None:
+    peak, before, after = apart(exchanged, folders[torch.float32], base)
+    assert after == before
+    assert peak <= 2 * 7 * MIB + SLACK, f"{peak / MIB:.1f} MiB: it as stored, and a piece in float32"
