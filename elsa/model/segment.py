@@ -129,13 +129,14 @@ class Segment(Phases):
         checkpoint: Checkpoint,
         *,
         ends: bool,
+        blocks: int = 1,
         task: Task,
         num_labels: int = 0,
         base: BaseDtype = "float32",
         checkpointing: bool = False,
         vocabulary: bool = True,
     ) -> "Segment":
-        """One block with random values, to measure on: with `ends` block 0 and both ends, else block 1.
+        """Blocks with random values, to measure on: with `ends` from block 0 on and both ends, else from block 1 on.
 
         No weight is read from the checkpoint, which need not have any yet. `bottom` and `top` of Split(1, M-1, 0) run
         the embeddings with the block and the head alone, `trunk` of Split(1, 1, M-2) runs an edge's, and `through`
@@ -145,7 +146,8 @@ class Segment(Phases):
         """
         bones = skeleton(checkpoint, task, num_labels)
         heads = checkpoint.architecture.head_paths(task) if task == "classification" else ()
-        segment = cls(bones, {0} if ends else {1}, ends=ends, base=base, checkpointing=checkpointing, trained=heads)
+        owned = range(blocks) if ends else range(1, 1 + blocks)
+        segment = cls(bones, owned, ends=ends, base=base, checkpointing=checkpointing, trained=heads)
         if ends and not vocabulary:
             without_vocabulary(bones, segment._idle)
         fill(segment.model, checkpoint)

@@ -56,6 +56,7 @@ def client_as_measured(
         block_s=_within(LEAST_S, profile.block_s * computing, MOST_S),
         embeddings_s=min(profile.embeddings_s * computing, MOST_S),
         head_s=min(profile.head_s * computing, MOST_S),
+        codec_s=min(profile.codec_s * away, MOST_S),
         links={**profile.links, edge: _link_as_measured(profile.links[edge], away)},
     )
 
@@ -66,6 +67,7 @@ def _client_factors(profile: ClientProfile, edge: str, workload: Workload, work:
     there = step_seconds(
         Crew.of([profile], edge),
         workload,
+        0.0,
         0.0,
         bottom=np.array([[blocks.bottom]]),
         trunk=np.array([[blocks.trunk]]),
@@ -94,16 +96,20 @@ def edge_as_measured(profile: EdgeProfile, work: Sequence[Sequence[Measured]], r
         work: by client, its edge rounds.
         row_share: how long their rows are, of the longest.
     """
-    block_s = profile.for_rows(row_share).block_s_among(len(work))
+    here = profile.for_rows(row_share)
+    block_s, step_s = here.block_s_among(len(work)), here.step_s
     factor = _factor(
-        _middle(_ratio(each.seconds.trunk, each.steps * each.split.trunk * block_s) for each in own) for own in work
+        _middle(_ratio(each.seconds.trunk, each.steps * (each.split.trunk * block_s + step_s)) for each in own)
+        for own in work
     )
-    quarter_s = profile.quarter_block_s
+    block_quarter_s, step_quarter_s = profile.quarter_block_s, profile.quarter_step_s
     return replace(
         profile,
         block_s=_within(LEAST_S, profile.block_s * factor, MOST_S),
         crowding_s=min(profile.crowding_s * factor, MOST_S),
-        quarter_block_s=None if quarter_s is None else _within(LEAST_S, quarter_s * factor, MOST_S),
+        step_s=min(profile.step_s * factor, MOST_S),
+        quarter_block_s=None if block_quarter_s is None else _within(LEAST_S, block_quarter_s * factor, MOST_S),
+        quarter_step_s=None if step_quarter_s is None else min(step_quarter_s * factor, MOST_S),
     )
 
 

@@ -32,6 +32,7 @@ def client_to_proto(profile: ClientProfile, row_tokens: float) -> pb.ClientProfi
         block_s=profile.block_s,
         embeddings_s=profile.embeddings_s,
         head_s=profile.head_s,
+        codec_s=profile.codec_s,
         memory_bytes=profile.memory_bytes,
         max_bottom=profile.max_bottom or 0,
         row_tokens=row_tokens,
@@ -53,6 +54,7 @@ def client_from_proto(
             block_s=message.block_s,
             embeddings_s=message.embeddings_s,
             head_s=message.head_s,
+            codec_s=message.codec_s,
             memory_bytes=message.memory_bytes,
             max_bottom=message.max_bottom or None,
             padded_tokens=message.padded_tokens or None,
@@ -70,6 +72,8 @@ def edge_to_proto(profile: EdgeProfile) -> pb.EdgeProfile:
         crowding_s=profile.crowding_s,
         memory_bytes=profile.memory_bytes,
         quarter_block_s=profile.quarter_block_s or 0.0,
+        step_s=profile.step_s,
+        quarter_step_s=profile.quarter_step_s or 0.0,
     )
 
 
@@ -83,6 +87,8 @@ def edge_from_proto(name: str, message: pb.EdgeProfile, capacity: int) -> EdgePr
             memory_bytes=message.memory_bytes,
             capacity=capacity,
             quarter_block_s=message.quarter_block_s or None,
+            step_s=message.step_s,
+            quarter_step_s=message.quarter_step_s if message.quarter_block_s else None,
         )
     except SpecError as error:
         raise MalformedError(f"edge.profile: {error}") from error

@@ -48,6 +48,8 @@ class ClientProfile:
     """What stands before the first block, for a batch."""
     head_s: float
     """Final norm, head, loss and the optimizer's step, for a batch."""
+    codec_s: float = 0.0
+    """Encoding what a step sends and decoding what it gets."""
     memory_bytes: int
     """What may be taken beyond the process without a model: what is free, or the owner's limit if lower."""
     max_bottom: int | None = None
@@ -60,7 +62,7 @@ class ClientProfile:
     def __post_init__(self) -> None:
         device = f"client {self.name}"
         _check_above_zero(device, "block_s", self.block_s, MOST_S)
-        for name in ("embeddings_s", "head_s"):
+        for name in ("embeddings_s", "head_s", "codec_s"):
             _check_not_negative(device, name, getattr(self, name), MOST_S)
         _check_above_zero(device, "memory_bytes", self.memory_bytes, MOST_BYTES)
         if self.max_bottom is not None:
@@ -85,34 +87,53 @@ class EdgeProfile:
     crowding_s: float = 0.0
     """By how much `block_s` grows with each further open session. Waiting for the compute thread is not meant: the
     planner adds up what queues there."""
+    step_s: float = 0.0
+    """What a client's step takes on the compute thread besides its blocks: codecs, packing and the like."""
     memory_bytes: int
     """What may be taken beyond the process without a model: what is free, or the owner's limit if lower."""
     capacity: int
     """Sessions at once."""
     quarter_block_s: float | None = None
-    """An edge that knows no rows measures `block_s` with the longest that the run allows, and this with a quarter of
-    them. None: `block_s` is of its clients' rows."""
+    """An edge that knows no rows measures `block_s` with the longest that the run allows, and this with rows a
+    quarter as long. None: `block_s` and `step_s` are of its clients' rows."""
+    quarter_step_s: float | None = None
+    """As `quarter_block_s`, of `step_s`."""
 
     def __post_init__(self) -> None:
         device = f"edge {self.name}"
         if self.quarter_block_s is not None:
             _check_above_zero(device, "quarter_block_s", self.quarter_block_s, MOST_S)
+        if self.quarter_step_s is not None:
+            _check_not_negative(device, "quarter_step_s", self.quarter_step_s, MOST_S)
         _check_above_zero(device, "block_s", self.block_s, MOST_S)
-        _check_not_negative(device, "crowding_s", self.crowding_s, MOST_S)
+        for name in ("crowding_s", "step_s"):
+            _check_not_negative(device, name, getattr(self, name), MOST_S)
         _check_above_zero(device, "memory_bytes", self.memory_bytes, MOST_BYTES)
         _check_above_zero(device, "capacity", self.capacity, MOST_BYTES)
 
     def for_rows(self, share: float) -> "EdgeProfile":
         """As it is for rows of `share` of the longest length: on the line through both figures, never below 0."""
-        if self.quarter_block_s is None:
+        if self.quarter_block_s is None and self.quarter_step_s is None:
             return self
-        slope = max(self.block_s - self.quarter_block_s, 0.0) / 0.75  # a block does not get faster with longer rows
-        block_s = max(self.block_s - slope * (1 - share), LEAST_SHARE * self.block_s)
-        return replace(self, block_s=block_s, quarter_block_s=None)
+        return replace(
+            self,
+            block_s=_on_line(self.block_s, self.quarter_block_s, share),
+            step_s=_on_line(self.step_s, self.quarter_step_s, share),
+            quarter_block_s=None,
+            quarter_step_s=None,
+        )
 
     def block_s_among(self, sessions: int) -> float:
         """Seconds of one block for one client's batch while so many sessions, at least one, are open."""
         return self.block_s + (sessions - 1) * self.crowding_s
+
+
+def _on_line(whole_s: float, quarter_s: float | None, share: float) -> float:
+    """Seconds for rows of `share` of the longest length, known for the longest and a quarter of them."""
+    if quarter_s is None:
+        return whole_s
+    slope = max(whole_s - quarter_s, 0.0) / 0.75  # nothing gets faster with longer rows
+    return max(whole_s - slope * (1 - share), LEAST_SHARE * whole_s)
 
 
 def _check_link(device: str, where: str, link: LinkProfile) -> None:

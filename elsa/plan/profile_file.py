@@ -41,6 +41,7 @@ class ClientPart(Part):
     block_s: float
     embeddings_s: float = 0.0
     head_s: float = 0.0
+    codec_s: float = 0.0
     memory_bytes: int
     max_bottom: int | None = None
     padded_tokens: float | None = None
@@ -52,9 +53,11 @@ class EdgePart(Part):
 
     block_s: float
     crowding_s: float = 0.0
+    step_s: float = 0.0
     memory_bytes: int
     capacity: int
     quarter_block_s: float | None = None
+    quarter_step_s: float | None = None
 
 
 class ModelPart(Part):

@@ -79,6 +79,8 @@ class Workload:
     micro_batches: int = 1
     window: int = 2
     """Micro-batches in flight at once."""
+    local_steps: int = 16
+    """Steps of a client in an edge round."""
     trains_bottom: bool = True
     """Whether the blocks before the cut have an adapter that learns; if not, they run forward only."""
     checkpointing: bool = False
@@ -90,7 +92,7 @@ class Workload:
     """In what frozen weights are held. Activations, adapters and their optimizer are float32 always."""
 
     def __post_init__(self) -> None:
-        for name in ("rows", "row_tokens", "longest_row", "micro_batches", "window"):
+        for name in ("rows", "row_tokens", "longest_row", "micro_batches", "window", "local_steps"):
             if not 0 < getattr(self, name) <= 2**31:
                 raise SpecError(f"workload: {name} is {getattr(self, name)}; it must be above 0 and at most 2^31")
 
@@ -109,6 +111,7 @@ class Workload:
             traffic=traffic_of(spec.codecs, width, wants_gradient=trains_bottom),
             micro_batches=spec.training.micro_batches,
             window=spec.training.window,
+            local_steps=spec.training.local_steps,
             trains_bottom=trains_bottom,
             checkpointing=spec.training.checkpointing,
             task=spec.model.task,

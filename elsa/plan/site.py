@@ -59,6 +59,11 @@ class Site:
         return self.edge.block_s_among(len(self.clients))
 
     @property
+    def _besides_s(self) -> float:
+        """What the edge computes in a step of all its clients besides their blocks."""
+        return self.edge.step_s * len(self.clients)
+
+    @property
     def most_blocks(self) -> int:
         """What the edge's memory allows of the sum of trunks."""
         left = self.edge.memory_bytes - self.edge_needs.of(len(self.clients), 0).total
@@ -78,6 +83,7 @@ class Site:
         return Choices(
             step_s=np.where(self.splits.fits, seconds.total, np.inf),
             trunk_block_s=self.trunk_block_s,
+            besides_s=self._besides_s,
             most_blocks=self.most_blocks,
             own_s=self._crew.block_s * (self.problem.model.blocks - self.splits.trunk),
             block_s=self._crew.block_s[:, 0],
@@ -93,14 +99,14 @@ class Site:
 
     def cuts(self, bottom: Ints, trunk: Ints, top: Ints) -> Cuts:
         """Splits of so many blocks, each (N, 1), whether they are among `splits` or not."""
-        seconds = self._seconds(bottom, trunk, top)
+        seconds, workload = self._seconds(bottom, trunk, top), self.problem.workload
         return Cuts(
             bottom=bottom,
             trunk=trunk,
             top=top,
             seconds=seconds,
-            load_s=self.trunk_block_s * int(trunk.sum()),
-            waits=waiting_seconds(seconds, self.problem.workload.forward_share),
+            load_s=self.trunk_block_s * int(trunk.sum()) + self._besides_s,
+            waits=waiting_seconds(seconds, workload.forward_share, workload.local_steps),
         )
 
     @cached_property
@@ -109,4 +115,5 @@ class Site:
 
     def _seconds(self, bottom: Ints, trunk: Ints, top: Ints) -> StepSeconds:
         workload = self.problem.workload
-        return step_seconds(self._crew, workload, self.trunk_block_s, bottom=bottom, trunk=trunk, top=top)
+        at_edge = self.trunk_block_s, self.edge.step_s
+        return step_seconds(self._crew, workload, *at_edge, bottom=bottom, trunk=trunk, top=top)

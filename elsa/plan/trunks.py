@@ -3,7 +3,7 @@
 Two things bound a step of the edge's clients: the longest step of one of them by itself, and the edge's compute
 thread, which works off the trunks of all of them one after another. The makespan of trunks q is the larger:
 
-    T(q) = max( max_n step_n(q_n), trunk_block_s · Σ q_n )
+    T(q) = max( max_n step_n(q_n), trunk_block_s · Σ q_n + besides_s )
 
 (the asymptotic bound of a closed queueing system with one server; Denning and Buzen 1978: what is really taken is at
 least that, and more where clients come to the edge at the same moment). `least_makespan` is the
@@ -30,6 +30,8 @@ class Choices:
     last column is finite."""
     trunk_block_s: float
     """Seconds of one client's block at the edge."""
+    besides_s: float
+    """What the edge computes in a step of all clients besides blocks."""
     most_blocks: int
     """What the edge's memory allows of the sum of trunks: at least the smallest ones together."""
     own_s: Floats
@@ -49,7 +51,7 @@ class Choices:
 
     def load_s(self, blocks: int) -> float:
         """Seconds that the edge computes in a step of all its clients, whose trunks have so many blocks in all."""
-        return self.trunk_block_s * blocks
+        return self.trunk_block_s * blocks + self.besides_s
 
     def makespan_s(self, trunks: Ints) -> float:
         """T of trunks (N,): the larger of the longest step and the edge's load."""
@@ -95,7 +97,7 @@ def larger_trunks(choices: Choices, within_s: float) -> Ints:
 
 def blocks_within(choices: Choices, within_s: float, most: int) -> int:
     """The largest sum of trunks, at most `most`, that the edge's memory holds and its thread runs in `within_s`."""
-    loads = choices.trunk_block_s * np.arange(most + 1)
+    loads = choices.trunk_block_s * np.arange(most + 1) + choices.besides_s
     in_time = int(np.searchsorted(loads, within_s, side="right")) - 1
     return min(in_time, choices.most_blocks)
 

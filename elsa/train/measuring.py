@@ -1,7 +1,10 @@
-"""What planning must know of a model and a device, measured on one block of it: sizes and seconds.
+"""What planning must know of a model and a device, measured on a few blocks of it: sizes and seconds.
 
 Nothing is looked up or asked. Sizes are counted on the model's skeleton and in what autograd saves; seconds are
 medians of a few steps at the run's own batch shape. No weight is read: devices measure before they hold any.
+
+A block that is run again and again finds its weights in the processor's caches, as one of many does not: it takes up
+to a seventh less time. So seconds are of several blocks that run one after another, where they are small.
 """
 
 import math
@@ -25,6 +28,7 @@ from elsa.model.stand_in import PassThrough, swapped
 from elsa.model.weights import Checkpoint
 from elsa.plan.shape import ModelShape
 from elsa.spec import RunSpec, Split
+from elsa.train.crossings import CrossingSeconds, crossing_seconds
 from elsa.train.loss import count, loss_sum
 from elsa.train.optimizer import adamw
 from elsa.train.sampled import Call, Sample
@@ -39,6 +43,10 @@ LEAST_REPEATS = 2
 MOST_REPEATS = 50
 MOST_TURNS = 4
 """Adapters that take turns, at most, to see what turns cost."""
+MOST_BLOCKS = 4
+"""Blocks that run one after another, at most: more of them take no longer each."""
+BLOCKS_BYTES = 64 << 20
+"""About what they hold together at most: larger ones fill the caches by themselves."""
 FLOAT32_BYTES = 4
 
 Clock = Callable[[], float]
@@ -56,6 +64,8 @@ class ClientSeconds:
     """What stands before the first block, forward only: nothing there is trained."""
     head_s: float
     """Final norm, pooler, head and loss, forward and backward, and the optimizer's step for what is trained there."""
+    codec_s: float
+    """To encode what is sent and decode what comes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +76,8 @@ class EdgeSeconds:
     """One block forward and backward, its adapter's optimizer step included."""
     crowding_s: float
     """By how much that grows with each further session that takes turns; at least 0."""
+    step_s: float
+    """What a step takes besides its blocks: what comes is decoded, and what goes encoded."""
 
 
 def model_shape(
@@ -131,6 +143,7 @@ def client_seconds(
     checkpoint: Checkpoint,
     config: AdapterConfig,
     row_tokens: float,
+    most_blocks: int,
     clock: Clock = time.perf_counter,
 ) -> ClientSeconds:
     """How long the parts of a step take here, with as many threads as torch has now.
@@ -139,16 +152,19 @@ def client_seconds(
 
     Args:
         row_tokens: real tokens of this client's rows on average.
+        most_blocks: that this client's memory holds beside the ends, at least 1.
         clock: seconds.
     """
     with torch.random.fork_rng(devices=[]):
-        sample = Sample(spec, checkpoint, config, ends=True)
+        blocks = sampled_blocks(_counted(spec, checkpoint, config), most_blocks)
+        sample = Sample(spec, checkpoint, config, ends=True, blocks=blocks)
         sample.attach()
         parts, budget_s = _parts(spec, sample, row_tokens), BUDGET_S / 3
         return ClientSeconds(
-            block_s=median_seconds(_block_step(spec, sample, parts), budget_s, clock),
+            block_s=median_seconds(_block_step(spec, sample, parts), budget_s, clock) / blocks,
             embeddings_s=median_seconds(_embeddings_step(sample, parts), budget_s, clock),
             head_s=median_seconds(_head_step(spec, sample, parts), budget_s, clock),
+            codec_s=_crossing(spec, sample, parts, clock).client_s,
         )
 
 
@@ -169,14 +185,24 @@ def edge_seconds(
     """
     names = [str(number) for number in range(min(sessions, MOST_TURNS))]
     with torch.random.fork_rng(devices=[]):
-        sample = Sample(spec, checkpoint, config, ends=False)
+        blocks = sampled_blocks(_counted(spec, checkpoint, config), MOST_BLOCKS)
+        sample = Sample(spec, checkpoint, config, ends=False, blocks=blocks)
         for name in names:
             sample.attach(name)
         parts = _parts(spec, sample, row_tokens)
         steps = [_block_step(spec, sample, parts, name) for name in names]
-        if len(steps) == 1:
-            return EdgeSeconds(block_s=median_seconds(steps[0], BUDGET_S, clock), crowding_s=0.0)
-        return turned_seconds(steps, BUDGET_S, clock)
+        own_s, crowding_s = turned_seconds(steps, BUDGET_S, clock)
+        return EdgeSeconds(
+            block_s=own_s / blocks,
+            crowding_s=crowding_s / blocks,
+            step_s=_crossing(spec, sample, parts, clock).edge_s,
+        )
+
+
+def sampled_blocks(shape: ModelShape, most: int) -> int:
+    """How many blocks to measure on: at most 4, `most` and all but 1, in about 64 MiB of weights, at least 1."""
+    within = BLOCKS_BYTES // (FLOAT32_BYTES * shape.block_weights)
+    return max(1, min(MOST_BLOCKS, most, shape.blocks - 1, within))
 
 
 def median_seconds(run: Run, budget_s: float, clock: Clock) -> float:
@@ -188,12 +214,14 @@ def median_seconds(run: Run, budget_s: float, clock: Clock) -> float:
     return statistics.median(taken)
 
 
-def turned_seconds(steps: Sequence[Run], budget_s: float, clock: Clock) -> EdgeSeconds:
-    """Seconds of a step that follows one of its own, and how much longer it takes after another's.
+def turned_seconds(steps: Sequence[Run], budget_s: float, clock: Clock) -> tuple[float, float]:
+    """Seconds of a step that follows one of its own, and how much longer it takes for each other that takes turns.
 
-    Each of `steps`, at least 2, is taken twice in its turn; the first time it meets what another left behind. The
-    lower quartile of the differences counts, since chance makes as many of them too large as too small.
+    Each of `steps` is taken twice in its turn; the first time it meets what another left behind. The lower quartile
+    of the differences counts, since chance makes as many of them too large as too small.
     """
+    if len(steps) == 1:
+        return median_seconds(steps[0], budget_s, clock), 0.0
     for run in steps:
         run()
     after: list[float] = []
@@ -204,7 +232,7 @@ def turned_seconds(steps: Sequence[Run], budget_s: float, clock: Clock) -> EdgeS
         after.append(_timed(run, clock))
         own.append(_timed(run, clock))
     grown = max(0.0, float(np.quantile(np.subtract(after, own), 0.25)))
-    return EdgeSeconds(block_s=statistics.median(own), crowding_s=grown / (len(steps) - 1))
+    return statistics.median(own), grown / (len(steps) - 1)
 
 
 def _go_on(taken: Sequence[float], budget_s: float) -> bool:
@@ -225,16 +253,16 @@ def _parts(spec: RunSpec, sample: Sample, row_tokens: float) -> list[Batch]:
 
 
 def _block_step(spec: RunSpec, sample: Sample, parts: list[Batch], name: str = "default") -> Run:
-    """One block forward and backward for each of `parts`, then its optimizer's step."""
+    """All blocks of the sample forward and backward for each of `parts`, then their optimizer's step."""
     optimizer = adamw(sample.trained(name, block=True), spec.training.optimizer)
-    calls: dict[int, Call] = {len(part): sample.call(part) for part in parts}
+    calls: dict[int, list[Call]] = {len(part): sample.calls(part) for part in parts}
     states = {len(part): sample.states(part) for part in parts}
 
     def run() -> None:
         adapters.select(sample.segment, name)
         for part in parts:
             leaf = states[len(part)].detach().requires_grad_()
-            result = sample.run_block(leaf, calls[len(part)])
+            result = sample.run_blocks(leaf, calls[len(part)])
             result.backward(states[len(part)])  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -246,7 +274,7 @@ def _embeddings_step(sample: Sample, parts: list[Batch]) -> Run:
     """Embeddings and all else that a model does before its first block."""
 
     def run() -> None:
-        with swapped(sample.segment.model, [(sample.block_path, PassThrough())]):
+        with swapped(sample.segment.model, [(sample.block_paths[0], PassThrough())]):
             for part in parts:
                 sample.segment.bottom(part.input_ids, part.attention_mask, split=sample.ends_split)
 
@@ -291,8 +319,12 @@ def _activations(sample: Sample, max_tokens: int) -> tuple[int, int]:
 
 
 def _block_bytes(sample: Sample, row: Batch) -> int:
-    call, states = sample.call(row), sample.states(row).requires_grad_()
-    return saved_bytes(lambda: sample.run_block(states, call), [*sample.frozen(), *call.tensors()])
+    (call,), states = sample.calls(row), sample.states(row).requires_grad_()
+    return saved_bytes(lambda: sample.run_blocks(states, [call]), [*sample.frozen(), *call.tensors()])
+
+
+def _crossing(spec: RunSpec, sample: Sample, parts: Sequence[Batch], clock: Clock) -> CrossingSeconds:
+    return crossing_seconds(spec, sample.segment.width, [part.lengths for part in parts], clock)
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor], known: Iterable[torch.Tensor]) -> int:

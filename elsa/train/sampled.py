@@ -1,9 +1,10 @@
-"""A block and the ends of a model with random values: what devices measure on before they load any weight.
+"""A few blocks and the ends of a model with random values: what devices measure on before they load any weight.
 
 Random rows of the length and number of a run's, through the run's own code, with its adapter attached.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,21 +23,22 @@ from elsa.spec import RunSpec, Split
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What a model calls its block with, besides the states: masks, positions and the like."""
+    """What a model calls a block with, besides the states: masks, positions and the like."""
 
     more: tuple[Any, ...]
     named: Mapping[str, Any]
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """All tensors in it, which all blocks of a model share."""
+        """All tensors in it, which blocks of a model share."""
         yield from _tensors((self.more, self.named))
 
 
 class Sample:
-    """A segment with one block and perhaps both ends, and the adapter `config` as often as it is asked for.
+    """A segment with `blocks` blocks and perhaps both ends, and the adapter `config` as often as it is asked for.
 
     Args:
         ends: also what stands before and after the blocks.
+        blocks: 1 to all of the model but one.
         checkpointing: None: as the run has it.
         vocabulary: also the embeddings, and the head of a language model.
     """
@@ -48,12 +50,14 @@ class Sample:
         config: AdapterConfig,
         *,
         ends: bool,
+        blocks: int = 1,
         checkpointing: bool | None = None,
         vocabulary: bool = True,
     ) -> None:
         self.segment = Segment.sample(
             checkpoint,
             ends=ends,
+            blocks=blocks,
             task=spec.model.task,
             num_labels=len(spec.data.labels),
             base=spec.model.base_dtype,
@@ -61,7 +65,7 @@ class Sample:
             vocabulary=vocabulary,
         )
         self._config = config
-        (self._index,) = self.segment.owned
+        self._places = sorted(self.segment.owned)
         self.segment.train(spec.training.dropout)
 
     @property
@@ -70,16 +74,16 @@ class Sample:
         return Split(bottom=1, trunk=self.segment.blocks_total - 1, top=0)
 
     @property
-    def block_path(self) -> str:
-        """Where the block stands in the model."""
-        return f"{self.segment.architecture.blocks}.{self._index}"
+    def block_paths(self) -> tuple[str, ...]:
+        """Where the blocks stand in the model."""
+        return tuple(f"{self.segment.architecture.blocks}.{place}" for place in self._places)
 
     def attach(self, name: str = "default") -> None:
         """Put an adapter of that name on it and select it."""
         adapters.attach(self.segment, self._config, name)
 
     def trained(self, name: str = "default", *, block: bool) -> list[nn.Parameter]:
-        """What the adapter trains in the block, or outside it."""
+        """What the adapter trains in the blocks, or outside them."""
         named = zip(sorted(adapters.names(self.segment)), adapters.parameters(self.segment, name), strict=True)
         family = self.segment.architecture
         return [parameter for saved, parameter in named if (block_index(saved, family) is not None) is block]
@@ -89,25 +93,28 @@ class Sample:
         return [*self.segment.model.parameters(), *self.segment.model.buffers()]
 
     @torch.no_grad()
-    def call(self, batch: Batch) -> Call:
-        """How the model calls its block for this batch."""
+    def calls(self, batch: Batch) -> list[Call]:
+        """How the model calls each of its blocks for this batch."""
         seen: list[Call] = []
 
         def see(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             seen.append(Call(more=args[1:], named=named))
 
-        block = self.segment.model.get_submodule(self.block_path)
-        with block.register_forward_pre_hook(see, with_kwargs=True):
-            states = self.states(batch)
-            self.segment.through(states, batch.attention_mask, range(self._index, self._index + 1))
-        return seen[0]
+        with ExitStack() as hooks:
+            for path in self.block_paths:
+                block = self.segment.model.get_submodule(path)
+                hooks.enter_context(block.register_forward_pre_hook(see, with_kwargs=True))
+            places = range(self._places[0], self._places[-1] + 1)
+            self.segment.through(self.states(batch), batch.attention_mask, places)
+        return seen
 
-    def run_block(self, states: torch.Tensor, call: Call) -> torch.Tensor:
-        """States (batch, tokens, width) through the block as the model calls it, to the same shape."""
-        block = self.segment.model.get_submodule(self.block_path)
-        given = (Recomputed(block) if self.segment.checkpointing else block)(states, *call.more, **call.named)
-        result: torch.Tensor = given[0] if isinstance(given, tuple) else given
-        return result
+    def run_blocks(self, states: torch.Tensor, calls: Sequence[Call]) -> torch.Tensor:
+        """States (batch, tokens, width) through the blocks as the model calls them, to the same shape."""
+        for path, call in zip(self.block_paths, calls, strict=True):
+            block = self.segment.model.get_submodule(path)
+            given = (Recomputed(block) if self.segment.checkpointing else block)(states, *call.more, **call.named)
+            states = given[0] if isinstance(given, tuple) else given
+        return states
 
     def states(self, batch: Batch) -> torch.Tensor:
         """Random states (batch, tokens, width), the same at each call."""

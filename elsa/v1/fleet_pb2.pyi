@@ -310,6 +310,7 @@ class ClientProfile(_message.Message):
     MAX_BOTTOM_FIELD_NUMBER: _builtins.int
     ROW_TOKENS_FIELD_NUMBER: _builtins.int
     PADDED_TOKENS_FIELD_NUMBER: _builtins.int
+    CODEC_S_FIELD_NUMBER: _builtins.int
     block_s: _builtins.float
     """Of one block, for all rows of a batch; above 0."""
     embeddings_s: _builtins.float
@@ -326,6 +327,8 @@ class ClientProfile(_message.Message):
     """Tokens to which its rows are padded while they are computed, on average: the longest of a micro-batch, with which
     the seconds were measured; at least row_tokens. 0: as row_tokens.
     """
+    codec_s: _builtins.float
+    """Of encoding what a step sends and decoding what it gets."""
     def __init__(
         self,
         *,
@@ -336,10 +339,11 @@ class ClientProfile(_message.Message):
         max_bottom: _builtins.int = ...,
         row_tokens: _builtins.float = ...,
         padded_tokens: _builtins.float = ...,
+        codec_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "embeddings_s", b"embeddings_s", "head_s", b"head_s", "max_bottom", b"max_bottom", "memory_bytes", b"memory_bytes", "padded_tokens", b"padded_tokens", "row_tokens", b"row_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "codec_s", b"codec_s", "embeddings_s", b"embeddings_s", "head_s", b"head_s", "max_bottom", b"max_bottom", "memory_bytes", b"memory_bytes", "padded_tokens", b"padded_tokens", "row_tokens", b"row_tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,6 +359,8 @@ class EdgeProfile(_message.Message):
     CROWDING_S_FIELD_NUMBER: _builtins.int
     MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     QUARTER_BLOCK_S_FIELD_NUMBER: _builtins.int
+    STEP_S_FIELD_NUMBER: _builtins.int
+    QUARTER_STEP_S_FIELD_NUMBER: _builtins.int
     block_s: _builtins.float
     """Seconds of one block forward and backward for all rows of one client's batch, with one session open; above 0."""
     crowding_s: _builtins.float
@@ -363,6 +369,10 @@ class EdgeProfile(_message.Message):
     """Bytes that may be taken beyond the process without a model; above 0."""
     quarter_block_s: _builtins.float
     """block_s is of rows as long as the run allows; this is of rows a quarter as long. 0: block_s is of its clients' rows."""
+    step_s: _builtins.float
+    """Seconds of one client's step besides its blocks: codecs, packing and the like."""
+    quarter_step_s: _builtins.float
+    """As quarter_block_s, of step_s; only where that is there."""
     def __init__(
         self,
         *,
@@ -370,10 +380,12 @@ class EdgeProfile(_message.Message):
         crowding_s: _builtins.float = ...,
         memory_bytes: _builtins.int = ...,
         quarter_block_s: _builtins.float = ...,
+        step_s: _builtins.float = ...,
+        quarter_step_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "crowding_s", b"crowding_s", "memory_bytes", b"memory_bytes", "quarter_block_s", b"quarter_block_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_s", b"block_s", "crowding_s", b"crowding_s", "memory_bytes", b"memory_bytes", "quarter_block_s", b"quarter_block_s", "quarter_step_s", b"quarter_step_s", "step_s", b"step_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

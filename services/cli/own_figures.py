@@ -34,7 +34,7 @@ def own_figures(spec: RunSpec, row_tokens: float | None, threads: int, max_memor
     try:
         from elsa.model.adapter import adapter_config
         from elsa.model.weights import Checkpoint
-        from elsa.train.measuring import client_seconds, edge_seconds, model_shape
+        from elsa.train.measuring import MOST_BLOCKS, client_seconds, edge_seconds, model_shape
     except ImportError as error:
         raise InputError(
             f"this machine cannot measure itself ({error.name} is not installed); give --profiles or --run, or "
@@ -45,18 +45,24 @@ def own_figures(spec: RunSpec, row_tokens: float | None, threads: int, max_memor
     config = adapter_config(checkpoint, spec.lora, task, len(spec.data.labels))
     shape = model_shape(spec, checkpoint, config)
     tokens = row_tokens or float(spec.model.max_tokens)
-    own = client_seconds(spec, checkpoint, config, tokens)
+    own = client_seconds(spec, checkpoint, config, tokens, MOST_BLOCKS)
     other = edge_seconds(spec, checkpoint, config, tokens, 1)
     client = ClientProfile(
         name=CLIENT,
         block_s=own.block_s,
         embeddings_s=own.embeddings_s,
         head_s=own.head_s,
+        codec_s=own.codec_s,
         memory_bytes=memory_bytes,
         links={EDGE: LINK},
     )
     edge = EdgeProfile(
-        name=EDGE, block_s=other.block_s, crowding_s=other.crowding_s, memory_bytes=memory_bytes, capacity=1
+        name=EDGE,
+        block_s=other.block_s,
+        crowding_s=other.crowding_s,
+        step_s=other.step_s,
+        memory_bytes=memory_bytes,
+        capacity=1,
     )
     return Figures(
         profiles=Profiles(clients=(client,), edges=(edge,), homes={CLIENT: EDGE}, model=shape, row_tokens=row_tokens),

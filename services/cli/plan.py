@@ -33,9 +33,10 @@ A file of profiles is JSON:
 
 block_s: seconds of one block of the model, forward and backward, for all
 rows of a batch; memory_bytes: what may be used. A client may also have
-embeddings_s, head_s, max_bottom and edge; without an edge it is given the
-nearest with room. An edge may have crowding_s, by which block_s grows with
-each further session. Beside the devices there may be row_tokens, the real
+embeddings_s, head_s, codec_s, max_bottom and edge; without an edge it is
+given the nearest with room. An edge may have crowding_s, by which block_s
+grows with each further session, and step_s, what a step takes there besides
+blocks. Beside the devices there may be row_tokens, the real
 tokens of a row on average, and model, as --save writes it; with a model in
 the file none is needed here.
 

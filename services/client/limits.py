@@ -89,6 +89,13 @@ class Limits:
             )
         check_client_fits(self.shape, self.workload, split, self.memory_bytes, self.name)
 
+    @property
+    def most_blocks(self) -> int:
+        """Blocks before the cut that its memory holds beside both ends, at least 1; 0 at the top."""
+        needs = client_needs(self.shape, self.workload)
+        left = self.memory_bytes - needs.of(0, 0).total
+        return max(1, left // needs.bottom_block.total)
+
     def reserve(self, split: Split) -> None:
         """Have what a split takes reserved. Raises CapacityError where other runs of this process have it."""
         if self.account is not None:

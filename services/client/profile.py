@@ -59,8 +59,8 @@ def profile_of(
     def measure() -> Mapping[str, float]:
         measuring()
         begin = time.monotonic()
-        log.info("measures a block, the embeddings and the head of %s with batches as the run's", spec.model.source)
-        seconds = asdict(client_seconds(spec, checkpoint, config, tokens))
+        log.info("measures blocks, the embeddings and the head of %s with batches as the run's", spec.model.source)
+        seconds = asdict(client_seconds(spec, checkpoint, config, tokens, limits.most_blocks))
         log.info("measured in %.1f s: %s", time.monotonic() - begin, _as_text(seconds))
         return seconds
 
@@ -72,6 +72,7 @@ def profile_of(
         block_s=pace * figures["block_s"],
         embeddings_s=pace * figures["embeddings_s"],
         head_s=pace * figures["head_s"],
+        codec_s=figures["codec_s"],
         memory_bytes=limits.memory_bytes,
         max_bottom=limits.max_bottom,
         padded_tokens=padded_tokens,
@@ -108,6 +109,7 @@ def _key(
         "checkpointing": spec.training.checkpointing,
         "dropout": spec.training.dropout,
         "bottom_adapters": spec.lora.bottom_adapters,
+        "codecs": spec.codecs.model_dump(mode="json"),
         "rank": config.rank,
         "targets": sorted(config.targets),
         "threads": threads,

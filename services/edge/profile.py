@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -102,7 +102,7 @@ class Profiler:
                 self._worker.run(partial(edge_seconds, spec, checkpoint, config, tokens, sessions)).value
                 for tokens in (longest, max(longest / 4, 1.0))
             )
-            return asdict(whole) | {"quarter_block_s": quarter.block_s}
+            return asdict(whole) | {"quarter_block_s": quarter.block_s, "quarter_step_s": quarter.step_s}
 
         with turn(self._folder):
             figures = KeptFigures(self._folder).get(_key(spec, checkpoint, config, fit, sessions), measured)
@@ -116,8 +116,9 @@ def _key(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit,
         "elsa": version("elsa"),
         "torch": version("torch"),
         "model_config": hashlib.sha256((checkpoint.folder / "config.json").read_bytes()).hexdigest(),
-        "workload": asdict(fit.workload),
+        "workload": asdict(replace(fit.workload, local_steps=1)),
         "dropout": spec.training.dropout,
+        "codecs": spec.codecs.model_dump(mode="json"),
         "rank": config.rank,
         "targets": sorted(config.targets),
         "sessions": sessions,

@@ -35,8 +35,10 @@ class Worker:
         pace: Pace | None = None,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], object] = time.sleep,
+        computed: Callable[[], float] = time.thread_time,
     ) -> None:
         self._pace = pace or Pace()
+        self._computed = computed
         self._clock = clock
         self._sleep = sleep
         self._watches: dict[float, PacedWatch] = {}
@@ -81,5 +83,5 @@ class Worker:
         """Within it, computing takes as long as on the device that this one stands for."""
         factor = 1.0 if version is None else self._pace.at(version)
         if factor not in self._watches:
-            self._watches[factor] = PacedWatch(factor, self._clock, self._sleep)
+            self._watches[factor] = PacedWatch(factor, self._clock, self._sleep, self._computed)
         return self._watches[factor].timing("trunk")

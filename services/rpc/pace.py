@@ -1,9 +1,11 @@
 """A device that computes slower than the machine that it runs on: for experiments with unequal devices.
 
 What is computed is the same; after each piece of computing a role sleeps as long as makes it so many times slower,
-and counts that sleep as computing, so that whoever measures it, or waits for it, meets a slower device. Memory and
-the network are as they are (`max_memory_mib`, `services.testbed.link`), and so is all that is not timed: reading
-data, serialising, loading weights. A role that is not paced (factor 1) never sleeps.
+and counts that sleep as computing, so that whoever measures it, or waits for it, meets a slower device. What is
+multiplied is the processor time of the thread that computes: while it had to leave its core to another process of
+this machine, the device that it stands for would have computed. Memory and the network are as they are
+(`max_memory_mib`, `services.testbed.link`), and so is all that is not timed: reading data, serialising, loading
+weights. A role that is not paced (factor 1) never sleeps.
 """
 
 import math
@@ -67,6 +69,7 @@ class PacedWatch(Stopwatch):
 
     Args:
         factor: at least 1 and finite; `Pace.at` gives it.
+        computed: seconds that the calling thread has had a core.
     """
 
     def __init__(
@@ -74,8 +77,10 @@ class PacedWatch(Stopwatch):
         factor: float,
         clock: Callable[[], float] = time.perf_counter,
         sleep: Callable[[float], object] = time.sleep,
+        computed: Callable[[], float] = time.thread_time,
     ) -> None:
         super().__init__(clock)
+        self._computed = computed
         self._factor = factor
         self._sleep = sleep
         self._owed_s = 0.0
@@ -84,9 +89,9 @@ class PacedWatch(Stopwatch):
     def timing(self, phase: str) -> Iterator[None]:
         """Count the time spent within it, and the sleep that follows, as `phase`."""
         with super().timing(phase):
-            begin = self._clock()
+            begin = self._computed()
             yield
-            self._slow_down(self._clock() - begin)
+            self._slow_down(self._computed() - begin)
 
     def _slow_down(self, took_s: float) -> None:
         self._owed_s += (self._factor - 1) * took_s

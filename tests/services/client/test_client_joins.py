@@ -22,7 +22,7 @@ from services.rpc.ledger import Ledger
 ENROLLING = fleet_pb2.RUN_STATE_ENROLLING
 PLANNED = {"plan": {"method": "measured"}}
 MIB = 1 << 20
-SECONDS = ClientSeconds(block_s=0.5, embeddings_s=0.25, head_s=0.125)
+SECONDS = ClientSeconds(block_s=0.5, embeddings_s=0.25, head_s=0.125, codec_s=0.0625)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def measured(monkeypatch):
     """Figures that are known; the row lengths that were measured."""
     asked = []
 
-    def seconds(spec, checkpoint, config, row_tokens):
+    def seconds(spec, checkpoint, config, row_tokens, most_blocks):
         asked.append(row_tokens)
         return SECONDS
 
@@ -74,6 +74,7 @@ def test_where_splits_are_planned_a_client_tells_how_fast_it_is_and_measures_tha
         offered(spec_of(tiny_bert, training={"dropout": not spec.training.dropout}, **PLANNED), tmp_path, edge)
     said = offer.profile
     assert (said.block_s, said.embeddings_s, said.head_s) == (1.5, 0.75, 0.375)
+    assert said.codec_s == 0.0625, "which no pace slows: it counts as network"
     assert (said.memory_bytes, said.max_bottom) == (100 << 20, 2)
     assert 5 <= said.row_tokens <= 11, "words of 3 to 9, and two that the tokenizer adds"
     assert (again.profile.block_s, again.profile.memory_bytes) == (0.5, 50 << 20)

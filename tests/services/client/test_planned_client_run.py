@@ -9,8 +9,8 @@ from elsa.train.measuring import ClientSeconds, EdgeSeconds
 from elsa.v1 import fleet_pb2
 
 WANTS = {"fleet": {"min_clients": 2, "min_edges": 1, "enroll_timeout_s": 60}}
-QUICK = ClientSeconds(block_s=1e-6, embeddings_s=1e-6, head_s=1e-6)
-SLOW = EdgeSeconds(block_s=10.0, crowding_s=0.0)
+QUICK = ClientSeconds(block_s=1e-6, embeddings_s=1e-6, head_s=1e-6, codec_s=1e-6)
+SLOW = EdgeSeconds(block_s=10.0, crowding_s=0.0, step_s=0.0)
 
 
 def run_of(folder, spec, **of_ann):

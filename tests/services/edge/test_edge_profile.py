@@ -37,7 +37,7 @@ def measured(monkeypatch):
 
     def seconds(spec, checkpoint, config, row_tokens, sessions):
         threads.append(threading.current_thread().name)
-        return EdgeSeconds(block_s=row_tokens / 1000, crowding_s=sessions / 1000)
+        return EdgeSeconds(block_s=row_tokens / 1000, crowding_s=sessions / 1000, step_s=row_tokens / 500)
 
     monkeypatch.setattr(profile, "edge_seconds", seconds)
     return threads
@@ -53,7 +53,8 @@ def test_a_planned_run_is_told_measured_seconds_memory_and_the_models_shape(work
     offer = ready.offer("edge-1", 3)
     told = edge_from_proto("edge-1", offer.profile, offer.room)
     assert (told.memory_bytes, told.capacity, offer.room) == (64 * MIB, 3, 3)
-    assert 0 < told.block_s < 10 and 0 <= told.crowding_s < told.block_s and told.quarter_block_s > 0
+    assert 0 < told.block_s < 10 and 0 <= told.crowding_s < told.block_s
+    assert told.step_s > 0 and told.quarter_block_s > 0 and told.quarter_step_s > 0
     shape = shape_from_proto(offer.shape)
     assert shape == model_shape(spec, ready.checkpoint, ready.config)
     assert (shape.blocks, shape.width) == (BLOCKS, WIDTH)
@@ -71,8 +72,9 @@ def test_seconds_are_taken_once_on_the_compute_thread_and_pace_is_put_on_top(wor
         profiler_of(worker, tmp_path, pace).prepared(spec, joins=True).seconds for pace in ("1", "1", "2.5,1:9")
     ]
     assert [name.rpartition("_")[0] for name in measured] == ["compute"] * 2  # longest rows, and a quarter of them
-    assert seconds[0] == seconds[1] == {"block_s": 0.1, "crowding_s": 0.008, "quarter_block_s": 0.025}
-    assert seconds[2] == pytest.approx({"block_s": 0.25, "crowding_s": 0.02, "quarter_block_s": 0.0625})
+    known = {"block_s": 0.1, "crowding_s": 0.008, "step_s": 0.2, "quarter_block_s": 0.025, "quarter_step_s": 0.05}
+    assert seconds[0] == seconds[1] == known
+    assert seconds[2] == pytest.approx({name: 2.5 * figure for name, figure in known.items()})
 
 
 @pytest.mark.parametrize(
@@ -82,8 +84,9 @@ def test_seconds_are_taken_once_on_the_compute_thread_and_pace_is_put_on_top(wor
         {"training": {"dropout": True}},
         {"model": {"max_tokens": 50}},
         {"lora": {"rank": 4}},
+        {"codecs": {"h2": "bf16"}},
     ],
-    ids=["batch", "dropout", "tokens", "rank"],
+    ids=["batch", "dropout", "tokens", "rank", "codec"],
 )
 def test_seconds_of_other_work_are_measured_apart(worker, tiny_bert, tmp_path, measured, parts):
     profiler = profiler_of(worker, tmp_path)

@@ -27,7 +27,7 @@ def time():
 
 
 def worker_of(time, pace="1"):
-    return Worker(Pace.parse(pace), time, time.pass_by)
+    return Worker(Pace.parse(pace), time, time.pass_by, time)
 
 
 def test_seconds_of_work_are_its_own_and_not_those_that_it_waited(time):

@@ -13,15 +13,22 @@ FACTORS = st.floats(1, 1e6)
 
 
 class Device:
-    """A clock that only computing and sleeping move; a sleep takes `late` seconds longer than asked."""
+    """A clock that computing, sleeping and other processes move; a sleep takes `late` seconds longer than asked."""
 
     def __init__(self, late=0.0):
-        self.now, self.late, self.slept = 0.0, late, []
+        self.now, self.had, self.late, self.slept = 0.0, 0.0, late, []
 
     def clock(self):
         return self.now
 
+    def computed(self):
+        return self.had
+
     def compute(self, seconds):
+        self.now += seconds
+        self.had += seconds
+
+    def stand_back(self, seconds):
         self.now += seconds
 
     def sleep(self, seconds):
@@ -30,7 +37,7 @@ class Device:
 
 
 def watch_of(factor, device):
-    return PacedWatch(factor, device.clock, device.sleep)
+    return PacedWatch(factor, device.clock, device.sleep, device.computed)
 
 
 @given(FACTORS, st.lists(st.sampled_from(["bottom", "trunk", "top"]), max_size=8))
@@ -43,6 +50,16 @@ def test_each_phase_takes_its_factor_times_what_is_computed(factor, phases):
     for phase in ("bottom", "trunk", "top"):
         assert getattr(watch.seconds, phase) == pytest.approx(0.5 * factor * phases.count(phase))
     assert device.now == pytest.approx(0.5 * factor * len(phases))
+
+
+def test_what_another_process_takes_is_not_multiplied():
+    device = Device()
+    watch = watch_of(4.0, device)
+    with watch.timing("trunk"):
+        device.compute(1.0)
+        device.stand_back(0.5)
+    assert device.slept == [3.0]
+    assert watch.seconds.trunk == 4.5
 
 
 def test_a_role_that_is_not_paced_never_sleeps():

@@ -67,7 +67,12 @@ def problems(draw, everyone_fits=False):
     min_bottom = pick([1, 1, 2])
     min_top = pick(range(min(3, model.blocks - min_bottom)))
     trains_bottom, checkpointing = pick([(True, False), (False, False), (True, True)])  # a third is no binary figure
-    workload = workload_of(micro_batches=pick([1, 2]), trains_bottom=trains_bottom, checkpointing=checkpointing)
+    workload = workload_of(
+        micro_batches=pick([1, 2]),
+        trains_bottom=trains_bottom,
+        checkpointing=checkpointing,
+        local_steps=pick([1, 3, 50]),
+    )
     needs = client_needs(model, workload)
     least, odd = needs.of(min_bottom, min_top).total, [] if everyone_fits else [-1]
     clients = [
@@ -75,6 +80,7 @@ def problems(draw, everyone_fits=False):
             f"client-{number}",
             block_s=pick(EIGHTHS),
             head_s=pick(EIGHTHS),
+            codec_s=pick([0.0, 0.125]),
             memory_bytes=least + pick([0, 1, 2, 3, 5, 5, 5, *odd]) * needs.bottom_block.total,
             max_bottom=pick([None, None, None, None, 2, 3, 4, *map(abs, odd)]),
         )
@@ -85,6 +91,7 @@ def problems(draw, everyone_fits=False):
     edge = edge_of(
         block_s=pick(EIGHTHS) / pick([1, 2]),
         crowding_s=pick([0.0, 0.125]),
+        step_s=pick([0.0, 0.0, 0.25, 1.0]),
         memory_bytes=edge_needs(model, workload, between).of(sessions, blocks).total,
         capacity=sessions if everyone_fits else pick([2, 3, 4, 4, 4]),
     )
@@ -112,9 +119,9 @@ def phases_of(problem, client, edge, sessions, trunk):
     traffic = work.traffic
     network = work.micro_batches * 4 * (link.latency_ms / 1000 / 2)
     network += tokens * (traffic.h1 + traffic.dh2) / link.up_bytes_per_s
-    network += tokens * (traffic.h2 + traffic.dh1) / link.down_bytes_per_s
+    network += tokens * (traffic.h2 + traffic.dh1) / link.down_bytes_per_s + client.codec_s
     below = client.embeddings_s + client.block_s * bottom * (1 if work.trains_bottom else 0.5)
-    at_edge = trunk * (edge.block_s + edge.crowding_s * (sessions - 1))
+    at_edge = edge.step_s + trunk * (edge.block_s + edge.crowding_s * (sessions - 1))
     return below, network, at_edge, client.head_s + client.block_s * top
 
 
@@ -126,8 +133,8 @@ def expected_of(problem, names, trunks):
         phases_of(problem, client, edge, len(clients), trunk) for client, trunk in zip(clients, trunks, strict=True)
     ]
     bottom, network, trunk, top = (np.array(phase)[:, None] for phase in zip(*rows, strict=True))
-    seconds = StepSeconds(bottom=bottom, network=network, trunk=trunk, top=top)
-    return float((seconds.total[:, 0] + waiting_seconds(seconds, problem.workload.forward_share)).max())
+    seconds, workload = StepSeconds(bottom=bottom, network=network, trunk=trunk, top=top), problem.workload
+    return float((seconds.total[:, 0] + waiting_seconds(seconds, workload.forward_share, workload.local_steps)).max())
 
 
 def by_trying_all(problem, names):
@@ -139,7 +146,10 @@ def by_trying_all(problem, names):
     block_s = edge.block_s + edge.crowding_s * (sessions - 1)
     steps = [[step_of(problem, client, edge, sessions, size) for size in sizes] for client in clients]
     made: Mapping[tuple[int, ...], float] = {
-        trunks: max(block_s * sum(trunks), *(one[size - 1] for one, size in zip(steps, trunks, strict=True)))
+        trunks: max(
+            edge.step_s * sessions + block_s * sum(trunks),
+            *(one[size - 1] for one, size in zip(steps, trunks, strict=True)),
+        )
         for trunks in itertools.product(sizes, repeat=sessions)
         if at_edge.of(sessions, sum(trunks)).total <= edge.memory_bytes
     }

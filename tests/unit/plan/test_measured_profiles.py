@@ -17,9 +17,15 @@ from elsa.train.phases import PhaseSeconds
 
 LINK = LinkProfile(latency_ms=4, up_bytes_per_s=1e6, down_bytes_per_s=4e6)
 CLIENT = ClientProfile(
-    name="c", block_s=0.02, embeddings_s=0.003, head_s=0.005, memory_bytes=10**9, links={"e": LINK, "other": LINK}
+    name="c",
+    block_s=0.02,
+    embeddings_s=0.003,
+    head_s=0.005,
+    codec_s=0.002,
+    memory_bytes=10**9,
+    links={"e": LINK, "other": LINK},
 )
-EDGE = EdgeProfile(name="e", block_s=0.004, crowding_s=0.001, memory_bytes=10**9, capacity=4)
+EDGE = EdgeProfile(name="e", block_s=0.004, crowding_s=0.001, step_s=0.002, memory_bytes=10**9, capacity=4)
 FACTORS = st.floats(0.11, 9.9)
 
 
@@ -31,7 +37,7 @@ def workload(trains_bottom=True):
 def predicted(client, split, work):
     crew = Crew.of([client], "e")
     blocks = {name: np.array([[getattr(split, name)]]) for name in ("bottom", "trunk", "top")}
-    made = step_seconds(crew, work, 0.0, **blocks)
+    made = step_seconds(crew, work, 0.0, 0.0, **blocks)
     return float(made.bottom[0, 0]), float(made.network[0, 0]), float(made.top[0, 0])
 
 
@@ -62,11 +68,12 @@ def test_what_was_as_predicted_changes_nothing():
 @given(factor=FACTORS, sizes=st.lists(st.integers(1, 6), min_size=1, max_size=5))
 def test_a_corrected_edge_predicts_its_clients_trunks_together(factor, sizes):
     block_s = factor * EDGE.block_s_among(len(sizes))
-    work = [
-        [Measured(split=Split(bottom=1, trunk=size, top=1), steps=5, seconds=PhaseSeconds(trunk=5 * size * block_s))]
-        for size in sizes
-    ]
-    assert edge_as_measured(EDGE, work).block_s_among(len(sizes)) == pytest.approx(block_s)
+    taken = [PhaseSeconds(trunk=5 * (size * block_s + factor * EDGE.step_s)) for size in sizes]
+    splits = [Split(bottom=1, trunk=size, top=1) for size in sizes]
+    work = [[Measured(split=cut, steps=5, seconds=own)] for cut, own in zip(splits, taken, strict=True)]
+    found = edge_as_measured(EDGE, work)
+    assert found.block_s_among(len(sizes)) == pytest.approx(block_s)
+    assert found.step_s == pytest.approx(factor * EDGE.step_s)
 
 
 @pytest.mark.parametrize("seconds", [PhaseSeconds(), PhaseSeconds(bottom=-1, network=-1, top=-1, trunk=-1)])
@@ -93,14 +100,17 @@ def test_a_link_that_is_not_known_changes_nothing():
 
 @given(share=st.floats(0.05, 1), factor=FACTORS)
 def test_an_edge_that_knows_no_rows_is_corrected_at_the_rows_that_its_clients_have(share, factor):
-    edge = replace(EDGE, quarter_block_s=0.0015)
-    block_s = factor * edge.for_rows(share).block_s_among(1)
-    work = Measured(split=Split(bottom=1, trunk=3, top=1), steps=5, seconds=PhaseSeconds(trunk=15 * block_s))
-    assert edge_as_measured(edge, [[work]], share).for_rows(share).block_s_among(1) == pytest.approx(block_s)
+    edge = replace(EDGE, quarter_block_s=0.0015, quarter_step_s=0.001)
+    here = edge.for_rows(share)
+    trunk_s = factor * (3 * here.block_s_among(1) + here.step_s)
+    work = Measured(split=Split(bottom=1, trunk=3, top=1), steps=5, seconds=PhaseSeconds(trunk=5 * trunk_s))
+    found = edge_as_measured(edge, [[work]], share).for_rows(share)
+    assert 3 * found.block_s_among(1) + found.step_s == pytest.approx(trunk_s)
 
 
 def test_seconds_of_shorter_rows_lie_on_the_line_through_both_figures():
-    edge = replace(EDGE, quarter_block_s=0.001)
+    edge = replace(EDGE, quarter_block_s=0.001, quarter_step_s=0.0005)
+    assert edge.for_rows(0.25).step_s == pytest.approx(0.0005) and edge.for_rows(1.0).step_s == pytest.approx(0.002)
     assert edge.for_rows(1.0).block_s == pytest.approx(0.004)
     assert edge.for_rows(0.25).block_s == pytest.approx(0.001)
     assert edge.for_rows(0.625).block_s == pytest.approx(0.0025)
@@ -115,7 +125,7 @@ def test_seconds_of_shorter_rows_lie_on_the_line_through_both_figures():
 def test_one_client_of_several_moves_no_edge_further_than_the_others_do(claimed, honest):
     """And however often it tells it: the median is over clients, each of them with its own median."""
     split = Split(bottom=1, trunk=2, top=1)
-    expected = 2 * 5 * EDGE.block_s_among(len(honest) + 1)
+    expected = 5 * (2 * EDGE.block_s_among(len(honest) + 1) + EDGE.step_s)
     told = [[Measured(split=split, steps=5, seconds=PhaseSeconds(trunk=f * expected))] for f in honest]
     liar = [Measured(split=split, steps=5, seconds=PhaseSeconds(trunk=claimed))] * 9
     new = edge_as_measured(EDGE, [*told, liar])
@@ -134,7 +144,7 @@ def test_one_edge_round_of_three_that_went_wrong_changes_no_client(at):
 
 def test_a_client_of_which_nothing_is_known_does_not_hold_an_edge_where_it_was():
     split = Split(bottom=1, trunk=1, top=1)
-    slow = Measured(split=split, steps=1, seconds=PhaseSeconds(trunk=3 * EDGE.block_s_among(3)))
+    slow = Measured(split=split, steps=1, seconds=PhaseSeconds(trunk=3 * (EDGE.block_s_among(3) + EDGE.step_s)))
     silent = Measured(split=split, steps=1, seconds=PhaseSeconds())
     assert edge_as_measured(EDGE, [[slow], [silent], [silent]]).block_s == pytest.approx(3 * EDGE.block_s)
 
@@ -146,7 +156,7 @@ def test_figures_stay_within_a_profile_s_bounds_however_long_they_are_pushed(fac
         client = client_as_measured(
             client, "e", workload(), [measured(client, split, workload(), computing=factor, away=factor)]
         )
-        trunk_s = factor * edge.block_s_among(1)
+        trunk_s = factor * (edge.block_s_among(1) + edge.step_s)
         edge = edge_as_measured(edge, [[Measured(split=split, steps=1, seconds=PhaseSeconds(trunk=trunk_s))]])
     assert client.block_s in (LEAST_S, MOST_S) and edge.block_s in (LEAST_S, MOST_S)
     assert client.links["e"].up_bytes_per_s in (LEAST_RATE, MOST_RATE)

@@ -80,23 +80,23 @@ def test_a_codec_that_does_not_fit_the_width_is_named():
         traffic_of(CodecsSpec(h2=parse_codec("int4")), 33)
 
 
-def seconds(client, workload, bottom=2, trunk=3, top=1, trunk_block_s=0.25):
+def seconds(client, workload, bottom=2, trunk=3, top=1, trunk_block_s=0.25, trunk_step_s=0.0):
     crew = Crew.of([client], "edge-1")
     blocks = {name: np.array([[n]]) for name, n in (("bottom", bottom), ("trunk", trunk), ("top", top))}
-    return step_seconds(crew, workload, trunk_block_s, **blocks)
+    return step_seconds(crew, workload, trunk_block_s, trunk_step_s, **blocks)
 
 
 def test_a_step_is_the_sum_of_its_terms():
     """2 x 125 ms of round trips; 32 tokens of 64 bytes up at 2^14 bytes a second and down at twice that."""
-    made = seconds(client_of(), workload_of())
+    made = seconds(client_of(codec_s=0.125), workload_of(), trunk_step_s=0.5)
     phases = {name: getattr(made, name).item() for name in ("bottom", "network", "trunk", "top", "total")}
     network = 0.25 + 2048 / 2**14 + 2048 / 2**15
     assert phases == {
         "bottom": 0.25 + 2 * 1.0,
-        "network": network,
-        "trunk": 3 * 0.25,
+        "network": network + 0.125,
+        "trunk": 3 * 0.25 + 0.5,
         "top": 1.0 + 0.5,
-        "total": 2.25 + network + 0.75 + 1.5,
+        "total": 2.25 + network + 0.125 + 1.25 + 1.5,
     }
 
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elsa.plan.cost import StepSeconds
-from elsa.plan.queueing import STEPS, waiting_seconds
+from elsa.plan.queueing import MOST_STEPS, waiting_seconds
 
 LAW = settings(deadline=None, max_examples=100)
 PHASE = st.floats(1e-3, 10)
@@ -83,10 +83,10 @@ def ticked(clients):
             waits[row] += now - when
             busy_until = now + clients[row]["trunk"] // 2
             away = clients[row]["network"] // 2 + clients[row]["bottom" if visits % 2 else "top"]
-            if visits + 1 < 2 * STEPS:
+            if visits + 1 < 2 * MOST_STEPS:
                 due[row] = [busy_until + away, visits + 1]
         now += 1
-    return [wait / STEPS for wait in waits]
+    return [wait / MOST_STEPS for wait in waits]
 
 
 FOURS = st.integers(1, 5).map(lambda n: 4 * n)
@@ -102,23 +102,30 @@ def test_waits_are_those_of_a_clock_that_ticks(clients):
 def test_two_equal_clients_meet_once_and_then_keep_out_of_each_others_way():
     """The second waits for the first one's forward, an eighth of a second, and comes that much later from then on."""
     waits = waiting_seconds(steps_of(step(), step()))
-    assert waits.tolist() == [0, 0.125 / STEPS]
+    assert waits.tolist() == [0, 0.125 / MOST_STEPS]
 
 
 def test_the_second_of_two_waits_for_what_a_forward_takes():
     waits = waiting_seconds(steps_of(step(), step()), forward_share=0.25)
-    assert waits.tolist() == [0, 0.0625 / STEPS + 0.125 / STEPS]
+    assert waits.tolist() == [0, 0.0625 / MOST_STEPS + 0.125 / MOST_STEPS]
 
 
 def test_a_saturated_edge_serves_clients_in_turn():
     """Eight clients of whom each keeps the edge busy as long as it is away itself."""
     steps = steps_of(*[step(bottom=0.5, network=0.0, trunk=1.0, top=0.5)] * 8)
     together = steps.total[:, 0] + waiting_seconds(steps)
-    assert together.max() == pytest.approx(8, rel=1 / STEPS)
-    assert together.min() == pytest.approx(8, rel=2 / STEPS)
+    assert together.max() == pytest.approx(8, rel=1 / MOST_STEPS)
+    assert together.min() == pytest.approx(8, rel=2 / MOST_STEPS)
 
 
 def test_a_light_client_waits_for_heavy_ones_and_they_hardly_for_it():
     waits = waiting_seconds(steps_of(step(trunk=0.01), step(trunk=4.0), step(trunk=3.9)))
     assert waits[0] > 0.5
     assert waits[0] < 2 * 2 * (4.0 + 3.9)
+
+
+def test_a_short_round_is_played_as_long_as_it_is():
+    """That all begin at once is felt in each step of a round of one, and in one of many of a long round."""
+    clients = steps_of(step(), step())
+    waits = [waiting_seconds(clients, local_steps=steps)[1] for steps in (1, 4, MOST_STEPS, 1000)]
+    assert waits == [0.125, 0.125 / 4, 0.125 / MOST_STEPS, 0.125 / MOST_STEPS]

@@ -316,6 +316,7 @@ def test_of_clients_whose_own_blocks_take_equally_long_the_one_with_the_longer_b
     choices = Choices(
         step_s=np.array([[math.inf, 3.0, 3.0], [1.0, 1.0, 1.0]]),
         trunk_block_s=0.5,
+        besides_s=0.0,
         most_blocks=4,
         own_s=np.array([[2.5, 2.0, 1.5], [2.0, 1.0, 0.0]]),
         block_s=np.array([0.5, 1.0]),

@@ -2,9 +2,13 @@
 
 import itertools
 import time
+from dataclasses import astuple
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from planned_fleets import model_of
 from tiny_models import DECODERS, ENCODERS, LABELS
 
 from elsa.model import adapter as adapters
@@ -17,6 +21,7 @@ from elsa.train.measuring import (
     client_seconds,
     edge_seconds,
     median_seconds,
+    sampled_blocks,
     turned_seconds,
 )
 
@@ -66,8 +71,9 @@ def ticking():
 def test_seconds_are_the_clocks(make_folder, family, task):
     spec = run_of(task)
     arguments = (spec, *opened(make_folder(family, task), spec), 8.0)
-    assert client_seconds(*arguments, clock=ticking()) == ClientSeconds(block_s=1, embeddings_s=1, head_s=1)
-    assert edge_seconds(*arguments, 3, clock=ticking()) == EdgeSeconds(block_s=1, crowding_s=0)
+    client = ClientSeconds(block_s=0.5, embeddings_s=1, head_s=1, codec_s=4)  # 2 blocks in a step; 4 crossings
+    assert client_seconds(*arguments, 2, clock=ticking()) == client
+    assert edge_seconds(*arguments, 3, clock=ticking()) == EdgeSeconds(block_s=0.5, crowding_s=0, step_s=2)
 
 
 @pytest.mark.parametrize(
@@ -88,8 +94,8 @@ def test_every_kind_of_run_can_be_measured(make_folder, monkeypatch, family, par
     monkeypatch.setattr(measuring, "BUDGET_S", 0.05)
     spec = run_of(**parts)
     arguments = (spec, *opened(make_folder(family, "classification"), spec), 7.6)
-    client, edge = client_seconds(*arguments), edge_seconds(*arguments, 2)
-    assert min(client.block_s, client.embeddings_s, client.head_s, edge.block_s) > 0
+    client, edge = client_seconds(*arguments, 2), edge_seconds(*arguments, 2)
+    assert min(*astuple(client), edge.block_s, edge.step_s) > 0
     assert edge.crowding_s >= 0
 
 
@@ -99,22 +105,22 @@ def test_a_block_takes_longer_for_a_larger_batch_and_a_longer_row(make_folder, m
     wide = {"hidden_size": 128, "intermediate_size": 512, "max_position_embeddings": 64}
     folder = make_folder("bert", "classification", wide)
     few, many = run_of(training={"batch": 2}), run_of(training={"batch": 64}, model={"max_tokens": 64})
-    small = client_seconds(few, *opened(folder, few), 8.0, clock=time.process_time)
-    large = client_seconds(many, *opened(folder, many), 32.0, clock=time.process_time)
+    small = client_seconds(few, *opened(folder, few), 8.0, 1, clock=time.process_time)
+    large = client_seconds(many, *opened(folder, many), 32.0, 1, clock=time.process_time)
     assert 4 < large.block_s / small.block_s < 400
 
 
 def test_a_row_is_measured_no_longer_than_rows_may_be(make_folder):
     """A table of 32 positions would not hold it."""
     spec = run_of(model={"max_tokens": 32})
-    client_seconds(spec, *opened(make_folder("bert", "classification"), spec), 1e6, clock=ticking())
+    client_seconds(spec, *opened(make_folder("bert", "classification"), spec), 1e6, 2, clock=ticking())
 
 
 def test_measuring_draws_no_random_number_of_the_run(make_folder):
     spec = run_of(training={"dropout": True})
     arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
     before = torch.random.get_rng_state()
-    client_seconds(*arguments, clock=ticking())
+    client_seconds(*arguments, 2, clock=ticking())
     edge_seconds(*arguments, 2, clock=ticking())
     assert torch.equal(torch.random.get_rng_state(), before)
 
@@ -149,23 +155,33 @@ def turns(clock, sessions, own_s, other_s):
 def test_what_turns_cost_is_spread_over_the_further_sessions(sessions):
     clock = Clock()
     measured = turned_seconds(turns(clock, sessions, 1.0, 1.75), 50.0, clock)
-    assert measured == EdgeSeconds(block_s=1.0, crowding_s=0.75 / (sessions - 1))
+    assert measured == (1.0, 0.75 / (sessions - 1))
 
 
 def test_turns_that_cost_nothing_are_not_said_to_save_anything():
     clock = Clock()
-    assert turned_seconds(turns(clock, 3, 1.0, 0.5), 50.0, clock) == EdgeSeconds(block_s=1.0, crowding_s=0.0)
+    assert turned_seconds(turns(clock, 3, 1.0, 0.5), 50.0, clock) == (1.0, 0.0)
 
 
 def test_an_edge_with_one_session_has_no_turns(make_folder):
     spec = run_of()
     arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
-    assert edge_seconds(*arguments, 1, clock=ticking()) == EdgeSeconds(block_s=1, crowding_s=0)
+    assert edge_seconds(*arguments, 1, clock=ticking()) == EdgeSeconds(block_s=0.5, crowding_s=0, step_s=2)
 
 
 def test_no_more_than_four_adapters_take_turns(make_folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(measuring, "turned_seconds", lambda steps, budget_s, clock: seen.append(len(steps)))
+    monkeypatch.setattr(
+        measuring, "turned_seconds", lambda steps, budget_s, clock: seen.append(len(steps)) or (1.0, 0.0)
+    )
     spec = run_of()
     edge_seconds(spec, *opened(make_folder("bert", "classification"), spec), 8.0, 1_000)
     assert seen == [4]
+
+
+@given(st.integers(1, 10**9), st.integers(2, 100), st.integers(1, 50))
+def test_blocks_that_are_measured_are_few_small_and_never_none(values, blocks, most):
+    shape = model_of(blocks=blocks, block_weights=values)
+    measured = sampled_blocks(shape, most)
+    assert 1 <= measured <= min(4, most, blocks - 1)
+    assert measured == 1 or measured * 4 * values <= 64 * 2**20
