@@ -71,13 +71,13 @@ def settle(
         detail=decision.detail,
     )
     transaction.put(made)
-    for place in decision.places:
+    places = [place for place in decision.places if not _is_refused(planning, clients[place.client_id])]
+    for place in places:
         client = clients[place.client_id]
-        if not _is_refused(planning, client):
-            transaction.put(_standing(run, place))
-            give(transaction, spec, client, place.edge_id, place.detail, now, _share(planning, client))
+        transaction.put(_standing(run, place))
+        give(transaction, spec, client, place.edge_id, place.detail, now, _share(planning, client))
     _tell(transaction, run, planning, now)
-    transaction.append(run.run_id, clustered(made, decision.places), now)
+    transaction.append(run.run_id, clustered(made, places), now)
     transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
 
 
