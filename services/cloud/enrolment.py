@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from elsa.clustering import ClusteringSpec
+from elsa.plan.problem import Refusal
 from elsa.spec import FleetSpec
 from services.cloud.records import Answer, Member, Node, Role
 
@@ -62,6 +63,19 @@ def with_room(fleet: FleetSpec, fault: str, *, waited_s: float) -> Verdict:
     if not fault:
         return GO
     return Verdict(failure=fault) if waited_s >= fleet.enroll_timeout_s else WAIT
+
+
+def plan_fault(fleet: FleetSpec, left: int, refused: Sequence[Refusal]) -> str:
+    """Why a run does not begin to train whose plan refuses some and leaves so many clients; empty if it does.
+
+    One line with the reasons. Clients that drop out by themselves once a run has enrolled are the quorum's matter.
+    """
+    if left >= fleet.min_clients or not any(refusal.role == "client" for refusal in refused):
+        return ""
+    reasons = [str(refusal) for refusal in refused[:_SHOWN]]
+    more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
+    needs = f"{left} of {fleet.min_clients} clients can take part"
+    return "; ".join([needs, *reasons, *more, "mend what they name, start more, or lower fleet.min_clients"])
 
 
 def after_warmup(

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from elsa.errors import CapacityError
 from elsa.plan.result import ClientPlan
+from elsa.spec import RunSpec
+from services.cloud.enrolment import plan_fault
 from services.cloud.events import Planned, PlannedClient
 from services.cloud.leaving import leave_out
 from services.cloud.planning import Planning, Replanned, Share
@@ -19,7 +22,12 @@ def with_share(client: Member, share: Share | None) -> Member:
 
 
 def leave_out_refused(transaction: Transaction, run: Run, planning: Planning, now: float) -> None:
-    """Take the clients that cannot carry their least share out of a run that begins."""
+    """Take the clients that cannot carry their least share out of a run that begins.
+
+    Raises CapacityError with the reasons if fewer than `fleet.min_clients` are left.
+    """
+    if fault := plan_fault(RunSpec.from_yaml(run.spec).fleet, len(planning.shares), planning.refused):
+        raise CapacityError(fault)
     for refusal in planning.refused:
         client = transaction.get(Member, run_id=run.run_id, node_id=refusal.name)
         if client is not None and refusal.role == "client":

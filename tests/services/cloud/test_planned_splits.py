@@ -2,7 +2,7 @@
 
 import grpc
 from cloud_harness import CLIENTS, EDGES, adapter, refused, run_async, site, spec
-from fingerprint_harness import FAILED, TRAINING, first
+from fingerprint_harness import FAILED, TRAINING, WARMUP, clustering_spec, first, upload
 from plan_harness import (
     BLOCKS,
     PLANNED,
@@ -17,6 +17,12 @@ from elsa.v1 import fleet_pb2, run_pb2
 
 SPEEDS = {"client-1": 0.0005, "client-2": 0.001, "client-3": 0.004, "client-4": 0.02}
 TEXT = spec(**PLANNED)
+SMALL = {"client-2": client_profile(0.001, memory_mib=1)}
+
+
+def fewest(clients, of=spec):
+    """A planned run that needs so many clients."""
+    return of(**PLANNED | {"fleet": {"min_clients": clients}})
 
 
 async def enrolling(at, text=TEXT, profiles=None, edges=EDGES, clients=CLIENTS, edge=None, shapes=None):
@@ -31,6 +37,10 @@ async def enrolling(at, text=TEXT, profiles=None, edges=EDGES, clients=CLIENTS, 
         profile = (profiles or {}).get(name) or client_profile(SPEEDS[name])
         await join_planned(at, run, name, profile, near=EDGES[number % 2])
     return run
+
+
+async def member_ids(at, run):
+    return {client for edge in EDGES for client in (await first(at, edge, run)).client_ids}
 
 
 async def share_of(at, run, client):
@@ -172,16 +182,14 @@ async def test_a_plan_for_the_whole_run_is_made_once(tmp_path):
 
 @run_async
 async def test_a_device_too_small_is_left_out_by_name_and_the_rest_goes_on(tmp_path):
-    small = {"client-2": client_profile(0.001, memory_mib=1)}
     async with site(tmp_path) as at:
-        run = await enrolling(at, profiles=small)
+        run = await enrolling(at, fewest(3), profiles=SMALL)
         await at.reach(run, TRAINING)
         event = await at.wait(
             run, lambda event: event.node_joined.node_id == "client-2" and not event.node_joined.accepted
         )
         assert "MiB" in event.node_joined.detail and "memory" in event.node_joined.detail
-        members = {client for edge in EDGES for client in (await first(at, edge, run)).client_ids}
-        assert members == set(CLIENTS) - {"client-2"}
+        assert await member_ids(at, run) == set(CLIENTS) - {"client-2"}
 
 
 @run_async
@@ -191,6 +199,26 @@ async def test_a_run_with_nobody_left_fails_with_the_reasons(tmp_path):
         event = await at.reach(run, FAILED)
         reason = event.state_changed.reason
         assert all(client in reason for client in CLIENTS) and "MiB are there" in reason
+
+
+@run_async
+async def test_a_run_of_which_the_plan_leaves_too_few_fails_with_the_reasons(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at, fewest(4), profiles=SMALL)
+        reason = (await at.reach(run, FAILED)).state_changed.reason
+        assert reason.startswith("3 of 4 clients can take part; client client-2: needs ") and "\n" not in reason
+
+
+@run_async
+async def test_who_leaves_a_planned_run_before_it_trains_does_not_end_it(tmp_path):
+    async with site(tmp_path) as at:
+        run = await enrolling(at, clustering_spec(**PLANNED))
+        await at.reach(run, WARMUP)
+        await at.refuse(run, "client-2", "going home")
+        await at.wait(run, lambda event: event.node_joined.node_id == "client-2" and not event.node_joined.accepted)
+        at.later(301)
+        await at.reach(run, TRAINING)
+        assert await member_ids(at, run) == set(CLIENTS) - {"client-2"}
 
 
 @run_async
@@ -251,12 +279,38 @@ async def test_what_cannot_be_of_the_run_is_refused_at_the_join(tmp_path):
 
 
 @run_async
+async def test_who_is_refused_by_the_plan_after_the_warm_up_is_in_no_cluster(tmp_path):
+    """All warm up at edge-1; then one of the two groups goes to edge-2, which has memory for one client."""
+    async with site(tmp_path) as at:
+        text = fewest(3, clustering_spec)
+        await at.register()
+        run = await at.submit(text)
+        await at.reach(run, fleet_pb2.RUN_STATE_ENROLLING)
+        for edge, memory_mib in zip(EDGES, (4000, 36), strict=True):
+            await at.push(run, edge, adapter(), initial=True)
+            await join_planned(at, run, edge, edge_profile(memory_mib=memory_mib))
+        for client in CLIENTS:
+            await join_planned(at, run, client)
+        await at.reach(run, WARMUP)
+        assert list((await first(at, "edge-1", run)).client_ids) == list(CLIENTS)
+        for number, client in enumerate(CLIENTS):
+            await at.fleet.UploadFingerprint(upload(text, run, client, group=number % 2))
+        await at.reach(run, TRAINING)
+        event = await at.wait(run, lambda event: event.HasField("node_joined") and not event.node_joined.accepted)
+        refused_id = event.node_joined.node_id
+        left = set(CLIENTS) - {refused_id}
+        assert refused_id in CLIENTS and "edge-2 needs" in event.node_joined.detail
+        told = await at.wait(run, lambda event: event.HasField("clustered"))
+        assert {place.client_id for place in told.clustered.places} == left == await member_ids(at, run)
+
+
+@run_async
 async def test_an_edge_of_another_model_is_left_out_of_the_plan_by_name(tmp_path):
     odd = fleet_pb2.ModelShape()
     odd.CopyFrom(SHAPE)
     odd.width = 128
     async with site(tmp_path) as at:
-        run = await enrolling(at, shapes={"edge-2": odd})
+        run = await enrolling(at, fewest(2), shapes={"edge-2": odd})
         await at.reach(run, TRAINING)
         event = await at.wait(
             run, lambda event: event.node_joined.node_id == "client-2" and not event.node_joined.accepted
