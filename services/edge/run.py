@@ -1,11 +1,14 @@
 """The runs that an edge takes part in: each with its trunk and its rounds, all sharing the edge's sessions."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+
+import numpy as np
 
 from elsa.errors import ElsaError, NotFoundError
 from elsa.model.architecture import trunk_names
+from elsa.privacy.turns import Turns
 from elsa.spec import RunSpec
 from elsa.train.messages import Chunks
 from elsa.v1 import split_pb2 as pb
@@ -17,7 +20,7 @@ from services.edge.opening import agreed_from_proto, checked_calibrations, turns
 from services.edge.own_trunks import NamesOf, none_of
 from services.edge.rooms import Rooms
 from services.edge.rounds import EdgeRounds
-from services.edge.sessions import Committed, Session, Sessions
+from services.edge.sessions import Agreed, Committed, Session, Sessions
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Worker
 
@@ -59,9 +62,32 @@ class EdgeRun:
             worker.run(lambda: session.exchange.reopen(known))
             return session
         agreed = agreed_from_proto(opening, self.spec, width)
-        start = self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
+        start = self._start_of(agreed)
         self.trunk.check_split(agreed.split, "open.split")
         self.sessions.make_room(self.run_id, agreed.client)
+        session = self._made(agreed, start, known, turns, worker, cancel)
+        self.sessions.add(session)
+        try:
+            self._start_of(agreed)
+        except ElsaError:  # the round closed while the session was made, too late to see it
+            self.sessions.drop(session, "the round is over")
+            raise
+        return session
+
+    def _start_of(self, agreed: Agreed) -> Mapping[str, np.ndarray]:
+        """What a session starts from. Raises StaleRoundError, PermissionDeniedError if its client may not open it."""
+        return self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
+
+    def _made(
+        self,
+        agreed: Agreed,
+        start: Mapping[str, np.ndarray],
+        known: Sequence[bytes],
+        turns: Turns | None,
+        worker: Worker,
+        cancel: Callable[[], object],
+    ) -> Session:
+        """A session with a slot of the trunk, that `worker` gives back when it is released."""
         slot, core = worker.run(lambda: self.trunk.open_session(agreed.split, agreed.window, start)).value
         end = worker.run(lambda: self.ends.of(agreed.client, agreed.split)).value
         exchange = worker.run(lambda: end.begin(agreed.split, known, turns)).value
@@ -71,7 +97,7 @@ class EdgeRun:
             answers.clear()
             self.trunk.close_session(slot, core)
 
-        session = Session(
+        return Session(
             agreed=agreed,
             trunk=core,
             end=end,
@@ -81,13 +107,6 @@ class EdgeRun:
             forget=lambda: worker.post(lambda: end.ended(exchange)),
             cancel=cancel,
         )
-        self.sessions.add(session)
-        try:
-            self.rounds.adapter_of(agreed.client, agreed.version, agreed.edge_round)
-        except ElsaError:  # the round closed while the session was made, too late to see it
-            self.sessions.drop(session, "the round is over")
-            raise
-        return session
 
     def finished(self, opening: pb.TrainOpen) -> Committed | None:
         """What the session of the resume token committed, if it finished and only its answer was lost."""
