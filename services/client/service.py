@@ -11,7 +11,7 @@ from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from services.client.driver import RunDriver
 from services.client.settings import ClientSettings
 from services.rpc.ledger import Ledger
-from services.rpc.memory import usable_bytes
+from services.rpc.memory import keep_little, usable_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.process import stop_on_signals, write_ready
 
@@ -59,6 +59,7 @@ class Client:
 
 def run(settings: ClientSettings) -> None:
     """Run a client until SIGTERM or SIGINT. Raises UnreachableError."""
+    keep_little()
     torch.set_num_threads(settings.threads)
     stop = stop_on_signals()
     client = Client(settings, stop)

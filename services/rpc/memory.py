@@ -1,4 +1,7 @@
-"""How much memory this process may still use: what its limits leave it, what is free, and what its owner allows."""
+"""How much memory this process may still use: what its limits leave it, what is free, and what its owner allows.
+
+And how it returns to the system what it does not need.
+"""
 
 import ctypes
 import gc
@@ -11,6 +14,13 @@ from elsa.plan.hardware import control_groups
 
 MEMINFO = Path("/proc/meminfo")
 STATM = Path("/proc/self/statm")
+
+LARGE_BYTES = 512 << 10
+"""Of a tensor that goes back to the system once it is freed; those of a step that weigh are larger."""
+_MMAP_THRESHOLD = -3
+"""How malloc.h names the size from which a block has pages of its own."""
+_ARENA_MAX = -8
+"""How malloc.h names the number of heaps among which threads are spread."""
 
 
 def usable_bytes(max_memory_mib: int | None, there: int | None = None) -> int:
@@ -43,6 +53,19 @@ def give_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)
+
+
+def keep_little() -> None:
+    """Have the C library return large blocks to the system once they are freed, and all threads share one heap.
+
+    Otherwise it lets the first large block that is freed decide from which size on blocks are kept: then they leave
+    holes between what stays, which later blocks fill badly. To be called as a process starts, before its threads do.
+    Nothing happens where the library has no such call, as glibc has.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(_ARENA_MAX, 1)
 
 
 def available_bytes(groups: Sequence[Path] | None = None, meminfo: Path = MEMINFO, statm: Path = STATM) -> int | None:
