@@ -1,8 +1,8 @@
 """Four unequal devices at one edge: round times under their plan, under every single split, and after a slow-down.
 
 Devices are processes of this machine that compute slower by a stated factor: after each piece of work they sleep
-that many times as long, less one (`services/rpc/pace.py`). The fastest and the edge have factor 2, so that together
-they ask for less than two cores have; memory is each client's `max_memory_mib`. All of it is measured on real runs:
+that many times as long, less one (`services/rpc/pace.py`). The fastest and the edge have factor 3, so that together
+they ask for one of two cores: with more, devices wait for each other as devices of their own never would; memory is each client's `max_memory_mib`. All of it is measured on real runs:
 what a round takes is what the cloud says, evaluation included.
 """
 
@@ -23,7 +23,7 @@ from elsa.v1 import run_pb2, split_pb2
 
 SPEEDS = {"device-1": 1, "device-2": 2, "device-3": 4, "device-4": 8}
 MEMORY_MIB = {"device-1": 300, "device-2": 600, "device-3": 1024, "device-4": 2048}
-FASTEST_PACE, EDGE_PACE = 2.0, 2.0
+FASTEST_PACE, EDGE_PACE = 3.0, 3.0
 ROUNDS, STEPS, ROWS, TOKENS = 4, 6, 4, 32
 FIXED_ROUNDS = 3
 BLOCKS, FIXED_TOP = 30, 1

@@ -20,7 +20,8 @@ from elsa.spec import RunSpec
 ROWS, TOKENS, STEPS = 8, 64, 6
 EMBEDDINGS_BYTES = 4 * SMOLLM2_135M["vocab_size"] * SMOLLM2_135M["hidden_size"]
 MOST_SHARE = 0.15
-PEAK = "from benchmarks.fleet import peak_bytes; print(peak_bytes('self'))"
+PEAK = "import re; print(int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) << 10)"
+"""Without an import of ours, which would count as one of torch."""
 TASKS = {
     "classification": {"labels": LABELS},
     "causal-lm": {},

@@ -5,7 +5,8 @@ keeps are not counted on: every row travels whole, as in a run's first epoch.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
@@ -24,7 +25,7 @@ from elsa.wire.kept import Shelf
 
 CALIBRATING = 8
 """Steps that are not counted: codecs learn in them."""
-REPEATS = 16
+REPEATS = 8
 SPLIT = Split(bottom=1, trunk=1, top=0)
 """Only named in errors."""
 
@@ -38,14 +39,19 @@ class CrossingSeconds:
 
 
 def crossing_seconds(
-    spec: RunSpec, width: int, parts: Sequence[Sequence[int]], clock: Callable[[], float] = time.perf_counter
+    spec: RunSpec,
+    width: int,
+    parts: Sequence[Sequence[int]],
+    clock: Callable[[], float] = time.perf_counter,
+    rest: Callable[[], None] = lambda: None,
 ) -> CrossingSeconds:
-    """The medians of 16 steps, after 8 in which codecs are calibrated.
+    """The medians of 8 steps, after 8 in which codecs are calibrated.
 
     Args:
         width: of a hidden state.
         parts: real tokens of each row, by micro-batch.
         clock: seconds.
+        rest: called before each piece of work of either end in the steps that count.
 
     Raises:
         SpecError: the run's codecs do not fit the width.
@@ -54,10 +60,26 @@ def crossing_seconds(
         crossings = _Crossings(spec, width, clock)
         for _ in range(CALIBRATING):
             crossings.step(parts)
+        crossings.rest = rest
         taken = [crossings.step(parts) for _ in range(REPEATS)]
     return CrossingSeconds(
         client_s=median(each.client_s for each in taken), edge_s=median(each.edge_s for each in taken)
     )
+
+
+class _Watch(Stopwatch):
+    """Counts what follows a rest."""
+
+    def __init__(self, clock: Callable[[], float], rest: Callable[[], None]) -> None:
+        super().__init__(clock)
+        self._rest = rest
+
+    @contextmanager
+    def timing(self, phase: str) -> Iterator[None]:
+        """See `Stopwatch.timing`."""
+        self._rest()
+        with super().timing(phase):
+            yield
 
 
 class _Crossings:
@@ -74,10 +96,11 @@ class _Crossings:
         self._client.opened(self._edge.calibrations)
         self._trains_bottom = spec.lora.bottom_adapters
         self._steps = 0
+        self.rest: Callable[[], None] = lambda: None
 
     def step(self, parts: Sequence[Sequence[int]]) -> CrossingSeconds:
         """All four crossings of each micro-batch; the next step."""
-        client, edge = Stopwatch(self._clock), Stopwatch(self._clock)
+        client, edge = _Watch(self._clock, self.rest), _Watch(self._clock, self.rest)
         for number, lengths in enumerate(parts):
             position, states = Position(step=self._steps, micro_batch=number), self._states(sum(lengths))
             self._forward(client, edge, position, states, lengths)

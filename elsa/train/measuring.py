@@ -4,7 +4,9 @@ Nothing is looked up or asked. Sizes are counted on the model's skeleton and in 
 medians of a few steps at the run's own batch shape. No weight is read: devices measure before they hold any.
 
 A block that is run again and again finds its weights in the processor's caches, as one of many does not: it takes up
-to a seventh less time. So seconds are of several blocks that run one after another, where they are small.
+to a seventh less time. So seconds are of several blocks that run one after another, where they are small. And a
+device that has waited for its peer, as it does between any two pieces of a step, takes some milliseconds to be as
+fast as before: so it rests before all that is timed.
 """
 
 import math
@@ -40,16 +42,19 @@ MOST_TOKENS = 512
 BUDGET_S = 2.0
 """About how long a device measures in all, however many steps that makes."""
 LEAST_REPEATS = 2
-MOST_REPEATS = 50
+MOST_REPEATS = 20
+REST_S = 0.05
+"""Before each of them."""
 MOST_TURNS = 4
 """Adapters that take turns, at most, to see what turns cost."""
-MOST_BLOCKS = 4
+MOST_BLOCKS = 8
 """Blocks that run one after another, at most: more of them take no longer each."""
-BLOCKS_BYTES = 64 << 20
+BLOCKS_BYTES = 128 << 20
 """About what they hold together at most: larger ones fill the caches by themselves."""
 FLOAT32_BYTES = 4
 
 Clock = Callable[[], float]
+Sleep = Callable[[float], object]
 Run = Callable[[], None]
 
 
@@ -145,6 +150,7 @@ def client_seconds(
     row_tokens: float,
     most_blocks: int,
     clock: Clock = time.perf_counter,
+    sleep: Sleep = time.sleep,
 ) -> ClientSeconds:
     """How long the parts of a step take here, with as many threads as torch has now.
 
@@ -153,7 +159,7 @@ def client_seconds(
     Args:
         row_tokens: real tokens of this client's rows on average.
         most_blocks: that this client's memory holds beside the ends, at least 1.
-        clock: seconds.
+        clock, sleep: seconds.
     """
     with torch.random.fork_rng(devices=[]):
         blocks = sampled_blocks(_counted(spec, checkpoint, config), most_blocks)
@@ -161,10 +167,10 @@ def client_seconds(
         sample.attach()
         parts, budget_s = _parts(spec, sample, row_tokens), BUDGET_S / 3
         return ClientSeconds(
-            block_s=median_seconds(_block_step(spec, sample, parts), budget_s, clock) / blocks,
-            embeddings_s=median_seconds(_embeddings_step(sample, parts), budget_s, clock),
-            head_s=median_seconds(_head_step(spec, sample, parts), budget_s, clock),
-            codec_s=_crossing(spec, sample, parts, clock).client_s,
+            block_s=median_seconds(_block_step(spec, sample, parts), budget_s, clock, sleep) / blocks,
+            embeddings_s=median_seconds(_embeddings_step(sample, parts), budget_s, clock, sleep),
+            head_s=median_seconds(_head_step(spec, sample, parts), budget_s, clock, sleep),
+            codec_s=_crossing(spec, sample, parts, clock, sleep).client_s,
         )
 
 
@@ -175,6 +181,7 @@ def edge_seconds(
     row_tokens: float,
     sessions: int,
     clock: Clock = time.perf_counter,
+    sleep: Sleep = time.sleep,
 ) -> EdgeSeconds:
     """How long a block takes here, and how much longer where sessions take turns; as `client_seconds`.
 
@@ -191,37 +198,38 @@ def edge_seconds(
             sample.attach(name)
         parts = _parts(spec, sample, row_tokens)
         steps = [_block_step(spec, sample, parts, name) for name in names]
-        own_s, crowding_s = turned_seconds(steps, BUDGET_S, clock)
+        own_s, crowding_s = turned_seconds(steps, BUDGET_S, clock, sleep)
         return EdgeSeconds(
             block_s=own_s / blocks,
             crowding_s=crowding_s / blocks,
-            step_s=_crossing(spec, sample, parts, clock).edge_s,
+            step_s=_crossing(spec, sample, parts, clock, sleep).edge_s,
         )
 
 
 def sampled_blocks(shape: ModelShape, most: int) -> int:
-    """How many blocks to measure on: at most 4, `most` and all but 1, in about 64 MiB of weights, at least 1."""
+    """How many blocks to measure on: at most 8, `most` and all but 1, in about 128 MiB of weights, at least 1."""
     within = BLOCKS_BYTES // (FLOAT32_BYTES * shape.block_weights)
     return max(1, min(MOST_BLOCKS, most, shape.blocks - 1, within))
 
 
-def median_seconds(run: Run, budget_s: float, clock: Clock) -> float:
-    """Seconds of `run`, the median of as many as go into `budget_s`, 2 to 50, after one that is not counted."""
+def median_seconds(run: Run, budget_s: float, clock: Clock, sleep: Sleep) -> float:
+    """Seconds of `run`, the median of as many as go into `budget_s`, 2 to 20, after one that is not counted."""
     run()
     taken: list[float] = []
     while _go_on(taken, budget_s):
+        sleep(REST_S)
         taken.append(_timed(run, clock))
     return statistics.median(taken)
 
 
-def turned_seconds(steps: Sequence[Run], budget_s: float, clock: Clock) -> tuple[float, float]:
+def turned_seconds(steps: Sequence[Run], budget_s: float, clock: Clock, sleep: Sleep) -> tuple[float, float]:
     """Seconds of a step that follows one of its own, and how much longer it takes for each other that takes turns.
 
     Each of `steps` is taken twice in its turn; the first time it meets what another left behind. The lower quartile
     of the differences counts, since chance makes as many of them too large as too small.
     """
     if len(steps) == 1:
-        return median_seconds(steps[0], budget_s, clock), 0.0
+        return median_seconds(steps[0], budget_s, clock, sleep), 0.0
     for run in steps:
         run()
     after: list[float] = []
@@ -229,7 +237,9 @@ def turned_seconds(steps: Sequence[Run], budget_s: float, clock: Clock) -> tuple
     for run in cycle(steps):
         if not _go_on([*map(sum, zip(after, own, strict=True))], budget_s):
             break
+        sleep(REST_S)
         after.append(_timed(run, clock))
+        sleep(REST_S)
         own.append(_timed(run, clock))
     grown = max(0.0, float(np.quantile(np.subtract(after, own), 0.25)))
     return statistics.median(own), grown / (len(steps) - 1)
@@ -323,8 +333,11 @@ def _block_bytes(sample: Sample, row: Batch) -> int:
     return saved_bytes(lambda: sample.run_blocks(states, [call]), [*sample.frozen(), *call.tensors()])
 
 
-def _crossing(spec: RunSpec, sample: Sample, parts: Sequence[Batch], clock: Clock) -> CrossingSeconds:
-    return crossing_seconds(spec, sample.segment.width, [part.lengths for part in parts], clock)
+def _crossing(spec: RunSpec, sample: Sample, parts: Sequence[Batch], clock: Clock, sleep: Sleep) -> CrossingSeconds:
+    def rest() -> None:
+        sleep(REST_S)
+
+    return crossing_seconds(spec, sample.segment.width, [part.lengths for part in parts], clock, rest)
 
 
 def saved_bytes(forward: Callable[[], torch.Tensor], known: Iterable[torch.Tensor]) -> int:

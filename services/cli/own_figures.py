@@ -9,7 +9,7 @@ from elsa.plan.profile_file import Profiles
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec
 from services.cli.plan_figures import Figures
-from services.cli.roles import SPINS
+from services.cli.roles import LARGE_PAGES, SPINS
 from services.rpc.memory import usable_bytes
 
 CLIENT, EDGE = "this-machine", "this-machine-as-edge"
@@ -31,6 +31,7 @@ def own_figures(spec: RunSpec, row_tokens: float | None, threads: int, max_memor
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", LARGE_PAGES)
     try:
         from elsa.model.adapter import adapter_config
         from elsa.model.weights import Checkpoint

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elsa.plan import queueing
 from elsa.plan.cost import StepSeconds
 from elsa.plan.queueing import MOST_STEPS, waiting_seconds
 
@@ -96,17 +97,17 @@ WHOLE = st.fixed_dictionaries(dict.fromkeys(("bottom", "network", "trunk", "top"
 @LAW
 @given(st.lists(WHOLE, min_size=1, max_size=5))
 def test_waits_are_those_of_a_clock_that_ticks(clients):
-    assert waiting_seconds(steps_of(*clients)).tolist() == ticked(clients)
+    assert waiting_seconds(steps_of(*clients), spread=0).tolist() == ticked(clients)
 
 
 def test_two_equal_clients_meet_once_and_then_keep_out_of_each_others_way():
     """The second waits for the first one's forward, an eighth of a second, and comes that much later from then on."""
-    waits = waiting_seconds(steps_of(step(), step()))
+    waits = waiting_seconds(steps_of(step(), step()), spread=0)
     assert waits.tolist() == [0, 0.125 / MOST_STEPS]
 
 
 def test_the_second_of_two_waits_for_what_a_forward_takes():
-    waits = waiting_seconds(steps_of(step(), step()), forward_share=0.25)
+    waits = waiting_seconds(steps_of(step(), step()), forward_share=0.25, spread=0)
     assert waits.tolist() == [0, 0.0625 / MOST_STEPS + 0.125 / MOST_STEPS]
 
 
@@ -127,5 +128,19 @@ def test_a_light_client_waits_for_heavy_ones_and_they_hardly_for_it():
 def test_a_short_round_is_played_as_long_as_it_is():
     """That all begin at once is felt in each step of a round of one, and in one of many of a long round."""
     clients = steps_of(step(), step())
-    waits = [waiting_seconds(clients, local_steps=steps)[1] for steps in (1, 4, MOST_STEPS, 1000)]
+    waits = [waiting_seconds(clients, local_steps=steps, spread=0)[1] for steps in (1, 4, MOST_STEPS, 1000)]
     assert waits == [0.125, 0.125 / 4, 0.125 / MOST_STEPS, 0.125 / MOST_STEPS]
+
+
+def test_steps_that_differ_are_waited_for_where_equal_ones_keep_out_of_each_others_way():
+    clients = steps_of(step(trunk=1.0), step(trunk=1.0))
+    assert waiting_seconds(clients).sum() > 2 * waiting_seconds(clients, spread=0).sum()
+
+
+@LAW
+@given(st.integers(1, 40), st.integers(1, 9), st.sampled_from([0.0, 0.1, 0.3]))
+def test_lengths_of_steps_differ_and_their_mean_is_each_clients_own(steps, clients, spread):
+    lengths = queueing._lengths(steps, clients, spread)
+    assert lengths.min() > 0
+    assert lengths.mean(axis=0) == pytest.approx(1)
+    assert steps == 1 or not spread or len(set(lengths[:, 0])) == steps

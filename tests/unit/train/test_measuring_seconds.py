@@ -16,6 +16,7 @@ from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec
 from elsa.train import measuring
 from elsa.train.measuring import (
+    REST_S,
     ClientSeconds,
     EdgeSeconds,
     client_seconds,
@@ -27,6 +28,10 @@ from elsa.train.measuring import (
 
 CASES = [(family, "classification") for family in (*ENCODERS, *DECODERS)]
 CASES += [(family, "causal-lm") for family in DECODERS]
+
+
+def no_rest(seconds):
+    pass
 
 
 def run_of(task="classification", **parts):
@@ -72,8 +77,10 @@ def test_seconds_are_the_clocks(make_folder, family, task):
     spec = run_of(task)
     arguments = (spec, *opened(make_folder(family, task), spec), 8.0)
     client = ClientSeconds(block_s=0.5, embeddings_s=1, head_s=1, codec_s=4)  # 2 blocks in a step; 4 crossings
-    assert client_seconds(*arguments, 2, clock=ticking()) == client
-    assert edge_seconds(*arguments, 3, clock=ticking()) == EdgeSeconds(block_s=0.5, crowding_s=0, step_s=2)
+    assert client_seconds(*arguments, 2, clock=ticking(), sleep=no_rest) == client
+    assert edge_seconds(*arguments, 3, clock=ticking(), sleep=no_rest) == EdgeSeconds(
+        block_s=0.5, crowding_s=0, step_s=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,7 +101,7 @@ def test_every_kind_of_run_can_be_measured(make_folder, monkeypatch, family, par
     monkeypatch.setattr(measuring, "BUDGET_S", 0.05)
     spec = run_of(**parts)
     arguments = (spec, *opened(make_folder(family, "classification"), spec), 7.6)
-    client, edge = client_seconds(*arguments, 2), edge_seconds(*arguments, 2)
+    client, edge = client_seconds(*arguments, 2, sleep=no_rest), edge_seconds(*arguments, 2, sleep=no_rest)
     assert min(*astuple(client), edge.block_s, edge.step_s) > 0
     assert edge.crowding_s >= 0
 
@@ -105,35 +112,35 @@ def test_a_block_takes_longer_for_a_larger_batch_and_a_longer_row(make_folder, m
     wide = {"hidden_size": 128, "intermediate_size": 512, "max_position_embeddings": 64}
     folder = make_folder("bert", "classification", wide)
     few, many = run_of(training={"batch": 2}), run_of(training={"batch": 64}, model={"max_tokens": 64})
-    small = client_seconds(few, *opened(folder, few), 8.0, 1, clock=time.process_time)
-    large = client_seconds(many, *opened(folder, many), 32.0, 1, clock=time.process_time)
+    small = client_seconds(few, *opened(folder, few), 8.0, 1, clock=time.process_time, sleep=no_rest)
+    large = client_seconds(many, *opened(folder, many), 32.0, 1, clock=time.process_time, sleep=no_rest)
     assert 4 < large.block_s / small.block_s < 400
 
 
 def test_a_row_is_measured_no_longer_than_rows_may_be(make_folder):
     """A table of 32 positions would not hold it."""
     spec = run_of(model={"max_tokens": 32})
-    client_seconds(spec, *opened(make_folder("bert", "classification"), spec), 1e6, 2, clock=ticking())
+    client_seconds(spec, *opened(make_folder("bert", "classification"), spec), 1e6, 2, clock=ticking(), sleep=no_rest)
 
 
 def test_measuring_draws_no_random_number_of_the_run(make_folder):
     spec = run_of(training={"dropout": True})
     arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
     before = torch.random.get_rng_state()
-    client_seconds(*arguments, 2, clock=ticking())
-    edge_seconds(*arguments, 2, clock=ticking())
+    client_seconds(*arguments, 2, clock=ticking(), sleep=no_rest)
+    edge_seconds(*arguments, 2, clock=ticking(), sleep=no_rest)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_the_first_run_is_not_counted_and_of_the_others_the_median_is():
     clock = Clock()
-    assert median_seconds(clock.passing(100.0, 1.0, 2.0, 9.0), 12.0, clock) == 2.0
+    assert median_seconds(clock.passing(100.0, 1.0, 2.0, 9.0), 12.0, clock, no_rest) == 2.0
 
 
-@pytest.mark.parametrize(("each_s", "budget_s", "runs"), [(10.0, 1.0, 2), (1.0, 7.0, 7), (1e-3, 1e3, 50)])
+@pytest.mark.parametrize(("each_s", "budget_s", "runs"), [(10.0, 1.0, 2), (1.0, 7.0, 7), (1e-3, 1e3, 20)])
 def test_runs_are_as_many_as_go_into_the_budget_and_neither_too_few_nor_too_many(each_s, budget_s, runs):
     clock = Clock()
-    median_seconds(clock.passing(each_s), budget_s, clock)
+    median_seconds(clock.passing(each_s), budget_s, clock, no_rest)
     assert clock.now == pytest.approx((1 + runs) * each_s)
 
 
@@ -154,28 +161,28 @@ def turns(clock, sessions, own_s, other_s):
 @pytest.mark.parametrize("sessions", [2, 3, 4])
 def test_what_turns_cost_is_spread_over_the_further_sessions(sessions):
     clock = Clock()
-    measured = turned_seconds(turns(clock, sessions, 1.0, 1.75), 50.0, clock)
+    measured = turned_seconds(turns(clock, sessions, 1.0, 1.75), 50.0, clock, no_rest)
     assert measured == (1.0, 0.75 / (sessions - 1))
 
 
 def test_turns_that_cost_nothing_are_not_said_to_save_anything():
     clock = Clock()
-    assert turned_seconds(turns(clock, 3, 1.0, 0.5), 50.0, clock) == (1.0, 0.0)
+    assert turned_seconds(turns(clock, 3, 1.0, 0.5), 50.0, clock, no_rest) == (1.0, 0.0)
 
 
 def test_an_edge_with_one_session_has_no_turns(make_folder):
     spec = run_of()
     arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
-    assert edge_seconds(*arguments, 1, clock=ticking()) == EdgeSeconds(block_s=0.5, crowding_s=0, step_s=2)
+    assert edge_seconds(*arguments, 1, clock=ticking(), sleep=no_rest) == EdgeSeconds(
+        block_s=0.5, crowding_s=0, step_s=2
+    )
 
 
 def test_no_more_than_four_adapters_take_turns(make_folder, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        measuring, "turned_seconds", lambda steps, budget_s, clock: seen.append(len(steps)) or (1.0, 0.0)
-    )
+    monkeypatch.setattr(measuring, "turned_seconds", lambda steps, *_: seen.append(len(steps)) or (1.0, 0.0))
     spec = run_of()
-    edge_seconds(spec, *opened(make_folder("bert", "classification"), spec), 8.0, 1_000)
+    edge_seconds(spec, *opened(make_folder("bert", "classification"), spec), 8.0, 1_000, sleep=no_rest)
     assert seen == [4]
 
 
@@ -183,5 +190,17 @@ def test_no_more_than_four_adapters_take_turns(make_folder, monkeypatch):
 def test_blocks_that_are_measured_are_few_small_and_never_none(values, blocks, most):
     shape = model_of(blocks=blocks, block_weights=values)
     measured = sampled_blocks(shape, most)
-    assert 1 <= measured <= min(4, most, blocks - 1)
-    assert measured == 1 or measured * 4 * values <= 64 * 2**20
+    assert 1 <= measured <= min(8, most, blocks - 1)
+    assert measured == 1 or measured * 4 * values <= 128 * 2**20
+
+
+def test_a_device_rests_before_all_that_counts():
+    clock, said = Clock(), []
+    step = clock.passing(1.0)
+
+    def run():
+        said.append("run")
+        step()
+
+    median_seconds(run, 3.0, clock, lambda seconds: said.append(seconds))
+    assert said == ["run", *[REST_S, "run"] * 3]
