@@ -2,8 +2,9 @@
 
 Devices are processes of this machine that compute slower by a stated factor: after each piece of work they sleep
 that many times as long, less one (`services/rpc/pace.py`). The fastest and the edge have factor 3, so that together
-they ask for one of two cores: with more, devices wait for each other as devices of their own never would; memory is each client's `max_memory_mib`. All of it is measured on real runs:
-what a round takes is what the cloud says, evaluation included.
+they ask for one of two cores: with more, devices wait for each other as devices of their own never would; memory is
+each client's `max_memory_mib`. All of it is measured on real runs: what a round takes is what the cloud says,
+evaluation included.
 """
 
 import os

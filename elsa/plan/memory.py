@@ -35,7 +35,8 @@ label, and gradients of both."""
 
 HELD_BACK = 3
 """Times a block's activations that the C library's allocator holds back of what was given back to it: measured of
-MiniLM with glibc, 2 to 3.5, whatever the split and with checkpointing as without."""
+MiniLM with glibc, 2 to 3.5, whatever the split and with checkpointing as without. A client, which gives large blocks
+back at once, needs less: for it this is an upper bound."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,11 @@ class ClientNeeds:
     def of(self, bottom: int, top: int) -> Need:
         """What so many blocks at each end take."""
         return self.ends + self.bottom_block * bottom + self.top_block * top
+
+    def blocks_within(self, memory_bytes: int) -> int:
+        """Blocks that memory has room for beside the ends, forward and backward, wherever they stand; at least 0."""
+        block = max(self.bottom_block.total, self.top_block.total)
+        return max((memory_bytes - self.ends.total) // block, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ MOST_STEPS = 16
 
 SPREAD = 0.2
 """Standard deviation of a step's seconds, as a share of their mean: padded lengths of batches of a few rows vary so.
-From 0.1 to 0.3 waits are nearly the same."""
+From 0.1 to 0.3 what a step takes in all changes by a few percent (docs/log.md)."""
 
 
 def waiting_seconds(
@@ -42,14 +42,16 @@ def waiting_seconds(
     bottom, network, trunk, top = (phase[:, 0] for phase in (steps.bottom, steps.network, steps.trunk, steps.top))
     busy = np.stack([forward_share * trunk, (1 - forward_share) * trunk])  # (2, N): by pass
     away = np.stack([network / 2 + top, network / 2 + bottom])  # (2, N): from the pass to the next
-    ranks = np.argsort(np.lexsort((top, trunk, network, bottom)))
-    lengths = _lengths(min(local_steps, MOST_STEPS), len(bottom), spread)[:, ranks]  # whatever the order of clients
+    lengths = _lengths(min(local_steps, MOST_STEPS), len(bottom), spread)
     return _played(forward_share * bottom + network / 4, busy, away, lengths)
 
 
 def _lengths(steps: int, clients: int, spread: float) -> Floats:
-    """How long each step is of each client, as a share of that client's mean, (steps, clients); the same always."""
-    drawn = np.maximum(1 + spread * np.random.default_rng(0).standard_normal((steps, clients)), 0.1)
+    """How long each step is of each client, as a share of that client's mean, (steps, clients).
+
+    Always the same for the client at a place, however many follow: plans are compared, not what was drawn for them.
+    """
+    drawn = np.maximum(1 + spread * np.random.default_rng(0).standard_normal((clients, steps)).T, 0.1)
     shares: Floats = drawn / drawn.mean(axis=0)
     return shares
 

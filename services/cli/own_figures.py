@@ -35,7 +35,8 @@ def own_figures(spec: RunSpec, row_tokens: float | None, threads: int, max_memor
     try:
         from elsa.model.adapter import adapter_config
         from elsa.model.weights import Checkpoint
-        from elsa.train.measuring import MOST_BLOCKS, client_seconds, edge_seconds, model_shape
+        from elsa.train.measuring import client_seconds, edge_seconds, sampled_blocks
+        from elsa.train.sizes import model_shape
     except ImportError as error:
         raise InputError(
             f"this machine cannot measure itself ({error.name} is not installed); give --profiles or --run, or "
@@ -46,8 +47,10 @@ def own_figures(spec: RunSpec, row_tokens: float | None, threads: int, max_memor
     config = adapter_config(checkpoint, spec.lora, task, len(spec.data.labels))
     shape = model_shape(spec, checkpoint, config)
     tokens = row_tokens or float(spec.model.max_tokens)
-    own = client_seconds(spec, checkpoint, config, tokens, MOST_BLOCKS)
-    other = edge_seconds(spec, checkpoint, config, tokens, 1)
+    needs = client_needs(shape, Workload.of(spec, shape.width, tokens))
+    blocks = sampled_blocks(shape, spec.model.base_dtype, needs.blocks_within(memory_bytes))
+    own = client_seconds(spec, checkpoint, config, tokens, blocks)
+    other = edge_seconds(spec, checkpoint, config, tokens, 1, blocks)
     client = ClientProfile(
         name=CLIENT,
         block_s=own.block_s,

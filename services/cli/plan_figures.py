@@ -92,7 +92,7 @@ def _shape_of(spec: RunSpec) -> ModelShape:
     try:
         from elsa.model.adapter import adapter_config
         from elsa.model.weights import Checkpoint
-        from elsa.train.measuring import model_shape
+        from elsa.train.sizes import model_shape
     except ImportError as error:
         raise InputError(
             f"the shape of {spec.model.source} cannot be measured here ({error.name} is not installed); give it as "

@@ -12,7 +12,7 @@ from elsa.plan.admission import check_client_fits, mebibytes
 from elsa.plan.memory import client_needs
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec, Split
-from elsa.train.measuring import model_shape
+from elsa.train.sizes import model_shape
 from services.client.settings import ClientSettings
 from services.rpc.ledger import Account
 from services.rpc.memory import available_bytes, give_back
@@ -91,10 +91,8 @@ class Limits:
 
     @property
     def most_blocks(self) -> int:
-        """Blocks before the cut that its memory holds beside both ends, at least 1; 0 at the top."""
-        needs = client_needs(self.shape, self.workload)
-        left = self.memory_bytes - needs.of(0, 0).total
-        return max(1, left // needs.bottom_block.total)
+        """Blocks that its memory has room for, forward and backward, beside both ends."""
+        return client_needs(self.shape, self.workload).blocks_within(self.memory_bytes)
 
     def reserve(self, split: Split) -> None:
         """Have what a split takes reserved. Raises CapacityError where other runs of this process have it."""

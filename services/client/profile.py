@@ -18,7 +18,7 @@ from elsa.plan.kept import KeptFigures
 from elsa.plan.messages import client_to_proto
 from elsa.plan.profile import ClientProfile
 from elsa.spec import RunSpec
-from elsa.train.measuring import client_seconds
+from elsa.train.measuring import client_seconds, sampled_blocks
 from elsa.v1 import fleet_pb2
 from services.client.limits import Limits
 from services.client.settings import ClientSettings
@@ -55,18 +55,19 @@ def profile_of(
     row_tokens = limits.workload.row_tokens
     padded_tokens = limits.workload.padded_tokens or row_tokens
     tokens = like_tokens(padded_tokens)
+    blocks = sampled_blocks(limits.shape, spec.model.base_dtype, limits.most_blocks)
 
     def measure() -> Mapping[str, float]:
         measuring()
         begin = time.monotonic()
         log.info("measures blocks, the embeddings and the head of %s with batches as the run's", spec.model.source)
-        seconds = asdict(client_seconds(spec, checkpoint, config, tokens, limits.most_blocks))
+        seconds = asdict(client_seconds(spec, checkpoint, config, tokens, blocks))
         log.info("measured in %.1f s: %s", time.monotonic() - begin, _as_text(seconds))
         return seconds
 
     with turn(settings.profiles_folder):
         kept = KeptFigures(settings.profiles_folder)
-        figures = kept.get(_key(spec, checkpoint, config, tokens, settings.threads), measure)
+        figures = kept.get(_key(spec, checkpoint, config, tokens, blocks, settings.threads), measure)
     profile = ClientProfile(
         name=settings.name,
         block_s=pace * figures["block_s"],
@@ -91,7 +92,7 @@ def pace_of(settings: ClientSettings) -> Pace:
 
 
 def _key(
-    spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, tokens: float, threads: int
+    spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, tokens: float, blocks: int, threads: int
 ) -> dict[str, object]:
     """All that the figures depend on but the hardware."""
     return {
@@ -104,12 +105,14 @@ def _key(
         "labels": len(spec.data.labels),
         "max_tokens": spec.model.max_tokens,
         "row_tokens": tokens,
+        "blocks": blocks,
         "batch": spec.training.batch,
         "micro_batches": spec.training.micro_batches,
         "checkpointing": spec.training.checkpointing,
         "dropout": spec.training.dropout,
         "bottom_adapters": spec.lora.bottom_adapters,
         "codecs": spec.codecs.model_dump(mode="json"),
+        "public_calibration": spec.privacy.public_calibration,
         "rank": config.rank,
         "targets": sorted(config.targets),
         "threads": threads,

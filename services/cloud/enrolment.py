@@ -75,7 +75,9 @@ def plan_fault(fleet: FleetSpec, left: int, refused: Sequence[Refusal]) -> str:
     reasons = [str(refusal) for refusal in refused[:_SHOWN]]
     more = [f"and {len(refused) - _SHOWN} more"] if len(refused) > _SHOWN else []
     needs = f"{left} of {fleet.min_clients} clients can take part"
-    return "; ".join([needs, *reasons, *more, "mend what they name, start more, or lower fleet.min_clients"])
+    return "; ".join(
+        [needs, *reasons, *more, "mend what they name, or lower fleet.min_clients, and submit the run again"]
+    )
 
 
 def after_warmup(

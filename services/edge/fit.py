@@ -68,6 +68,13 @@ class Fit:
         session = needs.of(1, self.must).total - needs.base.total
         return max((self.memory_bytes - needs.base.total) // session, 1)
 
+    @property
+    def most_blocks(self) -> int:
+        """Blocks of one session that there is memory for, forward and backward; at most those that are held."""
+        needs = self._needs()
+        left = self.memory_bytes - needs.of(1, 0).total
+        return min(left // needs.session_block.total, len(self.held))
+
     def promised(self, sessions: int) -> int:
         """Bytes that so many sessions may take: a plan may bring each all blocks, within the memory there is."""
         most = self._needs().of(sessions, sessions * max(self.must, len(self.held) if self.planned else 0)).total

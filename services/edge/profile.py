@@ -19,7 +19,8 @@ from elsa.plan.profile import EdgeProfile
 from elsa.plan.shape import ModelShape
 from elsa.spec import RunSpec
 from elsa.train.fitting import check_fits
-from elsa.train.measuring import edge_seconds, model_shape
+from elsa.train.measuring import edge_seconds, sampled_blocks
+from elsa.train.sizes import model_shape
 from elsa.v1 import fleet_pb2
 from services.edge.fit import Fit
 from services.edge.worker import Worker
@@ -94,22 +95,25 @@ class Profiler:
     def _seconds(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit) -> dict[str, float]:
         """Of rows as long as the run allows and a quarter as long, since this edge knows none of its clients'."""
         sessions = min(self._capacity, fit.sessions)
+        blocks = sampled_blocks(fit.shape, spec.model.base_dtype, fit.most_blocks)
 
         def measured() -> dict[str, float]:
             longest = float(spec.model.max_tokens)
-            log.info("measures a block of %s with batches as the run's", spec.model.source)
+            log.info("measures blocks of %s with batches as the run's", spec.model.source)
             whole, quarter = (
-                self._worker.run(partial(edge_seconds, spec, checkpoint, config, tokens, sessions)).value
+                self._worker.run(partial(edge_seconds, spec, checkpoint, config, tokens, sessions, blocks)).value
                 for tokens in (longest, max(longest / 4, 1.0))
             )
             return asdict(whole) | {"quarter_block_s": quarter.block_s, "quarter_step_s": quarter.step_s}
 
         with turn(self._folder):
-            figures = KeptFigures(self._folder).get(_key(spec, checkpoint, config, fit, sessions), measured)
+            figures = KeptFigures(self._folder).get(_key(spec, checkpoint, config, fit, sessions, blocks), measured)
         return {name: self._pace.at(0) * figure for name, figure in figures.items()}
 
 
-def _key(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit, sessions: int) -> dict[str, object]:
+def _key(
+    spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit, sessions: int, blocks: int
+) -> dict[str, object]:
     """All that the seconds depend on but the hardware."""
     return {
         "role": "edge",
@@ -119,8 +123,10 @@ def _key(spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit,
         "workload": asdict(replace(fit.workload, local_steps=1)),
         "dropout": spec.training.dropout,
         "codecs": spec.codecs.model_dump(mode="json"),
+        "public_calibration": spec.privacy.public_calibration,
         "rank": config.rank,
         "targets": sorted(config.targets),
         "sessions": sessions,
+        "blocks": blocks,
         "threads": torch.get_num_threads(),
     }

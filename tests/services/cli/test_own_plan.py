@@ -17,7 +17,11 @@ plan: {{method: measured}}
 
 @pytest.fixture
 def spec(tmp_path, tiny_bert, monkeypatch):
-    for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT"):  # which the command sets for its own process
+    for name in (
+        "OMP_NUM_THREADS",
+        "GOMP_SPINCOUNT",
+        "THP_MEM_ALLOC_ENABLE",
+    ):  # which the command sets for its own process
         monkeypatch.setenv(name, "1")
     path = tmp_path / "spec.yaml"
     path.write_text(SPEC.format(source=tiny_bert))

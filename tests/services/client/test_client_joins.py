@@ -30,7 +30,7 @@ def measured(monkeypatch):
     """Figures that are known; the row lengths that were measured."""
     asked = []
 
-    def seconds(spec, checkpoint, config, row_tokens, most_blocks):
+    def seconds(spec, checkpoint, config, row_tokens, blocks):
         asked.append(row_tokens)
         return SECONDS
 

@@ -20,8 +20,8 @@ from elsa.model.weights import Checkpoint
 from elsa.plan.memory import client_needs
 from elsa.plan.shape import Workload
 from elsa.spec import Split
-from elsa.train.measuring import model_shape
 from elsa.train.probing import probe_activations
+from elsa.train.sizes import model_shape
 from elsa.v1.fleet_pb2 import Assignment, ClientShare
 from elsa.wire.adapter import encode_adapter
 from services.client.holding import Holding

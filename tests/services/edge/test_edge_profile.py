@@ -8,7 +8,8 @@ from split_harness import BLOCKS, WIDTH, spec_of
 
 from elsa.errors import CapacityError
 from elsa.plan.messages import edge_from_proto, shape_from_proto
-from elsa.train.measuring import EdgeSeconds, model_shape
+from elsa.train.measuring import EdgeSeconds
+from elsa.train.sizes import model_shape
 from services.edge import profile
 from services.edge.profile import Profiler
 from services.edge.worker import Worker
@@ -35,7 +36,7 @@ def measured(monkeypatch):
     """Names of the threads on which was measured, instead of seconds that no test could foretell."""
     threads = []
 
-    def seconds(spec, checkpoint, config, row_tokens, sessions):
+    def seconds(spec, checkpoint, config, row_tokens, sessions, blocks):
         threads.append(threading.current_thread().name)
         return EdgeSeconds(block_s=row_tokens / 1000, crowding_s=sessions / 1000, step_s=row_tokens / 500)
 

@@ -236,3 +236,13 @@ def test_a_model_that_cannot_be_is_refused(figures):
 def test_a_workload_that_cannot_be_is_refused(figures):
     with pytest.raises(SpecError, match=f"workload: {next(iter(figures))} is"):
         workload_of(**figures)
+
+
+@LAW
+@given(workloads(), st.integers(0, 10**9))
+def test_blocks_within_a_memory_fit_wherever_they_stand_and_one_more_may_not(workload, memory_bytes):
+    needs = client_needs(model_of(), workload)
+    count = needs.blocks_within(memory_bytes)
+    if count:
+        assert max(needs.of(count, 0).total, needs.of(0, count).total) <= memory_bytes
+    assert max(needs.of(count + 1, 0).total, needs.of(0, count + 1).total) > memory_bytes

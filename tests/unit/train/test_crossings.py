@@ -9,9 +9,10 @@ from elsa.errors import SpecError
 from elsa.spec import RunSpec
 from elsa.train import crossings
 from elsa.train.crossings import crossing_seconds
+from elsa.train.phases import Stopwatch
 
 WIDTH = 32
-ROWS = [[5, 7], [6]]
+ROWS = [5, 7, 6]
 
 
 def run_of(**parts):
@@ -32,31 +33,33 @@ KINDS = [
 
 
 @pytest.mark.parametrize("parts", KINDS, ids=str)
-def test_each_side_counts_its_own_crossings_of_each_micro_batch(parts):
+def test_each_side_counts_its_own_crossings_and_rests_before_each(parts):
     """A client's are four, an edge's two: what comes and what goes is one piece of work there."""
-    taken = crossing_seconds(run_of(**parts), WIDTH, ROWS, ticking())
-    assert (taken.client_s, taken.edge_s) == (2 * 4, 2 * 2)
+    for side, pieces in (("client", 4), ("edge", 2)):
+        rests = itertools.count()
+        assert crossing_seconds(run_of(**parts), WIDTH, ROWS, side, ticking(), rests.__next__) == pieces
+        assert next(rests) == pieces * crossings.REPEATS
 
 
-def test_what_is_learned_first_is_not_counted(monkeypatch):
-    """Codecs that learn from what passes have learned by then: no step that counts makes a calibration."""
-    monkeypatch.setattr(crossings, "REPEATS", 0)
-    made = crossings._Crossings(run_of(codecs={"h1": "subspace(k=8) | int4", "h2": "int8"}), WIDTH, ticking())
-    for _ in range(crossings.CALIBRATING):
-        made.step([[20] * 4])
-    before = (made._client.calibrations, made._edge.calibrations)
-    for _ in range(16):
-        made.step([[20] * 4])
-    assert (made._client.calibrations, made._edge.calibrations) == before
-    assert any(before[1])
+@pytest.mark.parametrize("codec", ["subspace(k=96) | int4", "sketch(ratio=4, decode=mmse) | int8"])
+def test_what_is_learned_first_is_not_counted(codec):
+    """However short the run's own steps are: what is sent is calibrated by then, and stays so."""
+    made = crossings._Crossings(run_of(codecs={"h1": codec, "h2": codec, "dh2": codec, "dh1": codec}), 256)
+    for _ in range(crossings.LEARNING):
+        made.step([32] * 4, Stopwatch(), Stopwatch())
+    before = (made.client.calibrations, made.edge.calibrations)
+    assert len(before[0]) == len(before[1]) == 2
+    for _ in range(2 * crossings.REPEATS):
+        made.step([8] * 4, Stopwatch(), Stopwatch())
+    assert (made.client.calibrations, made.edge.calibrations) == before
 
 
 def test_no_random_number_of_the_run_is_drawn():
     before = torch.random.get_rng_state()
-    crossing_seconds(run_of(), WIDTH, ROWS, ticking())
+    crossing_seconds(run_of(), WIDTH, ROWS, "edge", ticking())
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_codecs_that_do_not_fit_are_named():
     with pytest.raises(SpecError, match="int4"):
-        crossing_seconds(run_of(codecs={"h1": "int4"}), 33, ROWS, ticking())
+        crossing_seconds(run_of(codecs={"h1": "int4"}), 33, ROWS, "client", ticking())

@@ -13,6 +13,7 @@ from tiny_models import DECODERS, ENCODERS, LABELS
 
 from elsa.model import adapter as adapters
 from elsa.model.weights import Checkpoint
+from elsa.plan.memory import BLOCK_BYTES
 from elsa.spec import RunSpec
 from elsa.train import measuring
 from elsa.train.measuring import (
@@ -78,7 +79,7 @@ def test_seconds_are_the_clocks(make_folder, family, task):
     arguments = (spec, *opened(make_folder(family, task), spec), 8.0)
     client = ClientSeconds(block_s=0.5, embeddings_s=1, head_s=1, codec_s=4)  # 2 blocks in a step; 4 crossings
     assert client_seconds(*arguments, 2, clock=ticking(), sleep=no_rest) == client
-    assert edge_seconds(*arguments, 3, clock=ticking(), sleep=no_rest) == EdgeSeconds(
+    assert edge_seconds(*arguments, 3, 2, clock=ticking(), sleep=no_rest) == EdgeSeconds(
         block_s=0.5, crowding_s=0, step_s=2
     )
 
@@ -101,7 +102,7 @@ def test_every_kind_of_run_can_be_measured(make_folder, monkeypatch, family, par
     monkeypatch.setattr(measuring, "BUDGET_S", 0.05)
     spec = run_of(**parts)
     arguments = (spec, *opened(make_folder(family, "classification"), spec), 7.6)
-    client, edge = client_seconds(*arguments, 2, sleep=no_rest), edge_seconds(*arguments, 2, sleep=no_rest)
+    client, edge = client_seconds(*arguments, 2, sleep=no_rest), edge_seconds(*arguments, 2, 2, sleep=no_rest)
     assert min(*astuple(client), edge.block_s, edge.step_s) > 0
     assert edge.crowding_s >= 0
 
@@ -128,7 +129,7 @@ def test_measuring_draws_no_random_number_of_the_run(make_folder):
     arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
     before = torch.random.get_rng_state()
     client_seconds(*arguments, 2, clock=ticking(), sleep=no_rest)
-    edge_seconds(*arguments, 2, clock=ticking(), sleep=no_rest)
+    edge_seconds(*arguments, 2, 2, clock=ticking(), sleep=no_rest)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -137,7 +138,7 @@ def test_the_first_run_is_not_counted_and_of_the_others_the_median_is():
     assert median_seconds(clock.passing(100.0, 1.0, 2.0, 9.0), 12.0, clock, no_rest) == 2.0
 
 
-@pytest.mark.parametrize(("each_s", "budget_s", "runs"), [(10.0, 1.0, 2), (1.0, 7.0, 7), (1e-3, 1e3, 20)])
+@pytest.mark.parametrize(("each_s", "budget_s", "runs"), [(10.0, 1.0, 2), (1.0, 7.0, 7), (1e-3, 1e3, 12)])
 def test_runs_are_as_many_as_go_into_the_budget_and_neither_too_few_nor_too_many(each_s, budget_s, runs):
     clock = Clock()
     median_seconds(clock.passing(each_s), budget_s, clock, no_rest)
@@ -173,7 +174,7 @@ def test_turns_that_cost_nothing_are_not_said_to_save_anything():
 def test_an_edge_with_one_session_has_no_turns(make_folder):
     spec = run_of()
     arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
-    assert edge_seconds(*arguments, 1, clock=ticking(), sleep=no_rest) == EdgeSeconds(
+    assert edge_seconds(*arguments, 1, 2, clock=ticking(), sleep=no_rest) == EdgeSeconds(
         block_s=0.5, crowding_s=0, step_s=2
     )
 
@@ -182,16 +183,17 @@ def test_no_more_than_four_adapters_take_turns(make_folder, monkeypatch):
     seen = []
     monkeypatch.setattr(measuring, "turned_seconds", lambda steps, *_: seen.append(len(steps)) or (1.0, 0.0))
     spec = run_of()
-    edge_seconds(spec, *opened(make_folder("bert", "classification"), spec), 8.0, 1_000, sleep=no_rest)
+    edge_seconds(spec, *opened(make_folder("bert", "classification"), spec), 8.0, 1_000, 1, sleep=no_rest)
     assert seen == [4]
 
 
-@given(st.integers(1, 10**9), st.integers(2, 100), st.integers(1, 50))
-def test_blocks_that_are_measured_are_few_small_and_never_none(values, blocks, most):
+@given(st.integers(1, 10**9), st.integers(2, 100), st.integers(0, 50), st.sampled_from([*BLOCK_BYTES]))
+def test_blocks_that_are_measured_are_few_small_and_never_none(values, blocks, most, base):
     shape = model_of(blocks=blocks, block_weights=values)
-    measured = sampled_blocks(shape, most)
-    assert 1 <= measured <= min(8, most, blocks - 1)
-    assert measured == 1 or measured * 4 * values <= 128 * 2**20
+    measured = sampled_blocks(shape, base, most)
+    assert measured == 1 or measured <= min(8, most, blocks - 1)
+    assert measured == 1 or measured * BLOCK_BYTES[base] * values <= 128 * 2**20
+    assert measured >= 1
 
 
 def test_a_device_rests_before_all_that_counts():
@@ -204,3 +206,24 @@ def test_a_device_rests_before_all_that_counts():
 
     median_seconds(run, 3.0, clock, lambda seconds: said.append(seconds))
     assert said == ["run", *[REST_S, "run"] * 3]
+
+
+def rests_of(measure):
+    """How often a measurement rests."""
+    rests = []
+    measure(rests.append)
+    assert set(rests) <= {REST_S}
+    return len(rests)
+
+
+def test_turns_and_tensors_are_measured_after_rests_too(make_folder, monkeypatch):
+    monkeypatch.setattr(measuring, "MOST_REPEATS", 2)
+    spec = run_of()
+    arguments = (spec, *opened(make_folder("bert", "classification"), spec), 8.0)
+    own = rests_of(lambda rest: client_seconds(*arguments, 2, clock=ticking(), sleep=rest))
+    assert own == 3 * 2 + 8 * 4, "twice each of three parts; eight times what goes and comes"
+    alone, turns = (
+        rests_of(lambda rest, many=many: edge_seconds(*arguments, many, 2, clock=ticking(), sleep=rest))
+        for many in (1, 2)
+    )
+    assert (alone, turns) == (2 + 8 * 2, 2 * 2 + 8 * 2)

@@ -18,8 +18,8 @@ from elsa.model.segment import Segment
 from elsa.model.weights import Checkpoint, architecture_in
 from elsa.plan.shape import ModelShape
 from elsa.spec import RunSpec
-from elsa.train import measuring
-from elsa.train.measuring import model_shape, saved_bytes
+from elsa.train import sizes
+from elsa.train.sizes import model_shape, saved_bytes
 
 CASES = [(family, "classification") for family in (*ENCODERS, *DECODERS)]
 CASES += [(family, "causal-lm") for family in DECODERS]
@@ -124,7 +124,7 @@ def test_each_further_block_keeps_as_much_as_was_measured(make_folder, family, t
 def test_masks_of_rows_that_are_too_long_to_measure_are_reckoned(make_folder, monkeypatch):
     folder, task = make_folder("llama", "causal-lm"), "causal-lm"
     whole = shape_of(folder, task, run_of(task, max_tokens=24))
-    monkeypatch.setattr(measuring, "MOST_TOKENS", 12)
+    monkeypatch.setattr(sizes, "MOST_TOKENS", 12)
     assert shape_of(folder, task, run_of(task, max_tokens=24)).block_activations == whole.block_activations
 
 
@@ -183,7 +183,7 @@ def test_what_is_counted_is_checked_before_a_value_is_there(make_folder, monkeyp
 
     folder, shapes = make_folder(family, task), []
     whole = shape_of(folder, task)
-    monkeypatch.setattr(measuring, "Sample", None)
+    monkeypatch.setattr(sizes, "Sample", None)
     with pytest.raises(EnoughError):
         shape_of(folder, task, check=check)
     assert shapes == [replace(whole, block_activations=0, head_activations=0)]
