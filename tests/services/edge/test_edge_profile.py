@@ -7,6 +7,7 @@ import pytest
 from split_harness import BLOCKS, WIDTH, spec_of
 
 from elsa.errors import CapacityError
+from elsa.plan.memory import edge_needs
 from elsa.plan.messages import edge_from_proto, shape_from_proto
 from elsa.train.measuring import EdgeSeconds
 from elsa.train.sizes import model_shape
@@ -105,3 +106,20 @@ def test_what_does_not_fit_is_refused_before_anything_is_timed(worker, tiny_bert
     with pytest.raises(CapacityError, match=r"blocks 1 to 2 .* 0\.1 MiB are there"):
         profiler_of(worker, tmp_path, memory_bytes=MIB // 10).prepared(planned(tiny_bert), joins=True)
     assert not measured
+
+
+def test_no_more_blocks_are_measured_on_than_a_session_has_memory_for(worker, tiny_bert, tmp_path, monkeypatch):
+    seen = []
+
+    def seconds(spec, checkpoint, config, row_tokens, sessions, blocks):
+        seen.append(blocks)
+        return EdgeSeconds(block_s=1, crowding_s=0, step_s=0)
+
+    monkeypatch.setattr(profile, "edge_seconds", seconds)
+    spec = planned(tiny_bert)
+    fit = profiler_of(worker, tmp_path).prepared(spec, joins=False).fit
+    needs = edge_needs(fit.shape, fit.workload, len(fit.held))
+    for blocks in (1, 2):
+        there = needs.of(1, blocks + 1).total - 1
+        profiler_of(worker, tmp_path / str(blocks), memory_bytes=there).prepared(spec, joins=True)
+    assert seen == [1, 1, 2, 2]
