@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.picture import check_picture
-from services.cli.run import HERE, PATIENCE_S, Cloud, Patience, RunId, operator_of
+from services.cli.reach import Reach, with_reach
+from services.cli.run import RunId
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,17 +27,16 @@ LEGEND = (
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("clusters")(clusters)
+    app.command("clusters")(with_reach(clusters))
 
 
 def clusters(
     run: RunId,
-    cloud: Cloud = HERE,
+    reach: Reach,
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Also draw it; an earlier picture is replaced.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead, with the divergences.")] = False,
-    patience: Patience = PATIENCE_S,
 ) -> None:
     """Show who learns with whom: each client's cluster, edge, trust, latency and why.
 
@@ -58,7 +58,7 @@ def clusters(
 
     if plot is not None:
         check_picture(plot)
-    with operator_of(cloud, patience) as operator:
+    with reach.operator() as operator:
         run_id = operator.resolve(run)
         found = clusters_from_proto(operator.clusters(run_id))
     if as_json:

@@ -31,7 +31,9 @@ def with_flags(settings: type[BaseModel], work: Callable[[Mapping[str, Any], Pat
         config = flags.pop("config")
         work({name: value for name, value in flags.items() if value not in (None, [])}, config)
 
-    parameters = [_flag(name, field) for name, field in settings.model_fields.items()]
+    fields = settings.model_fields
+    ordered = sorted(fields, key=lambda name: name not in settings.__annotations__)  # what roles share comes last
+    parameters = [_flag(name, fields[name]) for name in ordered]
     kind = Annotated[Path | None, typer.Option("--config", metavar="FILE.yaml", help=CONFIG_HELP)]
     parameters.append(_parameter("config", kind))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

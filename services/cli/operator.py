@@ -12,7 +12,9 @@ from elsa.errors import DrainingError, MalformedError, NotFoundError, Unreachabl
 from elsa.v1 import run_pb2 as pb
 from elsa.v1.run_pb2_grpc import RunServiceStub
 from services.cli.folder import receive_folder
-from services.rpc.channel import connect, patiently
+from services.rpc.channel import patiently
+from services.rpc.dial import LOOPBACK, Dialer
+from services.rpc.identity import CLOUD_HOST
 from services.rpc.status import translated
 
 log = logging.getLogger(__name__)
@@ -26,14 +28,22 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 class Operator:
     """A person's calls to the cloud at `address`; one that does not answer is asked again for `patience_s` seconds.
 
-    Calls raise the errors of `elsa.errors`; UnreachableError once patience is used up.
+    Calls raise the errors of `elsa.errors`; UnreachableError once patience is used up. Raises AddressError if the
+    `dialer` refuses the address.
     """
 
-    def __init__(self, address: str, patience_s: float, *, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(
+        self,
+        address: str,
+        patience_s: float,
+        *,
+        dialer: Dialer = LOOPBACK,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
         self.peer = f"cloud {address}"
         self._patience_s = patience_s
         self._sleep = sleep
-        self._channel = connect(address)
+        self._channel = dialer.connect(address, CLOUD_HOST)
         self._closed = False
         self._runs = RunServiceStub(self._channel)
 

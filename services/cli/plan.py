@@ -8,7 +8,7 @@ import typer
 
 from elsa.errors import InputError, SpecError
 from services.cli.picture import check_file, check_picture
-from services.cli.run import HERE, PATIENCE_S, Cloud, Patience, operator_of
+from services.cli.reach import Reach, with_reach
 
 if TYPE_CHECKING:
     from elsa.plan.profile_file import Profiles
@@ -53,14 +53,14 @@ Example: elsa plan SPEC.yaml --run docstrings-1 --cloud cloud.example:7400
 
 def add_to(app: typer.Typer) -> None:
     """Add the command."""
-    app.command("plan", help=TEXT)(plan)
+    app.command("plan", help=TEXT)(with_reach(plan))
 
 
 def plan(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The run's specification.")],
+    reach: Reach,
     profiles: Annotated[Path | None, typer.Option(metavar="FILE.json", help="Plan the devices of this file.")] = None,
     run: Annotated[str | None, typer.Option(metavar="RUN", help="Plan the devices of this run of the cloud.")] = None,
-    cloud: Cloud = HERE,
     row_tokens: Annotated[
         float | None,
         typer.Option(min=1, max=2**31, help="Real tokens of a row on average, instead of what the devices say."),
@@ -76,7 +76,6 @@ def plan(
         Path | None, typer.Option(metavar="FILE.png", help="Also draw it; an earlier picture is replaced.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead.")] = False,
-    patience: Patience = PATIENCE_S,
 ) -> None:
     """Plan, and show it."""
     from services.cli.plan_figures import figures_of_file, with_shape
@@ -94,7 +93,7 @@ def plan(
     if profiles is not None:
         figures = figures_of_file(profiles)
     elif run is not None:
-        figures = _figures_of_run(run, cloud, patience)
+        figures = _figures_of_run(run, reach)
     else:
         figures = _own_figures(asked, row_tokens, threads, max_memory_mib)
     found = planned(asked, with_shape(figures, asked, row_tokens))
@@ -108,10 +107,10 @@ def plan(
         _draw(found, plot, quietly=as_json)
 
 
-def _figures_of_run(run: str, cloud: str, patience_s: float) -> "Figures":
+def _figures_of_run(run: str, reach: Reach) -> "Figures":
     from services.cli.plan_figures import figures_of_run
 
-    with operator_of(cloud, patience_s) as operator:
+    with reach.operator() as operator:
         return figures_of_run(operator.profiles(operator.resolve(run)))
 
 

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.cli.reach import Reach, with_reach
+
 if TYPE_CHECKING:
     from services.cli.operator import Operator
 
-Cloud = Annotated[str, typer.Option(envvar="ELSA_CLOUD", metavar="HOST:PORT", help="The cloud's address.")]
-Patience = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="How long to go on asking a silent cloud.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first characters.")]
-HERE = "127.0.0.1:7400"
-PATIENCE_S = 30.0
 MOST = 2**32 - 1
 """What a message holds of a version or a cluster."""
 
@@ -22,20 +20,19 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands."""
     runs = typer.Typer(help="Submit, watch, list, cancel and export the runs of a cloud.")
     for name, command in (("submit", submit), ("watch", watch), ("list", list_runs), ("cancel", cancel)):
-        runs.command(name)(command)
-    runs.command("export")(export)
+        runs.command(name)(with_reach(command))
+    runs.command("export")(with_reach(export))
     app.add_typer(runs, name="run")
 
 
 def submit(
     spec: Annotated[Path, typer.Argument(metavar="SPEC.yaml", help="The run's specification.")],
-    cloud: Cloud = HERE,
+    reach: Reach,
     probes: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Probes of your own, one sentence a line, for a run that clusters."),
     ] = None,
     watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
-    patience: Patience = PATIENCE_S,
 ) -> int:
     """Submit a run, print its id, and follow it.
 
@@ -44,13 +41,13 @@ def submit(
     from services.cli.specification import read_specification
 
     parsed = read_specification(spec, probes)
-    with operator_of(cloud, patience) as operator:
+    with reach.operator() as operator:
         run_id = operator.submit(parsed.to_yaml())
         typer.echo(f"run {run_id}")
         return follow(operator, run_id) if watch else 0
 
 
-def watch(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> int:
+def watch(run: RunId, reach: Reach) -> int:
     """Follow a run from its first event to its end; exit 0 if it completes, 1 if it fails or is cancelled.
 
     On a terminal it is one view that changes, elsewhere a line an event. Accuracy is of the run's adapter on rows
@@ -58,11 +55,11 @@ def watch(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> i
 
     Example: elsa run watch docstrings-1
     """
-    with operator_of(cloud, patience) as operator:
+    with reach.operator() as operator:
         return follow(operator, operator.resolve(run))
 
 
-def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
+def list_runs(reach: Reach) -> None:
     """List all runs, newest first.
 
     Example: elsa run list --cloud cloud.example:7400
@@ -74,7 +71,7 @@ def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
 
     from services.cli.events import state_word
 
-    with operator_of(cloud, patience) as operator:
+    with reach.operator() as operator:
         runs = operator.list()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("run", "state", "round", "clients", "edges", "accuracy", "submitted"):
@@ -93,12 +90,12 @@ def list_runs(cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
         typer.echo("no runs yet; elsa run submit SPEC.yaml makes one")
 
 
-def cancel(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> None:
+def cancel(run: RunId, reach: Reach) -> None:
     """End a run; its nodes stop working on it.
 
     Example: elsa run cancel docstrings-1
     """
-    with operator_of(cloud, patience) as operator:
+    with reach.operator() as operator:
         run_id = operator.resolve(run)
         operator.cancel(run_id)
         typer.echo(f"run {run_id} is cancelled")
@@ -107,14 +104,13 @@ def cancel(run: RunId, cloud: Cloud = HERE, patience: Patience = PATIENCE_S) -> 
 def export(
     run: RunId,
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write it; an earlier export is replaced.")],
+    reach: Reach,
     version: Annotated[
         int | None, typer.Option(min=0, max=MOST, help="Global version; the newest if not given.")
     ] = None,
     cluster: Annotated[
         int | None, typer.Option(min=0, max=MOST, help="The adapter of this cluster's clients; else that of all.")
     ] = None,
-    cloud: Cloud = HERE,
-    patience: Patience = PATIENCE_S,
 ) -> None:
     """Write a run's adapter as a folder that plain PEFT loads.
 
@@ -125,7 +121,7 @@ def export(
     from services.cli.folder import check_place
 
     check_place(to)
-    with operator_of(cloud, patience) as operator:
+    with reach.operator() as operator:
         operator.export(operator.resolve(run), to, version=version, cluster=cluster)
     typer.echo(f'{to} is written; try it: elsa predict {to} "some text"')
 
@@ -150,13 +146,3 @@ def follow(operator: "Operator", run_id: str) -> int:
         return 0
     typer.secho(f"error: {board.ending()}", fg=typer.colors.RED, err=True)
     return 1
-
-
-def operator_of(cloud: str, patience_s: float) -> "Operator":
-    """A link to the cloud at `cloud`; what it has to say while it waits goes to standard error."""
-    import logging
-
-    from services.cli.operator import Operator
-
-    logging.basicConfig(level="WARNING", format="%(message)s")
-    return Operator(cloud, patience_s)

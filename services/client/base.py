@@ -18,6 +18,7 @@ from services.client.lease import Lease
 from services.client.patience import PASSING, Patience
 from services.client.settings import ClientSettings
 from services.client.stay import Stay
+from services.rpc.dial import LOOPBACK, Dialer
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +33,10 @@ class RunBase:
     were asked for last.
     """
 
-    def __init__(self, run_id: str, settings: ClientSettings) -> None:
+    def __init__(self, run_id: str, settings: ClientSettings, dialer: Dialer = LOOPBACK) -> None:
         self._run_id = run_id
         self._settings = settings
+        self._dialer = dialer
         self._stop = threading.Event()
         self._asked: Stay | None = None
         self._lease: Lease | None = None
@@ -128,7 +130,7 @@ class RunBase:
         """The first answer of one of the edges. Raises what the last one refused, if all do for the time being."""
         refused: Exception = UnreachableError("the cloud names no edge yet")
         for edge in edges:
-            stay = self._asked = Stay(edge)
+            stay = self._asked = Stay(edge, self._dialer)
             if self._stop.is_set():
                 stay.end()
             try:

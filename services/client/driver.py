@@ -48,10 +48,10 @@ class RunDriver:
         self._link = link
         self._ledger = ledger
         self._offered: fleet_pb2.Assignment | None = None
-        self._stays = Stays(run_id)
+        self._stays = Stays(run_id, link.dialer)
         self._stop = threading.Event()
         self._keys = RunKeys(run_id, link.node_id, self._share)
-        self._base = RunBase(run_id, settings)
+        self._base = RunBase(run_id, settings, link.dialer)
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
@@ -128,7 +128,7 @@ class RunDriver:
             if rejoins:
                 _check_key_is_not_lost(spec)
                 return joined
-            offer = offer_of(joined, self._settings, offered.edges, self._tell)
+            offer = offer_of(joined, self._settings, offered.edges, self._tell, self._link.dialer)
         except ElsaError as error:
             if self._stop.is_set() or rejoins:
                 raise

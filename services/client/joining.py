@@ -20,6 +20,7 @@ from services.client.links import measure
 from services.client.profile import pace_of, profile_of
 from services.client.settings import ClientSettings
 from services.client.site import SiteData, load
+from services.rpc.dial import LOOPBACK, Dialer
 from services.rpc.ledger import Account
 
 log = logging.getLogger(__name__)
@@ -68,18 +69,20 @@ def offer_of(
     settings: ClientSettings,
     edges: Iterable[fleet_pb2.EdgePeer],
     tell: Callable[[str], None],
+    dialer: Dialer = LOOPBACK,
 ) -> fleet_pb2.ClientOffer:
     """What this client offers: rows, links to `edges`, and what it measured of itself where splits are planned.
 
     Args:
         tell: is told what it is doing, in words for those who watch.
+        dialer: reaches the edges.
 
     Raises:
         UnreachableError: no edge answers.
         ModelError, SpecError: as `profile_of`.
     """
     tell("measuring links")
-    links = measure(edges)
+    links = measure(edges, dialer)
     if not links:
         raise UnreachableError("no edge answers this client; check the edges' addresses, or set edge_addresses")
     profile = None

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from elsa.errors import ElsaError
 from elsa.v1 import fleet_pb2, split_pb2
 from elsa.v1.split_pb2_grpc import SplitServiceStub
-from services.rpc.channel import connect
+from services.rpc.dial import LOOPBACK, Dialer
+from services.rpc.identity import Identity
 from services.rpc.status import translated
 
 log = logging.getLogger(__name__)
@@ -30,21 +31,25 @@ def as_reached(assignment: fleet_pb2.Assignment, addresses: Mapping[str, str]) -
 
 
 def measure(
-    edges: Iterable[fleet_pb2.EdgePeer], clock: Callable[[], float] = time.perf_counter
+    edges: Iterable[fleet_pb2.EdgePeer],
+    dialer: Dialer = LOOPBACK,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[fleet_pb2.LinkReport]:
     """Latency and throughput to each edge that answers; those that do not are left out, with a warning."""
     reports = []
     for edge in edges:
         try:
-            reports.append(measure_one(edge, clock))
+            reports.append(measure_one(edge, dialer, clock))
         except ElsaError as error:
             log.warning("%s", error)
     return reports
 
 
-def measure_one(edge: fleet_pb2.EdgePeer, clock: Callable[[], float] = time.perf_counter) -> fleet_pb2.LinkReport:
-    """Median of some empty pings, and the speed of large ones each way. Raises UnreachableError."""
-    channel = connect(edge.address)
+def measure_one(
+    edge: fleet_pb2.EdgePeer, dialer: Dialer = LOOPBACK, clock: Callable[[], float] = time.perf_counter
+) -> fleet_pb2.LinkReport:
+    """Median of some empty pings, and the speed of large ones each way. Raises UnreachableError, AddressError."""
+    channel = dialer.connect(edge.address, Identity("edge", edge.edge_id).host)
     try:
         stub = SplitServiceStub(channel)
 

@@ -10,10 +10,12 @@ from elsa.v1 import fleet_pb2
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from services.client.driver import RunDriver
 from services.client.settings import ClientSettings
+from services.rpc.dial import Dialer
 from services.rpc.ledger import Ledger
 from services.rpc.memory import keep_little, usable_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.process import stop_on_signals, write_ready
+from services.rpc.tls import own_certificate
 
 log = logging.getLogger(__name__)
 
@@ -21,15 +23,24 @@ JOIN_S = 5.0
 
 
 class Client:
-    """A whole client. `start`, then `follow` until it is stopped, then `close`."""
+    """A whole client. `start`, then `follow` until it is stopped, then `close`.
+
+    Raises InputError if its certificate cannot be used, AddressError if the cloud may not be called without one.
+    """
 
     def __init__(self, settings: ClientSettings, stop: threading.Event) -> None:
         self._settings = settings
         self._stop = stop
         self._ledger = Ledger(lambda: usable_bytes(settings.max_memory_mib))
         self._drivers = RunDrivers(self._new_driver)
+        own = own_certificate(settings.tls, settings.insecure, "client", settings.name)
         self._link = CloudLink(
-            settings.cloud, settings.name, self._register, stop=stop, patience_s=settings.patience_s
+            settings.cloud,
+            settings.name,
+            self._register,
+            stop=stop,
+            patience_s=settings.patience_s,
+            dialer=Dialer(own=own, insecure=settings.insecure),
         )
 
     def start(self) -> None:
@@ -58,7 +69,7 @@ class Client:
 
 
 def run(settings: ClientSettings) -> None:
-    """Run a client until SIGTERM or SIGINT. Raises UnreachableError."""
+    """Run a client until SIGTERM or SIGINT. Raises UnreachableError, InputError."""
     keep_little()
     torch.set_num_threads(settings.threads)
     stop = stop_on_signals()

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic_settings import SettingsConfigDict, SettingsError
 
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
 from services.rpc.folders import user_cache
 from services.rpc.pace import Pace
+from services.rpc.tls_settings import TlsSettings
 
 MAPPINGS = {
     "data": '{"reviews": "rows.jsonl"}',
@@ -22,7 +23,7 @@ MAPPINGS = {
 """Settings that are JSON in the environment, and how each looks there."""
 
 
-class ClientSettings(BaseSettings):
+class ClientSettings(TlsSettings):
     """Settings of a client."""
 
     model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)

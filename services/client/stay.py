@@ -11,25 +11,26 @@ from elsa.errors import ElsaError, RoundGivenUpError
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.fleet_pb2 import Assignment, EdgePeer, RunState
 from elsa.v1.split_pb2_grpc import SplitServiceStub
-from services.rpc.channel import connect
+from services.rpc.dial import LOOPBACK, Dialer
+from services.rpc.identity import Identity
 
 log = logging.getLogger(__name__)
 
 
 class Stay:
-    """Connects to `edge`; `end` may be called from any thread.
+    """Connects to `edge` by `dialer`, whose errors it raises; `end` may be called from any thread.
 
     Attributes:
         peer: how to call the edge in errors.
         over: set once the stay has ended; whoever waits for the edge is to wait no more.
     """
 
-    def __init__(self, edge: EdgePeer) -> None:
+    def __init__(self, edge: EdgePeer, dialer: Dialer = LOOPBACK) -> None:
         self.edge = edge
         self.peer = f"edge {edge.edge_id} at {edge.address}"
         self.over = threading.Event()
         self._lock = threading.Lock()
-        self._channel: grpc.Channel = connect(edge.address)
+        self._channel: grpc.Channel = dialer.connect(edge.address, Identity("edge", edge.edge_id).host)
 
     def stubs(self) -> tuple[SplitServiceStub, AdapterServiceStub]:
         """The edge's services. Raises RoundGivenUpError if the stay has ended.
@@ -54,8 +55,9 @@ class Stays:
     The run's thread takes stays, another tells of assignments.
     """
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, dialer: Dialer = LOOPBACK) -> None:
         self._run_id = run_id
+        self._dialer = dialer
         self._told = Assignment()
         self._changed = threading.Condition()
         self._now: Stay | None = None
@@ -106,7 +108,7 @@ class Stays:
         Errors that come once it is over follow from its end, and leave the context quietly. Raises RoundGivenUpError.
         """
         with self._changed:
-            stay = self._now = Stay(self.wait(*states, shared=shared).edges[0])
+            stay = self._now = Stay(self.wait(*states, shared=shared).edges[0], self._dialer)
         try:
             yield stay
         except ElsaError as error:

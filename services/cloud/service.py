@@ -29,6 +29,7 @@ from services.cloud.store import Store
 from services.cloud.watch import RunWatch
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.server import Service, check_host, start_aio
+from services.rpc.tls import own_certificate, server_credentials
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +46,11 @@ class Cloud:
 async def serving(settings: CloudSettings, clock: Callable[[], float] = time.time) -> AsyncIterator[Cloud]:
     """A cloud that serves within the context; `clock` gives unix seconds.
 
-    Raises AddressError if it may not or cannot listen, InputError if its state cannot be kept.
+    Raises AddressError if it may not or cannot listen, InputError if its certificate cannot be used or its state not
+    be kept.
     """
-    check_host(settings.host, settings.insecure)
+    own = own_certificate(settings.tls, settings.insecure, "cloud")
+    check_host(settings.host, settings.insecure or own is not None)
     _make_folder(settings)
     store, changes = Store(settings.database), Changes()
     blobs = Blobs(settings.blobs)
@@ -58,7 +61,13 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
     engine = Engine(store, steps, changes, clock=clock)
     services = _services(settings, store, changes, keeper, fleet, exports, engine, clock)
     try:
-        server = await start_aio(services, host=settings.host, port=settings.port, insecure=settings.insecure)
+        server = await start_aio(
+            services,
+            host=settings.host,
+            port=settings.port,
+            insecure=settings.insecure,
+            credentials=server_credentials(own) if own else None,
+        )
         ticking = asyncio.create_task(engine.tick(settings.tick_s))
         try:
             yield Cloud(address=server.address, engine=engine)

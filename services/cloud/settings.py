@@ -4,21 +4,21 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from elsa.errors import SpecError
 from elsa.parsing import describe
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.rpc.tls_settings import ServerTlsSettings
 
 
-class CloudSettings(BaseSettings):
+class CloudSettings(ServerTlsSettings):
     """Settings of the cloud. Seconds and bytes unless said otherwise."""
 
     model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(7400, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    insecure: bool = Field(False, description="allow an address off loopback without TLS")
     state: Path = Field(Path("elsa-state/cloud"), description="folder of the database, blobs and exports")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the state folder")
     blobs_url: str = Field("", description="fsspec URL; empty: a folder in the state folder")

@@ -18,12 +18,14 @@ from services.edge.sessions import Sessions
 from services.edge.settings import EdgeSettings
 from services.edge.split_servicer import SplitServicer
 from services.edge.worker import STOPPED, Worker
+from services.rpc.dial import Dialer
 from services.rpc.ledger import Ledger
 from services.rpc.memory import usable_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.pace import Pace
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.server import BoundServer, Service, start
+from services.rpc.tls import own_certificate, server_credentials
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,10 @@ GRACE_S = 5.0
 
 
 class Edge:
-    """A whole edge. `start`, then `follow` until it is stopped, then `close`."""
+    """A whole edge. `start`, then `follow` until it is stopped, then `close`.
+
+    Raises InputError if its certificate cannot be used, AddressError if the cloud may not be called without one.
+    """
 
     def __init__(self, settings: EdgeSettings, stop: threading.Event) -> None:
         self._settings = settings
@@ -53,8 +58,14 @@ class Edge:
         self._server: BoundServer | None = None
         self._closing = threading.Lock()
         self._closed = False
+        self._own = own_certificate(settings.tls, settings.insecure, "edge", settings.name)
         self._link = CloudLink(
-            settings.cloud, settings.name, self._register, stop=stop, patience_s=settings.patience_s
+            settings.cloud,
+            settings.name,
+            self._register,
+            stop=stop,
+            patience_s=settings.patience_s,
+            dialer=Dialer(own=self._own, insecure=settings.insecure),
         )
 
     @property
@@ -86,7 +97,12 @@ class Edge:
             if self._closed:
                 raise DrainingError(STOPPED)
             self._server = start(
-                services, host=settings.host, port=settings.port, threads=threads, insecure=settings.insecure
+                services,
+                host=settings.host,
+                port=settings.port,
+                threads=threads,
+                insecure=settings.insecure,
+                credentials=server_credentials(self._own) if self._own else None,
             )
         log.info("%s listens on %s", settings.name, self.address)
         self._link.start()
@@ -140,7 +156,7 @@ class Edge:
 
 
 def run(settings: EdgeSettings) -> None:
-    """Run an edge until SIGTERM or SIGINT. Raises AddressError, UnreachableError."""
+    """Run an edge until SIGTERM or SIGINT. Raises AddressError, UnreachableError, InputError."""
     torch.set_num_threads(settings.threads)
     stop = stop_on_signals()
     edge = Edge(settings, stop)

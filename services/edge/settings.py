@@ -3,15 +3,16 @@
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsConfigDict
 
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
 from services.rpc.folders import user_cache
 from services.rpc.pace import Pace
+from services.rpc.tls_settings import ServerTlsSettings
 
 
-class EdgeSettings(BaseSettings):
+class EdgeSettings(ServerTlsSettings):
     """Settings of an edge."""
 
     model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)
@@ -42,7 +43,6 @@ class EdgeSettings(BaseSettings):
     reuse_disk_mib: int = Field(4096, ge=0, description="most disk for them once memory is full")
     idle_timeout_s: float = Field(60.0, gt=0, description="a session without a message for so long is dropped")
     patience_s: float = Field(120.0, gt=0, description="how long to go on asking a cloud that does not answer")
-    insecure: bool = Field(False, description="allow listening off loopback without TLS")
     ready_file: Path | None = Field(None, description="written once this edge serves: JSON with address and pid")
 
     @field_validator("pace")

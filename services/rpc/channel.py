@@ -60,9 +60,16 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
 )
 
 
-def connect(address: str) -> grpc.Channel:
-    """A channel to `address`, host:port. Nothing is sent yet."""
-    return grpc.insecure_channel(address, options=OPTIONS)
+def connect(address: str, credentials: grpc.ChannelCredentials | None = None, host: str = "") -> grpc.Channel:
+    """A channel to `address`, host:port. Nothing is sent yet; roles call it by way of `services.rpc.dial`.
+
+    Args:
+        credentials: for TLS; None for none.
+        host: with TLS, the name that the peer's certificate must carry.
+    """
+    if credentials is None:
+        return grpc.insecure_channel(address, options=OPTIONS)
+    return grpc.secure_channel(address, credentials, options=(*OPTIONS, ("grpc.ssl_target_name_override", host)))
 
 
 def patiently(

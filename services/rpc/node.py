@@ -25,7 +25,9 @@ from elsa.v1 import fleet_pb2 as pb
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from elsa.v1.run_pb2_grpc import RunServiceStub
-from services.rpc.channel import connect, patiently
+from services.rpc.channel import patiently
+from services.rpc.dial import LOOPBACK, Dialer
+from services.rpc.identity import CLOUD_HOST
 from services.rpc.status import translated
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,9 @@ class CloudLink:
         register: makes the node known with the stub given; returns the seconds between heartbeats.
         stop: when set, threads and waits end.
         patience_s: how long to go on asking a cloud that does not answer.
+        dialer: how this node reaches the cloud, and edges.
+
+    Raises AddressError if the dialer refuses the address.
     """
 
     def __init__(
@@ -57,13 +62,15 @@ class CloudLink:
         *,
         stop: threading.Event,
         patience_s: float,
+        dialer: Dialer = LOOPBACK,
     ) -> None:
         self.peer = f"cloud {address}"
         self.node_id = node_id
         self.patience_s = patience_s
         self.stop = stop
+        self.dialer = dialer
         self._register = register
-        self._channel = connect(address)
+        self._channel = dialer.connect(address, CLOUD_HOST)
         self.fleet = FleetServiceStub(self._channel)
         self.runs = RunServiceStub(self._channel)
         self.adapters = AdapterServiceStub(self._channel)

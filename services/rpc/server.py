@@ -1,7 +1,8 @@
 """gRPC servers as all of ours are: bounded messages, keepalive, health, reflection, errors translated.
 
 Edges use the synchronous kind, which moves large messages faster; the cloud the asynchronous one, which holds many
-quiet streams. Both refuse an address off loopback unless that was spelled out, and a port that is taken.
+quiet streams. Both refuse a port that is taken, and an address off loopback unless they speak TLS or that was spelled
+out.
 """
 
 import asyncio
@@ -82,16 +83,27 @@ class BoundAioServer:
         await self.server.stop(grace_s)
 
 
-def start(services: Sequence[Service], *, host: str, port: int, threads: int, insecure: bool) -> BoundServer:
+def start(
+    services: Sequence[Service],
+    *,
+    host: str,
+    port: int,
+    threads: int,
+    insecure: bool,
+    credentials: grpc.ServerCredentials | None = None,
+) -> BoundServer:
     """Start a synchronous server; every open stream holds one of its `threads`.
 
-    Raises AddressError if the port is taken, or if `host` is not loopback and `insecure` is False.
+    Args:
+        credentials: for TLS; None for none.
+
+    Raises AddressError if the port is taken, or if `host` is not loopback and there is neither TLS nor `insecure`.
     """
-    check_host(host, insecure)
+    check_host(host, insecure or credentials is not None)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
     server = grpc.server(pool, interceptors=[_Translator()], options=OPTIONS)
     checks = health.HealthServicer()
-    address = _bind(server, host, port)
+    address = _bind(server, host, port, credentials)
     _add_all(server, services, checks)
     for name in _names(services):
         checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -99,12 +111,19 @@ def start(services: Sequence[Service], *, host: str, port: int, threads: int, in
     return BoundServer(server=server, address=address, health=checks, pool=pool)
 
 
-async def start_aio(services: Sequence[Service], *, host: str, port: int, insecure: bool) -> BoundAioServer:
-    """Start an asynchronous server on the running loop. Raises as `start`."""
-    check_host(host, insecure)
+async def start_aio(
+    services: Sequence[Service],
+    *,
+    host: str,
+    port: int,
+    insecure: bool,
+    credentials: grpc.ServerCredentials | None = None,
+) -> BoundAioServer:
+    """Start an asynchronous server on the running loop. Takes and raises as `start`."""
+    check_host(host, insecure or credentials is not None)
     server = grpc.aio.server(interceptors=[_AioTranslator()], options=OPTIONS)
     checks = AioHealthServicer()
-    address = _bind(server, host, port)
+    address = _bind(server, host, port, credentials)
     _add_all(server, services, checks)
     for name in _names(services):
         await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -116,8 +135,9 @@ def check_host(host: str, insecure: bool) -> None:
     """Raise AddressError if `host` is not loopback and `insecure` is False."""
     if not insecure and not is_loopback(host):
         raise AddressError(
-            f"refusing to listen on {host} without TLS: use 127.0.0.1, or add --insecure if everyone who can "
-            "reach this address may read and change what is sent"
+            f"refusing to listen on {host} without TLS: give --tls-ca, --tls-cert and --tls-key (elsa pki makes "
+            "them), use 127.0.0.1, or add --insecure if everyone who can reach this address may read and change what "
+            "is sent"
         )
 
 
@@ -131,10 +151,13 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _bind(server: Any, host: str, port: int) -> str:
+def _bind(server: Any, host: str, port: int, credentials: grpc.ServerCredentials | None) -> str:
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host  # IPv6
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        if credentials is None:
+            bound = server.add_insecure_port(f"{host}:{port}")
+        else:
+            bound = server.add_secure_port(f"{host}:{port}", credentials)
     except RuntimeError as error:
         raise AddressError(_busy(host, port)) from error
     if bound == 0:

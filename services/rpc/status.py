@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 
 from elsa import errors
+from services.rpc.handshake import handshake_fault
 
 TABLE: tuple[tuple[type[errors.ElsaError], grpc.StatusCode], ...] = (
     (errors.MalformedError, grpc.StatusCode.INVALID_ARGUMENT),
@@ -72,7 +73,7 @@ def error_of(error: grpc.RpcError, peer: str) -> errors.ElsaError:
     if named is not None and _CODES[named] is code and code is not grpc.StatusCode.INTERNAL:
         return named(text)
     if code in _SILENCE:
-        return errors.UnreachableError(f"{peer} {_SILENCE[code]}")
+        return errors.UnreachableError(f"{peer} {handshake_fault(text) or _SILENCE[code]}")
     if code in _ERRORS and code is not grpc.StatusCode.INTERNAL:
         return _ERRORS[code](text)
     return errors.PeerError(f"{peer} failed ({code.name}): {text or 'no detail'}; see its log")

@@ -14,6 +14,7 @@ from services.client.driver import RunDriver
 from services.client.patience import LONGEST_PAUSE_S, Patience
 from services.client.settings import ClientSettings
 from services.client.stay import Stay, Stays
+from services.rpc.dial import LOOPBACK
 from services.rpc.ledger import Ledger
 from services.rpc.memory import usable_bytes
 
@@ -25,6 +26,7 @@ class Link:
     """The cloud as a client's driver sees it."""
 
     node_id = "ann"
+    dialer = LOOPBACK
 
     def __init__(self):
         self.evaluated, self.refusals, self.progress = [], [], threading.Condition()

@@ -1,0 +1,176 @@
+"""A process's own certificate with its key, read from files and found to belong together.
+
+A handshake that fails says next to nothing, so what can be told beforehand is told here: at a role's start, and
+whenever the files change.
+"""
+
+import logging
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from elsa.errors import InputError, UnauthenticatedError
+from services.rpc.identity import SERVERS, Identity, Role
+
+log = logging.getLogger(__name__)
+
+LATE_SHARE = 0.1
+"""Of a certificate's life; when less is left, the log asks for a new one."""
+Stamp = tuple[int, int, int] | None
+SERVES, CALLS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+@dataclass(frozen=True, kw_only=True)
+class TlsFiles:
+    """Where the authority's certificate, one's own, its key and the list of revoked certificates are, as PEM."""
+
+    ca: Path
+    certificate: Path
+    key: Path
+    crl: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keypair:
+    """What the files held, as PEM; who it says we are; and which certificate it is."""
+
+    ca: bytes
+    certificate: bytes
+    key: bytes
+    identity: Identity
+    serial: int
+
+
+def read_keypair(files: TlsFiles, role: Role, name: str | None, now: datetime) -> Keypair:
+    """The certificate and key of a `role` called `name` (None: whatever name it says), usable at `now`.
+
+    Raises:
+        InputError: one line that says which file cannot be used, why, and what to do.
+    """
+    ca, own = read_file("--tls-ca", files.ca), read_file("--tls-cert", files.certificate)
+    authorities = certificates_in(ca, f"--tls-ca {files.ca}")
+    certificate, said = certificates_in(own, f"--tls-cert {files.certificate}")[0], f"--tls-cert {files.certificate}"
+    key = _read_key(files.key, certificate, said)
+    _check_time(certificate, said, now)
+    if not any(is_signed_by(certificate, authority) for authority in authorities):
+        raise InputError(f"{said}: not signed by the authority in --tls-ca {files.ca}; give the CA that signed it")
+    identity = _identity_of(certificate, said)
+    _check_identity(identity, role, name, said)
+    _check_purposes(certificate, identity, said)
+    return Keypair(ca=ca, certificate=own, key=key, identity=identity, serial=certificate.serial_number)
+
+
+def read_file(flag: str, path: Path) -> bytes:
+    """What the file of a flag holds. Raises InputError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{flag} {path}: cannot be read ({error.strerror}); check the path and its rights"
+        ) from error
+
+
+def stamp_of(path: Path) -> Stamp:
+    """What changes when a file is written or replaced; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def certificates_in(pem: bytes, said: str) -> list[x509.Certificate]:
+    """One certificate or more. Raises InputError."""
+    try:
+        return x509.load_pem_x509_certificates(pem)
+    except ValueError as error:
+        raise InputError(f"{said}: holds no certificate in PEM; elsa pki sign writes one") from error
+
+
+def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
+    """Whether `authority` issued `certificate`: its name and its signature."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
+
+
+def _read_key(path: Path, certificate: x509.Certificate, said: str) -> bytes:
+    pem = read_file("--tls-key", path)
+    _check_rights(path)
+    try:
+        key = serialization.load_pem_private_key(pem, None)
+    except TypeError as error:
+        raise InputError(f"--tls-key {path}: has a passphrase; a service needs a key without one") from error
+    except ValueError as error:
+        raise InputError(f"--tls-key {path}: holds no private key in PEM; elsa pki request writes one") from error
+    if key.public_key() != certificate.public_key():
+        raise InputError(f"--tls-key {path}: not the key of {said}; give the key that was made with its request")
+    return pem
+
+
+def _check_rights(path: Path) -> None:
+    mode = path.stat().st_mode
+    if mode & stat.S_IRWXO:
+        raise InputError(f"--tls-key {path}: everyone on this machine may use it; chmod 600 {path}")
+    if mode & stat.S_IRWXG:
+        log.warning("--tls-key %s: its group may use it too; chmod 600 unless that is meant", path)
+
+
+def _check_time(certificate: x509.Certificate, said: str, now: datetime) -> None:
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if now < begins:
+        raise InputError(f"{said}: valid from {begins:%Y-%m-%d %H:%M} UTC on; check this machine's clock")
+    if now > ends:
+        raise InputError(f"{said}: expired at {ends:%Y-%m-%d %H:%M} UTC; have a new one signed (elsa pki renew)")
+    if (ends - now) < LATE_SHARE * (ends - begins):
+        log.warning("%s: expires at %s UTC; have a new one signed (elsa pki renew)", said, f"{ends:%Y-%m-%d %H:%M}")
+
+
+def _identity_of(certificate: x509.Certificate, said: str) -> Identity:
+    names = _names_of(certificate)
+    try:
+        return Identity.among(names.get_values_for_type(x509.UniformResourceIdentifier) if names else [])
+    except UnauthenticatedError as error:
+        raise InputError(f"{said}: {error}") from error
+
+
+def _check_identity(identity: Identity, role: Role, name: str | None, said: str) -> None:
+    if identity.role != role or name not in (None, identity.name):
+        wanted = role if name is None else Identity(role, name)
+        raise InputError(
+            f"{said}: is of {identity}, and this is {wanted}; give the certificate that was signed for it"
+        )
+
+
+def _check_purposes(certificate: x509.Certificate, identity: Identity, said: str) -> None:
+    """Raise InputError where peers would refuse it for what it may be used for, or for the host that it lacks."""
+    needed = [*([SERVES] if identity.role in SERVERS else []), *([CALLS] if identity.role != "cloud" else [])]
+    try:
+        given: Iterable[x509.ObjectIdentifier] = certificate.extensions.get_extension_for_class(
+            x509.ExtendedKeyUsage
+        ).value
+    except x509.ExtensionNotFound:
+        given = needed  # for any purpose
+    if not set(needed) <= set(given):
+        lacking = "serve" if SERVES in set(needed) - set(given) else "call"
+        raise InputError(f"{said}: may not be used to {lacking}; have it signed by elsa pki sign")
+    names = _names_of(certificate)
+    hosts = names.get_values_for_type(x509.DNSName) if names else []
+    if identity.role in SERVERS and identity.host.lower() not in [host.lower() for host in hosts]:
+        raise InputError(f"{said}: lacks the host name {identity.host}; have it signed by elsa pki sign")
+
+
+def _names_of(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
