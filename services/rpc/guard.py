@@ -49,6 +49,7 @@ class Guard:
         server: what serves.
         revoked: whether the certificate of a serial number is revoked.
         clock: the time, with its zone.
+        looked_through_s: seconds between two looks at streams that are silent.
     """
 
     def __init__(
@@ -57,8 +58,11 @@ class Guard:
         revoked: Callable[[int], bool],
         rates: Rates,
         clock: Callable[[], datetime] = utc_now,
+        *,
+        looked_through_s: float = LOOKED_THROUGH_S,
     ) -> None:
         self.rates = rates
+        self.looked_through_s = looked_through_s
         self._server = server
         self._revoked = revoked
         self._clock = clock
@@ -177,16 +181,10 @@ def _is_untranslated(method: str) -> bool:
 class GuardInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Guards a synchronous server."""
 
-    def __init__(
-        self,
-        guard: Guard,
-        *,
-        sleep: Callable[[float], object] = time.sleep,
-        looked_through_s: float = LOOKED_THROUGH_S,
-    ) -> None:
+    def __init__(self, guard: Guard, *, sleep: Callable[[float], object] = time.sleep) -> None:
         self._guard = guard
         self._sleep = sleep
-        self._streams = OpenStreams(guard.is_over, on_a_thread, looked_through_s)
+        self._streams = OpenStreams(guard.is_over, on_a_thread, guard.looked_through_s)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler of a call, guarded."""
@@ -250,9 +248,9 @@ def _aborting(guarded: Behavior) -> Behavior:
 class AioGuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Guards an asynchronous server."""
 
-    def __init__(self, guard: Guard, *, looked_through_s: float = LOOKED_THROUGH_S) -> None:
+    def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._streams = OpenStreams(guard.is_over, _on_this_loop, looked_through_s)
+        self._streams = OpenStreams(guard.is_over, _on_this_loop, guard.looked_through_s)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler of a call, guarded."""

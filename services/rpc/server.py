@@ -22,6 +22,8 @@ from grpc_reflection.v1alpha import reflection
 
 from elsa.errors import AddressError, ElsaError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.rpc.guard import AioGuardInterceptor, Guard, GuardInterceptor
+from services.rpc.handlers import Behavior, behavior_of, with_behavior
 from services.rpc.status import code_of, name_of
 
 log = logging.getLogger(__name__)
@@ -91,17 +93,21 @@ def start(
     threads: int,
     insecure: bool,
     credentials: grpc.ServerCredentials | None = None,
+    guard: Guard | None = None,
 ) -> BoundServer:
     """Start a synchronous server; every open stream holds one of its `threads`.
 
     Args:
         credentials: for TLS; None for none.
+        guard: lets callers in by their certificates; with TLS alone.
 
     Raises AddressError if the port is taken, or if `host` is not loopback and there is neither TLS nor `insecure`.
     """
     check_host(host, insecure or credentials is not None)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
-    server = grpc.server(pool, interceptors=[_Translator()], options=OPTIONS)
+    server = grpc.server(
+        pool, interceptors=[_Translator(), *([GuardInterceptor(guard)] if guard else [])], options=OPTIONS
+    )
     checks = health.HealthServicer()
     address = _bind(server, host, port, credentials)
     _add_all(server, services, checks)
@@ -118,10 +124,13 @@ async def start_aio(
     port: int,
     insecure: bool,
     credentials: grpc.ServerCredentials | None = None,
+    guard: Guard | None = None,
 ) -> BoundAioServer:
     """Start an asynchronous server on the running loop. Takes and raises as `start`."""
     check_host(host, insecure or credentials is not None)
-    server = grpc.aio.server(interceptors=[_AioTranslator()], options=OPTIONS)
+    server = grpc.aio.server(
+        interceptors=[_AioTranslator(), *([AioGuardInterceptor(guard)] if guard else [])], options=OPTIONS
+    )
     checks = AioHealthServicer()
     address = _bind(server, host, port, credentials)
     _add_all(server, services, checks)
@@ -200,26 +209,6 @@ def _short(text: str) -> str:
     return text if kept == text else f"{kept} …"
 
 
-Handler = Any  # grpc.RpcMethodHandler: its typed form fits neither of the two servers
-Wrapped = Callable[..., Any]
-
-
-def _with_behavior(handler: Handler, wrap: Callable[[Wrapped, bool], Wrapped]) -> Handler:
-    """`handler` with its function wrapped; the second argument of `wrap` is whether it streams answers."""
-    kinds = {
-        (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
-        (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),
-        (True, False): ("stream_unary", grpc.stream_unary_rpc_method_handler),
-        (True, True): ("stream_stream", grpc.stream_stream_rpc_method_handler),
-    }
-    attribute, make = kinds[handler.request_streaming, handler.response_streaming]
-    return make(
-        wrap(getattr(handler, attribute), handler.response_streaming),
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
-
-
 class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
     """Errors of synchronous handlers as status codes."""
 
@@ -228,9 +217,9 @@ class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
         # The health service marks its watch as one that holds no thread; wrapped, it would hold one.
         if handler is None or handler_call_details.method.startswith("/grpc."):
             return handler
-        return _with_behavior(handler, self._wrap)
+        return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
 
-    def _wrap(self, function: Wrapped, streams: bool) -> Wrapped:
+    def _wrap(self, function: Behavior, streams: bool) -> Behavior:
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
             try:
                 return function(request, context)
@@ -262,9 +251,9 @@ class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         # The health service mixes styles; its handlers raise nothing that needs translation.
         if handler is None or handler_call_details.method.startswith("/grpc."):
             return handler
-        return _with_behavior(handler, self._wrap)
+        return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
 
-    def _wrap(self, function: Wrapped, streams: bool) -> Wrapped:
+    def _wrap(self, function: Behavior, streams: bool) -> Behavior:
         async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             try:
                 return await function(request, context)
