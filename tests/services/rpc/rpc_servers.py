@@ -22,17 +22,17 @@ WAIT_S = 20.0
 
 
 @contextmanager
-def serving(kind: str, services: list[Service], port: int = 0) -> Iterator[str]:
-    """Serve with the synchronous or the asynchronous server; gives its address."""
+def serving(kind: str, services: list[Service], port: int = 0, **given) -> Iterator[str]:
+    """Serve with the synchronous or the asynchronous server; gives its address. `given`: credentials, guard."""
     if kind == "sync":
-        bound = start(services, host="127.0.0.1", port=port, threads=8, insecure=False)
+        bound = start(services, host="127.0.0.1", port=port, threads=8, insecure=False, **given)
         try:
             yield bound.address
         finally:
             bound.stop(0)
         return
     with loop_thread() as run:
-        served = run(start_aio(services, host="127.0.0.1", port=port, insecure=False))
+        served = run(start_aio(services, host="127.0.0.1", port=port, insecure=False, **given))
         try:
             yield served.address
         finally:
