@@ -16,6 +16,7 @@ from services.pki.files import read
 MOST_PASSPHRASE_BYTES = 1023
 """What OpenSSL takes."""
 WHAT = "a private key in PEM, as elsa pki request writes"
+EVERYBODY = "everybody"
 Passphrase = Callable[[], bytes]
 
 
@@ -62,16 +63,19 @@ def encrypted(pem: bytes, where: str) -> bool:
 
 
 def read_key(path: Path, passphrase: Passphrase | None = None) -> ec.EllipticCurvePrivateKey:
-    """The key in a file that its owner alone may read. Raises InputError."""
+    """The key in a file that is not open to everybody. Raises InputError."""
     pem = read(path, WHAT)
-    if open_to_others(path):
-        raise InputError(f"{path}: others may read this key; chmod 600 {path}, and revoke it if they did")
+    if users_of(path) == EVERYBODY:
+        raise InputError(f"{path}: everybody on this machine may read or write this key; chmod 600 {path}")
     return key_from_pem(pem, str(path), passphrase)
 
 
-def open_to_others(path: Path) -> bool:
-    """Whether anybody but its owner may read or write the file."""
-    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+def users_of(path: Path) -> str:
+    """Who may read or write a file besides root, in words."""
+    mode = path.stat().st_mode
+    if mode & stat.S_IRWXO:
+        return EVERYBODY
+    return "its owner and its group" if mode & stat.S_IRWXG else "its owner alone"
 
 
 def is_p256(key: PublicKeyTypes) -> bool:

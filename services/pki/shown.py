@@ -102,9 +102,8 @@ def shown_list(found: x509.CertificateRevocationList, against: Against) -> Shown
 def _shown_key(pem: bytes, path: Path) -> Shown:
     locked = keys.encrypted(pem, str(path))
     public = () if locked else (("key SHA-256", keys.sha256_of(keys.key_from_pem(pem, str(path)).public_key())),)
-    readers = f"others too: chmod 600 {path}" if keys.open_to_others(path) else "its owner alone"
     said = "yes" if locked else "no"
-    return Shown(rows=(("kind", "private key"), ("encrypted", said), ("readable by", readers), *public))
+    return Shown(rows=(("kind", "private key"), ("encrypted", said), ("open to", keys.users_of(path)), *public))
 
 
 def _identity_rows(certificate: x509.Certificate) -> list[Row]:

@@ -105,6 +105,14 @@ def test_no_key_is_ever_shown_or_sent(done, fleet):
     assert (holders, secret in said) == ([Path("clinic-a.key")], False)
 
 
+@pytest.mark.parametrize(
+    ("bits", "said"), [(0o600, "owner alone"), (0o640, "owner and its group"), (0o644, "everybody")]
+)
+def test_a_key_is_shown_with_who_may_read_it(done, fleet, bits, said):
+    Path("clinic-a.key").chmod(bits)
+    assert re.search(rf"open to +.*{said}", done("show", "clinic-a.key"))
+
+
 def test_the_authority_and_the_holder_see_the_same_key(done, fleet):
     row = r"key SHA-256 +([0-9a-f]{64})"
     found = {re.search(row, done("show", f"clinic-a.{kind}")).group(1) for kind in ("key", "csr")}

@@ -79,9 +79,10 @@ def test_an_authority_without_its_halves_is_none(authority, tmp_path, lost):
         Authority.open(tmp_path / "authority")
 
 
-def test_a_key_that_others_may_read_is_refused(authority, tmp_path):
-    (tmp_path / "authority" / "ca.key").chmod(0o640)
-    with pytest.raises(InputError, match="others may read this key; chmod 600"):
+@pytest.mark.parametrize("bits", [0o604, 0o602])
+def test_a_key_that_is_open_to_everybody_is_refused(authority, tmp_path, bits):
+    (tmp_path / "authority" / "ca.key").chmod(bits)
+    with pytest.raises(InputError, match="everybody on this machine may read or write this key; chmod 600"):
         Authority.open(tmp_path / "authority")
 
 
