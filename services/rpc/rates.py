@@ -14,6 +14,8 @@ from elsa.errors import CapacityError, SpecError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.rpc.identity import Identity
 
+ROUNDING_S = 1e-6
+"""A wait that is shorter is none: sums of times are rounded, and a full bucket must give its whole burst."""
 LEAST_SWEPT = 1024
 """Buckets up to this number are never looked through for full ones."""
 
@@ -64,7 +66,7 @@ class Buckets:
         """Take `tokens` and give 0, or, where there are too few, take none and give the seconds until there are."""
         full_at = max(self._full_at.get(who, now_s), now_s) + tokens / self._per_s
         wait_s = full_at - now_s - self._full_after_s
-        if wait_s > 0:
+        if wait_s > ROUNDING_S:
             return wait_s
         self._full_at[who] = full_at
         if len(self._full_at) > self._sweep_at:
