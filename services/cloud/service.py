@@ -27,9 +27,11 @@ from services.cloud.settings import CloudSettings
 from services.cloud.steps import Steps
 from services.cloud.store import Store
 from services.cloud.watch import RunWatch
+from services.rpc.guard import Guard
 from services.rpc.process import stop_on_signals, write_ready
+from services.rpc.rates import Rates
 from services.rpc.server import Service, check_host, start_aio
-from services.rpc.tls import own_certificate, server_credentials
+from services.rpc.tls import own_certificate, revoked_of, server_credentials
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
             port=settings.port,
             insecure=settings.insecure,
             credentials=server_credentials(own) if own else None,
+            guard=Guard("cloud", revoked_of(own), Rates()) if own else None,
         )
         ticking = asyncio.create_task(engine.tick(settings.tick_s))
         try:

@@ -19,13 +19,15 @@ from services.edge.settings import EdgeSettings
 from services.edge.split_servicer import SplitServicer
 from services.edge.worker import STOPPED, Worker
 from services.rpc.dial import Dialer
+from services.rpc.guard import Guard
 from services.rpc.ledger import Ledger
 from services.rpc.memory import usable_bytes
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.pace import Pace
 from services.rpc.process import stop_on_signals, write_ready
+from services.rpc.rates import Rates
 from services.rpc.server import BoundServer, Service, start
-from services.rpc.tls import own_certificate, server_credentials
+from services.rpc.tls import own_certificate, revoked_of, server_credentials
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ class Edge:
                 threads=threads,
                 insecure=settings.insecure,
                 credentials=server_credentials(self._own) if self._own else None,
+                guard=Guard("edge", revoked_of(self._own), Rates()) if self._own else None,
             )
         log.info("%s listens on %s", settings.name, self.address)
         self._link.start()

@@ -10,6 +10,7 @@ import grpc
 
 from elsa.errors import AddressError
 from services.rpc.channel import connect
+from services.rpc.keypair import Keypair
 from services.rpc.server import is_loopback
 from services.rpc.tls import Own, channel_credentials
 
@@ -20,6 +21,11 @@ class Dialer:
 
     own: Own | None = None
     insecure: bool = False
+
+    @property
+    def certificate(self) -> Keypair | None:
+        """Which certificate the next channel shows; another object once it is renewed."""
+        return self.own.now() if self.own is not None else None
 
     def connect(self, address: str, peer_host: str) -> grpc.Channel:
         """A channel to the peer known as `peer_host` at `address`, host:port. Nothing is sent yet.

@@ -1,7 +1,8 @@
 """An edge's or a client's standing link to the cloud: registration, heartbeats, assignments.
 
 The link outlives the cloud: when the cloud is gone it waits and asks again, when the cloud has forgotten the node it
-registers anew, and every stream of assignments begins with the whole truth.
+registers anew, and every stream of assignments begins with the whole truth. It outlives this node's certificate too:
+once that is renewed, a new channel shows the new one.
 """
 
 import logging
@@ -19,6 +20,7 @@ from elsa.errors import (
     MalformedError,
     NotFoundError,
     PeerError,
+    UnauthenticatedError,
     UnreachableError,
 )
 from elsa.v1 import fleet_pb2 as pb
@@ -70,13 +72,12 @@ class CloudLink:
         self.stop = stop
         self.dialer = dialer
         self._register = register
-        self._channel = dialer.connect(address, CLOUD_HOST)
-        self.fleet = FleetServiceStub(self._channel)
-        self.runs = RunServiceStub(self._channel)
-        self.adapters = AdapterServiceStub(self._channel)
+        self._address = address
         self._heartbeat_s = 1.0
         self._progress: dict[str, pb.Progress] = {}
         self._lock = threading.Lock()
+        self._channels: list[grpc.Channel] = []
+        self._dial()
         self._watch: Any = None
         self._beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
 
@@ -107,6 +108,7 @@ class CloudLink:
         """
         pause_s, paused_s = REOPEN_PAUSE_S, 0.0
         while not self.stop.is_set():
+            shown = self._shown
             try:
                 for assignments in self._watched():
                     pause_s, paused_s = REOPEN_PAUSE_S, 0.0
@@ -117,6 +119,10 @@ class CloudLink:
                 if paused_s > self.patience_s:
                     raise
                 log.warning("lost %s: %s", self.peer, error)
+            except UnauthenticatedError:
+                self._redialed()
+                if self._shown is shown:
+                    raise
             if not self.stop.wait(pause_s):
                 pause_s, paused_s = min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
                 self._return()
@@ -132,11 +138,35 @@ class CloudLink:
     def close(self) -> None:
         """End the watch, the heartbeats and the channel."""
         self.stop.set()
-        if self._watch is not None:
-            self._watch.cancel()
-        self._channel.close()
+        self._end_watch()
+        with self._lock:
+            for channel in self._channels:
+                channel.close()
         if self._beats.is_alive():
             self._beats.join(CALL_TIMEOUT_S)
+
+    def _dial(self) -> None:
+        """A new channel. Calls on the one before go on; the one before that is closed."""
+        self._shown = self.dialer.certificate
+        channel = self.dialer.connect(self._address, CLOUD_HOST)
+        self.fleet = FleetServiceStub(channel)
+        self.runs = RunServiceStub(channel)
+        self.adapters = AdapterServiceStub(channel)
+        for old in self._channels[:-1]:
+            old.close()
+        self._channels = [*self._channels[-1:], channel]
+
+    def _redialed(self) -> bool:
+        """Whether this node's certificate was renewed, which a new channel now shows."""
+        with self._lock:
+            if self.stop.is_set() or self.dialer.certificate is self._shown:
+                return False
+            self._dial()
+            return True
+
+    def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
     def _enter(self) -> None:
         """Register."""
@@ -170,7 +200,12 @@ class CloudLink:
     def _beat(self) -> None:
         while not self.stop.wait(self._heartbeat_s):
             try:
+                if self._redialed():
+                    self._end_watch()  # it begins anew on the new channel
                 self._tell()
+            except UnauthenticatedError as error:  # said to the watch too when it begins anew
+                log.warning("%s refuses this node: %s", self.peer, error)
+                self._end_watch()
             except ElsaError as error:  # the watch waits and registers anew; a beat that is lost is lost
                 log.debug("heartbeat: %s", error)
 

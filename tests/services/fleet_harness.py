@@ -17,7 +17,8 @@ from services.cloud.service import serving
 from services.cloud.settings import CloudSettings
 from services.edge.service import Edge
 from services.edge.settings import EdgeSettings
-from services.rpc.channel import connect
+from services.rpc.dial import LOOPBACK
+from services.rpc.identity import CLOUD_HOST
 
 ENDED = (fleet_pb2.RUN_STATE_COMPLETED, fleet_pb2.RUN_STATE_FAILED, fleet_pb2.RUN_STATE_CANCELLED)
 
@@ -75,6 +76,11 @@ class Role:
         except ElsaError as error:
             self.failure = error
 
+    def join(self):
+        """Wait until it has ended by itself."""
+        self._thread.join(40)
+        assert not self._thread.is_alive()
+
     def close(self):
         self.node.close()
         self._thread.join(20)
@@ -84,9 +90,9 @@ class Role:
 class System:
     """A cloud and who has registered with it."""
 
-    def __init__(self, address, stack):
+    def __init__(self, address, stack, dialer):
         self.address, self._stack = address, stack
-        channel = connect(address)
+        channel = dialer.connect(address, CLOUD_HOST)
         stack.callback(channel.close)
         self.runs = run_pb2_grpc.RunServiceStub(channel)
         self.fleet = fleet_pb2_grpc.FleetServiceStub(channel)
@@ -149,7 +155,10 @@ class System:
 
 
 @contextmanager
-def system(folder, **given):
-    """A cloud, and what is registered with it within the context; all closed at its end."""
+def system(folder, dialer=LOOPBACK, **given):
+    """A cloud, and what is registered with it within the context; all closed at its end.
+
+    `dialer`: how the test itself calls the cloud.
+    """
     with ExitStack() as stack:
-        yield System(stack.enter_context(cloud_serving(folder, **given)), stack)
+        yield System(stack.enter_context(cloud_serving(folder, **given)), stack, dialer)

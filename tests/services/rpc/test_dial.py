@@ -1,6 +1,7 @@
 """Dialling: peers are who their certificates say, wherever they stand; without TLS only loopback is called."""
 
 import logging
+import queue
 import threading
 
 import grpc
@@ -10,7 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rpc_servers import KINDS, WAIT_S, services_of, serving
 
 from elsa.errors import AddressError, InputError, UnreachableError
-from elsa.v1 import fleet_pb2, split_pb2, split_pb2_grpc
+from elsa.v1 import fleet_pb2, fleet_pb2_grpc, split_pb2, split_pb2_grpc
 from services.cli.operator import Operator
 from services.client.links import measure
 from services.client.stay import Stay
@@ -100,16 +101,11 @@ def test_a_renewed_certificate_is_shown_by_the_next_channel(authority, tmp_path)
     old, new, pings = authority.issued(CLIENT), authority.issued(CLIENT), Pings()
     files = TlsFiles(ca=authority.ca, certificate=tmp_path / "own.pem", key=tmp_path / "own.key")
 
-    def put(issued):
-        files.key.touch(0o600)
-        files.key.write_bytes(issued.key_pem)
-        files.certificate.write_bytes(issued.certificate_pem)
-
-    put(old)
+    put(old, files)
     dialer = Dialer(own=Own(files, "client", "c1"))
     with serving("sync", services_of(split=pings), credentials=credentials_of(authority, FIRST)) as address:
         for issued in (old, new):
-            put(issued)
+            put(issued, files)
             with dialer.connect(address, FIRST.host) as channel:
                 split_pb2_grpc.SplitServiceStub(channel).Ping(split_pb2.PingRequest(), timeout=WAIT_S)
             assert pings.callers[-1].serial == issued.serial
@@ -148,6 +144,49 @@ def test_a_node_whose_cloud_refuses_it_says_so_while_it_tries(authority, caplog)
             link.start()
         link.close()
     assert "both sides use TLS or neither" in caplog.text and "trying again" in caplog.text
+
+
+class Cloud(fleet_pb2_grpc.FleetServiceServicer):
+    """Notes by which certificate a node beats, and by which it watches."""
+
+    def __init__(self):
+        self.beats, self.watches, self.over = queue.Queue(), queue.Queue(), threading.Event()
+
+    def Heartbeat(self, request, context):
+        self.beats.put(caller_of(context.auth_context()).serial)
+        return fleet_pb2.HeartbeatResponse()
+
+    def WatchAssignment(self, request, context):
+        self.watches.put(caller_of(context.auth_context()).serial)
+        yield fleet_pb2.WatchAssignmentResponse()
+        context.add_callback(self.over.set)
+        self.over.wait(WAIT_S)
+        self.over.clear()
+
+
+def test_a_node_goes_on_with_its_renewed_certificate_without_a_restart(authority, tmp_path):
+    old, new, cloud, stop = authority.issued(CLIENT), authority.issued(CLIENT), Cloud(), threading.Event()
+    files = TlsFiles(ca=authority.ca, certificate=tmp_path / "own.pem", key=tmp_path / "own.key")
+    put(old, files)
+    dialer = Dialer(own=Own(files, "client", "c1"))
+    with serving("sync", services_of(fleet=cloud), credentials=credentials_of(authority, CLOUD)) as address:
+        link = CloudLink(address, "c1", lambda fleet: 0.05, stop=stop, patience_s=5, dialer=dialer)
+        link.start()
+        following = threading.Thread(target=lambda: list(link.assignments()))
+        following.start()
+        assert (cloud.watches.get(timeout=WAIT_S), cloud.beats.get(timeout=WAIT_S)) == (old.serial, old.serial)
+        put(new, files)
+        assert cloud.watches.get(timeout=WAIT_S) == new.serial
+        assert new.serial in [cloud.beats.get(timeout=WAIT_S) for _ in range(cloud.beats.qsize() + 1)]
+        link.close()
+        following.join(WAIT_S)
+        assert not following.is_alive()
+
+
+def put(issued, files):
+    files.key.touch(0o600)
+    files.key.write_bytes(issued.key_pem)
+    files.certificate.write_bytes(issued.certificate_pem)
 
 
 def _beat(fleet):
