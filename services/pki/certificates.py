@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from elsa.errors import InputError, UnauthenticatedError
-from services.pki.files import read
+from services.pki.files import UNREADABLE, read
 from services.pki.names import MOST_COMMON_NAME, hosts_in, names_to_extension, subject_of
 from services.pki.requests import Requested
 from services.rpc.identity import SERVERS, Identity, Role
@@ -27,7 +27,6 @@ USES: dict[Role, tuple[ObjectIdentifier, ...]] = {
     "cloud": (ExtendedKeyUsageOID.SERVER_AUTH,),
 }
 """A role's uses: what may call has no certificate to serve with, but an edge, which does both."""
-_UNREADABLE = (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
 
 
 def utc_now() -> datetime:
@@ -44,9 +43,9 @@ def certificates_from_pem(pem: bytes, where: str) -> list[x509.Certificate]:
     """All certificates in `pem`, one at least. Raises InputError for none, or one that cannot be understood."""
     try:
         found = x509.load_pem_x509_certificates(pem)
-        for certificate in found:
-            _ = certificate.extensions, certificate.public_key(), certificate.subject  # parsed when asked for
-    except _UNREADABLE as error:
+        for one in found:  # parsed when asked for
+            _ = one.extensions, one.public_key(), one.subject, one.issuer, one.not_valid_before_utc
+    except UNREADABLE as error:
         raise InputError(f"{where}: no certificate in PEM that can be read; give one from elsa pki sign") from error
     return found
 

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from elsa.errors import MalformedError
+from services.pki.files import UNREADABLE
 from services.pki.keys import is_p256, key_to_pem, new_key
 from services.pki.names import checked_hosts, names_from_extension, names_to_extension, subject_of
 from services.rpc.identity import Identity
@@ -57,7 +57,7 @@ def read_request(pem: bytes, where: str = "the request") -> Requested:
         names = request.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound as error:
         raise MalformedError(f"{where}: names no identity; {REMEDY}") from error
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm) as error:
+    except UNREADABLE as error:
         raise MalformedError(f"{where}: no request for a certificate in PEM that can be read; {REMEDY}") from error
     if not signed:
         raise MalformedError(f"{where}: its signature is not by its key: it was altered; {REMEDY}")

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from elsa.errors import InputError
 from services.pki.certificates import SKEW, issuer_key
-from services.pki.files import read
+from services.pki.files import UNREADABLE, read
 
 DAYS = 30
 """For how long a list speaks, unless told otherwise."""
@@ -39,8 +39,9 @@ def list_from_pem(pem: bytes, where: str) -> x509.CertificateRevocationList:
     """The list in `pem`. Raises InputError."""
     try:
         found = x509.load_pem_x509_crl(pem)
-        number_of(found), [reason_of(entry) for entry in found]  # parsed when asked for
-    except (ValueError, x509.DuplicateExtension, UnsupportedAlgorithm) as error:
+        _ = found.extensions, found.issuer, found.next_update_utc  # parsed when asked for
+        _ = [(one.revocation_date_utc, reason_of(one)) for one in found]
+    except UNREADABLE as error:
         raise InputError(f"{where}: no list of revoked certificates in PEM; give {WHAT}") from error
     return found
 
