@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from elsa.errors import ElsaError, RoundGivenUpError
+from elsa.errors import ElsaError, RoundGivenUpError, UnauthenticatedError
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.fleet_pb2 import Assignment, EdgePeer, RunState
 from elsa.v1.split_pb2_grpc import SplitServiceStub
@@ -30,6 +30,8 @@ class Stay:
         self.peer = f"edge {edge.edge_id} at {edge.address}"
         self.over = threading.Event()
         self._lock = threading.Lock()
+        self._dialer = dialer
+        self._shown = dialer.certificate
         self._channel: grpc.Channel = dialer.connect(edge.address, Identity("edge", edge.edge_id).host)
 
     def stubs(self) -> tuple[SplitServiceStub, AdapterServiceStub]:
@@ -41,6 +43,11 @@ class Stay:
             if self.over.is_set():
                 raise RoundGivenUpError(f"{self.peer} was left before it was asked")
             return SplitServiceStub(self._channel), AdapterServiceStub(self._channel)
+
+    def ended_by(self, error: ElsaError) -> bool:
+        """Whether `error` follows from the stay's end, or from a certificate that has been renewed meanwhile."""
+        renewed = isinstance(error, UnauthenticatedError) and self._dialer.certificate is not self._shown
+        return renewed or self.over.is_set()
 
     def end(self) -> None:
         """End every call to the edge, now and later; nothing more if it has ended."""
@@ -105,14 +112,15 @@ class Stays:
     def take(self, *states: RunState.ValueType, shared: bool = False) -> Iterator[Stay]:
         """A stay at the edge of the newest assignment in `states`, which ends with the context; waits as `wait`.
 
-        Errors that come once it is over follow from its end, and leave the context quietly. Raises RoundGivenUpError.
+        Errors that come once it is over follow from its end, and leave the context quietly; so does a refusal of a
+        certificate that has been renewed, which the next stay shows. Raises RoundGivenUpError.
         """
         with self._changed:
             stay = self._now = Stay(self.wait(*states, shared=shared).edges[0], self._dialer)
         try:
             yield stay
         except ElsaError as error:
-            if not stay.over.is_set():
+            if not stay.ended_by(error):
                 raise
             log.info("run %s: left %s (%s)", self._run_id, stay.peer, error)
         finally:

@@ -10,11 +10,11 @@ from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rpc_servers import KINDS, WAIT_S, services_of, serving
 
-from elsa.errors import AddressError, InputError, UnreachableError
+from elsa.errors import AddressError, InputError, UnauthenticatedError, UnreachableError
 from elsa.v1 import fleet_pb2, fleet_pb2_grpc, split_pb2, split_pb2_grpc
 from services.cli.operator import Operator
 from services.client.links import measure
-from services.client.stay import Stay
+from services.client.stay import Stay, Stays
 from services.rpc.caller import caller_of
 from services.rpc.dial import LOOPBACK, Dialer
 from services.rpc.identity import CLOUD_HOST, Identity
@@ -181,6 +181,23 @@ def test_a_node_goes_on_with_its_renewed_certificate_without_a_restart(authority
         link.close()
         following.join(WAIT_S)
         assert not following.is_alive()
+
+
+def test_a_stay_whose_certificate_was_renewed_is_left_for_one_that_shows_the_new_one(authority, tmp_path):
+    old, new = authority.issued(CLIENT), authority.issued(CLIENT)
+    files = TlsFiles(ca=authority.ca, certificate=tmp_path / "own.pem", key=tmp_path / "own.key")
+    put(old, files)
+    stays = Stays("run-1", Dialer(own=Own(files, "client", "c1")))
+    edge = fleet_pb2.EdgePeer(edge_id="edge-1", address="127.0.0.1:9")
+    stays.tell(fleet_pb2.Assignment(run_id="run-1", state=fleet_pb2.RUN_STATE_TRAINING, edges=[edge]))
+    with pytest.raises(UnauthenticatedError), stays.take(fleet_pb2.RUN_STATE_TRAINING):
+        raise UnauthenticatedError("the certificate ran out")
+    with stays.take(fleet_pb2.RUN_STATE_TRAINING) as stay:
+        put(new, files)
+        raise UnauthenticatedError("the certificate ran out")
+    assert stay.over.is_set()
+    with pytest.raises(UnauthenticatedError), stays.take(fleet_pb2.RUN_STATE_TRAINING):
+        raise UnauthenticatedError("the new one is refused too")
 
 
 def put(issued, files):
