@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elsa.errors import InputError, UnauthenticatedError
-from services.cli.picture import check_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from cryptography.x509 import Certificate
 
@@ -77,19 +76,12 @@ def request(
 
     Example: elsa pki request edge edge-1 --host edge.example --folder /etc/elsa
     """
-    from services.pki.files import replace, write_key
-    from services.pki.requests import new_request
+    from services.pki.keys import new_key
+    from services.pki.places import write_request
 
     identity = _identity(role, name, "ROLE NAME")
     key_path, request_path = folder / f"{name}.key", folder / f"{name}.csr"
-    key, made = new_request(identity, host or ())
-    _check_request_place(request_path, identity)
-    write_key(key_path, key)
-    try:
-        replace(request_path, made)
-    except BaseException:
-        key_path.unlink()
-        raise
+    write_request(request_path, identity, host or (), new_key(), key_path)
     typer.echo(f"{key_path} is written and stays here; have {request_path} signed: elsa pki sign {request_path.name}")
 
 
@@ -116,13 +108,14 @@ def sign(
     """
     from services.pki.certificates import certificates_from_pem
     from services.pki.files import read, replace
+    from services.pki.places import check_certificate_place
     from services.pki.requests import read_request
     from services.pki.shown import shown_request
 
     expected = None if expect is None else _identity(*_halves(expect), "--expect")
     pem, to = read(request, "a request in PEM"), output or request.with_suffix(".pem")
     asked = read_request(pem, str(request))
-    _check_certificate_place(to, asked.identity)
+    check_certificate_place(to, asked.identity)
     authority = _authority(folder)
     _print(shown_request(asked).rows)
     _tell_of_others(authority, asked)
@@ -150,27 +143,17 @@ def renew(
     """
     from services.pki import keys
     from services.pki.certificates import hosts_of, identity_of, read_certificate
-    from services.pki.files import replace, write_key
-    from services.pki.requests import request_with
+    from services.pki.places import write_request
 
     present, to = read_certificate(certificate), output or certificate.with_suffix(".csr")
     try:
         identity, hosts = identity_of(present), hosts_of(present)
     except UnauthenticatedError as error:
         raise InputError(f"{certificate}: {error}") from error
-    _check_request_place(to, identity)
     own = keys.new_key() if new_key else keys.read_key(key)
-    if not new_key and own.public_key() != present.public_key():
+    if own.public_key() != present.public_key() and not new_key:
         raise InputError(f"{key}: is not the key of {certificate}; give its own, or --new-key with a new file")
-    made = request_with(own, identity, hosts)
-    if new_key:
-        write_key(key, keys.key_to_pem(own))
-    try:
-        replace(to, made)
-    except BaseException:
-        if new_key:
-            key.unlink()
-        raise
+    write_request(to, identity, hosts, own, key if new_key else None)
     typer.echo(f"{to} asks for {identity} again; have it signed: elsa pki sign {to.name}")
 
 
@@ -287,33 +270,6 @@ def _named_certificate(text: str) -> "int | Certificate":
     if not re.fullmatch(r"[0-9a-fA-F:]{1,60}", text) or not text.strip(":"):
         raise InputError(f"{text!r:.200}: neither a file nor a serial number in hex; elsa pki show prints it")
     return int(text.replace(":", ""), 16)
-
-
-def _check_request_place(path: Path, identity: "Identity") -> None:
-    """Raise InputError unless a request of `identity` may be written there: over an earlier one of its own alone."""
-    from services.pki.files import read
-    from services.pki.requests import read_request
-
-    _check_place(path, identity, lambda: read_request(read(path, "a request"), str(path)).identity == identity)
-
-
-def _check_certificate_place(path: Path, identity: "Identity") -> None:
-    """Raise InputError unless a certificate of `identity` may be written there: over an earlier one of its alone."""
-    from services.pki.certificates import names_just, read_certificate
-
-    _check_place(path, identity, lambda: names_just(read_certificate(path), identity))
-
-
-def _check_place(path: Path, identity: "Identity", may_go: "Callable[[], bool]") -> None:
-    from elsa.errors import MalformedError
-
-    check_file("output", path)
-    try:
-        free = not path.exists() or may_go()
-    except (InputError, MalformedError):
-        free = False
-    if not free:
-        raise InputError(f"{path}: exists and is not {identity}'s; choose another place, or move it away")
 
 
 def _tell_of_others(authority: "Authority", asked: "Requested") -> None:

@@ -17,16 +17,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from elsa.errors import InputError, UnauthenticatedError
 from services.pki.certificates import (
     Clock,
-    authority_certificate,
     identity_of,
     is_authority,
     issued_by,
     names_just,
-    node_certificate,
     read_certificate,
     utc_now,
 )
 from services.pki.files import FOLDER, locked, replace, write_key
+from services.pki.issuing import authority_certificate, node_certificate
 from services.pki.keys import Passphrase, key_to_pem, new_key, read_key
 from services.pki.requests import read_request
 from services.pki.revocations import DAYS, Reason, entry, new_list, number_of, read_list, signed_by

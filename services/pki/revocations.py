@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from elsa.errors import InputError
-from services.pki.certificates import SKEW, issuer_key
 from services.pki.files import UNREADABLE, read
+from services.pki.issuing import SKEW, issuer_key
 
 DAYS = 30
 """For how long a list speaks, unless told otherwise."""

@@ -70,7 +70,7 @@ def test_a_version_that_does_not_exist_is_refused(made, kind, version):
     """What parses it raises an exception of its own kind for that."""
     files, against, path = made
     path.write_bytes(pem_of(kind, files[kind].replace(version, b"\2\1\x63", 1)))
-    with pytest.raises(ElsaError, match="that can be read|no list of revoked certificates"):
+    with pytest.raises(ElsaError, match=r"that can be read|no list of revoked certificates"):
         show(path, against)
 
 

@@ -1,4 +1,4 @@
-"""gRPC takes what the authority signs: callers know an edge by the host of its identity, wherever it stands."""
+"""Roles and gRPC take what the authority makes: an edge is known by its identity, wherever it stands."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,8 +7,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from services.pki.files import write_key
 from services.pki.requests import new_request
-from services.rpc.identity import Identity
+from services.rpc.identity import ROLES, Identity
+from services.rpc.keypair import TlsFiles
+from services.rpc.tls import Own, revoked_of
 
 CLINIC, EDGE, OTHER = Identity("client", "clinic-a"), Identity("edge", "edge-1"), Identity("edge", "edge-2")
 
@@ -65,3 +68,21 @@ def test_a_caller_without_a_certificate_is_not_served(address, pair):
 def test_a_client_cannot_serve(address, pair):
     with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
         ask(address, grpc.ssl_channel_credentials(*pair(CLINIC)), CLINIC.host)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_takes_its_files_and_knows_when_it_is_revoked(authority, tmp_path, role):
+    identity = Identity(role, "Node_1.north")
+    key, request = new_request(identity)
+    write_key(tmp_path / "own.key", key)
+    (tmp_path / "own.pem").write_bytes(authority.sign(request, expect=identity))
+    folder = tmp_path / "authority"
+    files = TlsFiles(
+        ca=folder / "ca.pem", certificate=tmp_path / "own.pem", key=tmp_path / "own.key", crl=folder / "crl.pem"
+    )
+    own = Own(files, role, identity.name)
+    revoked = revoked_of(own)
+    serial = own.now().serial
+    assert not revoked(serial)
+    authority.revoke(serial)
+    assert revoked(serial)

@@ -9,6 +9,7 @@ from elsa.errors import InputError
 from services.pki.authority import Authority
 from services.pki.files import write_key
 from services.pki.keys import encrypted, key_from_pem, key_to_pem, new_key, read_key
+from services.pki.places import write_request
 from services.pki.requests import new_request
 from services.rpc.identity import Identity
 
@@ -116,6 +117,20 @@ def test_a_key_that_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
         write_key(tmp_path / "a.key", b"new")
     with pytest.raises(InputError, match="No space left"):
         Authority.create(tmp_path / "pki")
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_key_and_its_request_are_written_both_or_neither(tmp_path, monkeypatch, writes):
+    left = iter(range(writes))
+
+    def full(_):
+        if next(left, None) is None:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left"):
+        write_request(tmp_path / "a.csr", CLINIC, (), new_key(), tmp_path / "a.key")
     assert names(tmp_path) == []
 
 
