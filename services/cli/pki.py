@@ -89,7 +89,7 @@ def sign(
     request: Annotated[Path, typer.Argument(metavar="FILE.csr", help="What elsa pki request made.")],
     folder: AuthorityFolder = FOLDER,
     days: Annotated[
-        int, typer.Option(min=1, max=MOST_DAYS, help="For how long; the authority's end is later.")
+        int, typer.Option(min=1, max=MOST_DAYS, help="For how long, at most to the authority's own end.")
     ] = 365,
     expect: Annotated[
         str | None, typer.Option(metavar="ROLE/NAME", help="Sign for nobody else; required for an admin or a cloud.")
@@ -159,7 +159,7 @@ def renew(
 
 def revoke(
     certificate: Annotated[
-        str | None, typer.Argument(metavar="[CERT.pem|SERIAL]", help="Which; none: the list is only signed anew.")
+        str | None, typer.Argument(metavar="CERT.pem|SERIAL", help="Which; none: the list is only signed anew.")
     ] = None,
     reason: Annotated[str, typer.Option(metavar="REASON", help="Why, in a word of RFC 5280.")] = "unspecified",
     folder: AuthorityFolder = FOLDER,
