@@ -96,7 +96,7 @@ class Device:
         return checkpoint
 
 
-def stay(device):
+def stay(device, dialer):
     """Stands for a stay at an edge."""
     return SimpleNamespace(stubs=lambda: (device.stub, None), peer="edge one", end=lambda: None)
 
