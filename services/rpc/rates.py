@@ -7,7 +7,7 @@ there any more costs nothing. This is the generic cell rate algorithm (ITU-T I.3
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from elsa.errors import CapacityError, SpecError
@@ -51,18 +51,18 @@ class RateLimits:
 
 
 class Buckets:
-    """A bucket for each identity: `burst` tokens when full, `per_s` more a second. For one thread at a time."""
+    """A bucket for each of those who ask: `burst` tokens when full, `per_s` more a second. For one thread at a time."""
 
     def __init__(self, per_s: float, burst: float) -> None:
         self._per_s = per_s
         self._full_after_s = burst / per_s
-        self._full_at: dict[Identity, float] = {}
+        self._full_at: dict[Hashable, float] = {}
         self._sweep_at = LEAST_SWEPT
 
     def __len__(self) -> int:
         return len(self._full_at)
 
-    def take(self, who: Identity, tokens: float, now_s: float) -> float:
+    def take(self, who: Hashable, tokens: float, now_s: float) -> float:
         """Take `tokens` and give 0, or, where there are too few, take none and give the seconds until there are."""
         full_at = max(self._full_at.get(who, now_s), now_s) + tokens / self._per_s
         wait_s = full_at - now_s - self._full_after_s

@@ -22,7 +22,9 @@ from grpc_reflection.v1alpha import reflection
 
 from elsa.errors import AddressError, ElsaError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
-from services.rpc.guard import AioGuardInterceptor, Guard, GuardInterceptor
+from services.rpc.guard import Guard
+from services.rpc.guarding import GuardInterceptor
+from services.rpc.guarding_aio import AioGuardInterceptor
 from services.rpc.handlers import Behavior, behavior_of, with_behavior
 from services.rpc.status import code_of, name_of
 

@@ -1,0 +1,147 @@
+"""The guard of an asynchronous server, around every handler and within what translates errors."""
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+
+from elsa.errors import ElsaError, UnauthenticatedError
+from services.rpc.guard import Call, Guard, is_stream, is_untranslated, sized
+from services.rpc.handlers import Behavior, Handler, behavior_of, with_behavior
+from services.rpc.open_streams import OpenStreams
+from services.rpc.status import code_of, name_of
+
+OVER = "the caller's certificate is good no more: it is revoked or has run out"
+
+
+class AioGuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Guards an asynchronous server."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._streams = OpenStreams(guard.is_over, _on_this_loop, guard.looked_through_s)
+
+    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """The handler of a call, guarded."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = handler_call_details.method
+        return with_behavior(handler, self._guarded(handler, method), sized(handler))
+
+    def _guarded(self, handler: Handler, method: str) -> Behavior:
+        function, untranslated = behavior_of(handler), is_untranslated(method)
+        # Health writes a stream's answers itself, in a coroutine.
+        generates = handler.response_streaming and (not untranslated or inspect.isasyncgenfunction(function))
+
+        async def single(request: Any, context: Any) -> Any:
+            with _Ending(context) as ending:
+                return await function(self._admitted(handler, method, request, context, ending)[1], context)
+
+        async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            with _Ending(context) as ending:
+                call, checked = self._admitted(handler, method, request, context, ending)
+                async for answer in function(checked, context):
+                    call.recheck()
+                    with ending.away():
+                        yield answer
+
+        guarded = stream if generates else single
+        return _aborting_aio(guarded, generates) if untranslated else guarded
+
+    def _admitted(
+        self, handler: Handler, method: str, request: Any, context: Any, ending: "_Ending"
+    ) -> tuple[Call, Any]:
+        call = Call(self._guard, method, context)
+        if is_stream(handler):
+            self._open(call, ending)
+        return call, _checked_aio(request, call) if handler.request_streaming else call.request(*request)
+
+    def _open(self, call: Call, ending: "_Ending") -> None:
+        call.open_stream()
+        self._streams.add(call, call.caller, ending.end)
+
+        def close(_: object) -> None:
+            self._streams.remove(call)
+            call.close_stream()
+
+        ending.task.add_done_callback(close)
+
+
+class _Ending:
+    """Within it, a cancellation that `end` brought about is an UnauthenticatedError."""
+
+    def __init__(self, context: Any) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("calls are handled in tasks")
+        self.task = task
+        self._context = context
+        self._ended = False
+        self._away = False
+        self._abort: asyncio.Task[None] | None = None
+
+    def end(self) -> None:
+        """End the call."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._away:  # a cancellation would end the task and tell the caller nothing
+            self._abort = asyncio.get_running_loop().create_task(self._tell())
+            asyncio.get_running_loop().call_soon(self.task.cancel)
+        else:
+            self.task.cancel()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Within it, gRPC sends an answer: what happens then does not come back here."""
+        self._away = True
+        try:
+            yield
+        finally:
+            self._away = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        if self._ended and kind is asyncio.CancelledError:
+            self.task.uncancel()
+            raise UnauthenticatedError(OVER) from error
+
+    async def _tell(self) -> None:
+        error = UnauthenticatedError(OVER)
+        with suppress(grpc.aio.AbortError):
+            await self._context.abort(code_of(error), str(error), name_of(error))
+
+
+async def _checked_aio(messages: AsyncIterator[tuple[Any, int]], call: Call) -> AsyncIterator[Any]:
+    async for message, size_bytes in messages:
+        while pause_s := call.pause_s(size_bytes):
+            await asyncio.sleep(pause_s)
+        yield call.passed(message)
+
+
+def _on_this_loop(delay_s: float, work: Callable[[], object]) -> None:
+    asyncio.get_running_loop().call_later(delay_s, work)
+
+
+def _aborting_aio(guarded: Behavior, generates: bool) -> Behavior:
+    async def single(request: Any, context: Any) -> Any:
+        try:
+            return await guarded(request, context)
+        except ElsaError as error:
+            await context.abort(code_of(error), str(error), name_of(error))
+
+    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+        try:
+            async for answer in guarded(request, context):
+                yield answer
+        except ElsaError as error:
+            await context.abort(code_of(error), str(error), name_of(error))
+
+    return stream if generates else single
