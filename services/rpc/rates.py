@@ -51,7 +51,7 @@ class RateLimits:
 
 
 class Buckets:
-    """A bucket for each of those who ask: `burst` tokens when full, `per_s` more a second. For one thread at a time."""
+    """A bucket for each who asks: `burst` tokens when full, `per_s` more a second. For one thread at a time."""
 
     def __init__(self, per_s: float, burst: float) -> None:
         self._per_s = per_s

@@ -33,7 +33,7 @@ def test_without_a_certificate_nobody_calls(context):
 def test_a_common_name_is_no_identity(authority):
     for uris in ([], ["http://mine"], ["elsa:client/a", "elsa:client/b"], ["elsa:client/a/b"], ["elsa:nobody/a"]):
         pem = authority.issued(None, uris=uris).certificate_pem
-        with pytest.raises(UnauthenticatedError, match="identit|is no name"):
+        with pytest.raises(UnauthenticatedError, match=r"identit|is no name"):
             caller_of({CERTIFICATE_KEY: [pem]})
 
 
