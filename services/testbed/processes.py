@@ -20,6 +20,8 @@ from elsa.errors import RoleDiedError
 
 LAST_LINES = 10
 LOOK_S = 0.05  # between looks for a ready file; the death of the process ends the wait at once
+CERTIFICATES = "ELSA_TLS_"
+"""Begins the variables that name the certificate of whoever starts a testbed: no child is that person."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ class Processes:
         died: Callable[[RoleDiedError], object] = lambda error: None,
     ) -> None:
         self._logs = logs
-        self._environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(CERTIFICATES)}
+        self._environment = {**inherited, "OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"}
         self._grace_s = grace_s
         self._died = died
         self._roles: list[Role] = []

@@ -112,6 +112,14 @@ def test_each_child_is_told_its_threads_and_leads_its_own_session(tmp_path):
     assert role.log.read_text() == "3 True\n"
 
 
+def test_no_child_takes_the_certificate_of_whoever_starts_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELSA_TLS_CERT", "ops.pem")
+    code = "import os; print([name for name in os.environ if name.startswith('ELSA_TLS')])"
+    role = Processes(tmp_path / "logs").start("child", python(code))
+    role.process.wait(30)
+    assert role.log.read_text() == "[]\n"
+
+
 def test_an_interrupt_of_the_parent_ends_the_children(tmp_path):
     command = python(INTERRUPTED, tmp_path / "logs", SERVE, tmp_path / "child.json")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
