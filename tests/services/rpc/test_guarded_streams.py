@@ -217,17 +217,20 @@ def _held(stub, server):
 
 def test_a_stream_holds_no_thread_besides_its_handlers(authority, edge):
     with edge.channel(authority.issued(CLIENT)) as channel:
-        stub = split_pb2_grpc.SplitServiceStub(channel)
+        stub, before = split_pb2_grpc.SplitServiceStub(channel), _timers()
         sent = [Sent(opening()) for _ in range(THREADS - 1)]
         streams = [stub.Train(each, timeout=WAIT_S) for each in sent]
         for stream in streams:
             next(stream)
-        timers = [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
-        assert len(timers) <= 2  # the one that waits, and the one that it began after
+        assert len(_timers() - before) <= 2  # the one that waits, and the one that has just begun it
         for each in sent:
             each.end()
         for stream in streams:
             list(stream)
+
+
+def _timers():
+    return {thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)}
 
 
 class Timers:
