@@ -8,7 +8,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from elsa.data.corpus import corpus
@@ -33,6 +33,16 @@ def read_rows(source: str) -> Iterator[NumberedRow]:
         return enumerate(corpus(), start=1)
     if source.startswith("hf:"):
         return _hugging_face(source)
+    return _reader(source)(Path(source))
+
+
+def check_source(source: str) -> None:
+    """Raise DataError if `source` is a file that is not there or of an unknown kind; nothing is read of it."""
+    if source != "builtin" and not source.startswith("hf:"):
+        _reader(source)
+
+
+def _reader(source: str) -> Callable[[Path], Iterator[NumberedRow]]:
     path = Path(source)
     suffixes = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     readers = {".jsonl": _json_lines, ".json": _json, ".csv": _csv, ".parquet": _parquet}
@@ -43,8 +53,8 @@ def read_rows(source: str) -> Iterator[NumberedRow]:
             "or .parquet, or hf:NAME[:SPLIT], or builtin"
         )
     if not path.is_file():
-        raise DataError(f"{source}: no such file; check the path in the client's settings")
-    return read(path)
+        raise DataError(f"{source}: no such file; check the path")
+    return read
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

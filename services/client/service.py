@@ -5,6 +5,7 @@ import threading
 
 import torch
 
+from elsa.data.source import check_source
 from elsa.errors import UnreachableError
 from elsa.v1 import fleet_pb2
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
@@ -69,7 +70,9 @@ class Client:
 
 
 def run(settings: ClientSettings) -> None:
-    """Run a client until SIGTERM or SIGINT. Raises UnreachableError, InputError."""
+    """Run a client until SIGTERM or SIGINT. Raises UnreachableError, InputError, DataError for a file not there."""
+    for source in (*settings.data.values(), *settings.heldout.values()):
+        check_source(source)
     keep_little()
     torch.set_num_threads(settings.threads)
     stop = stop_on_signals()

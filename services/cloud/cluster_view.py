@@ -62,7 +62,8 @@ class ClusterView:
             clusters = current(transaction, run_id)
             if clusters is None:
                 raise NotFoundError(
-                    f"run {run_id} has not clustered its clients ({run.state}); wait, or see its spec"
+                    f"run {run_id} has not clustered its clients ({run.state}): it does not, or not yet; "
+                    "see clustering in its specification"
                 )
             scores = _scores(transaction.newest_evaluations(run_id))
             names = [place.client_id for place in clusters.places]

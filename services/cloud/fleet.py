@@ -87,6 +87,11 @@ class Fleet:
                 raise PermissionDeniedError(f"{node.node_id} is registered as {known.role}; choose another name")
             if known is None and transaction.count(Node) >= self._max_nodes:
                 raise CapacityError(f"the fleet is full with {self._max_nodes} nodes; raise ELSA_MAX_NODES")
+            if known is not None and known.address != node.address and self.is_alive(node.node_id):
+                log.warning(
+                    "%s is at %s now and was at %s a moment ago: unless it was restarted, two use that name",
+                    *(node.node_id, node.address, known.address),
+                )
             transaction.put(node)
         self._known.add(node.node_id)
         self._hear(node.node_id)

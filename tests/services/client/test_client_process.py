@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from elsa.errors import UnreachableError
+from elsa.errors import DataError, UnreachableError
 from services.client import service
 from services.client.settings import ClientSettings
 
@@ -21,3 +21,13 @@ def test_a_client_keeps_little_memory_before_it_starts(monkeypatch):
 
 def _unreachable():
     raise UnreachableError("nobody is there")
+
+
+@pytest.mark.parametrize("given", ["nofile.jsonl", "picture.png"])
+@pytest.mark.parametrize("setting", ["data", "heldout"])
+def test_a_file_that_cannot_be_rows_is_told_before_anybody_is_asked(tmp_path, monkeypatch, setting, given):
+    (tmp_path / "picture.png").write_bytes(b"")
+    monkeypatch.setattr(service.Client, "start", lambda self: _unreachable())
+    settings = ClientSettings(name="ward-7", cloud="127.0.0.1:1", **{setting: {"reviews": str(tmp_path / given)}})
+    with pytest.raises(DataError, match=given):
+        service.run(settings)

