@@ -111,7 +111,8 @@ class Authority:
 
         Raises:
             MalformedError: the request is none, was altered, or asks for what nobody gets.
-            InputError: it names another than expected, or one that differs from an earlier one in case alone.
+            InputError: it names another than expected, or one that would be taken for an earlier one: in case alone
+                another, or an edge of a client's name.
         """
         requested, now = read_request(request), clock()
         _check_expected(requested.identity, expect)
@@ -119,7 +120,7 @@ class Authority:
             until = self.certificate.not_valid_after_utc
             raise InputError(f"{self._folder}: the authority is valid until {until:%Y-%m-%d} alone; make a new one")
         with locked(self._folder):
-            self._check_case(requested.identity)
+            self._check_apart(requested.identity)
             certificate = node_certificate(requested, self.certificate, self._key, days, now)
             replace(self._path_of(certificate.serial_number), _pem(certificate))
         return _pem(certificate)
@@ -184,18 +185,24 @@ class Authority:
             )
         return revoked.serial_number
 
-    def _check_case(self, identity: Identity) -> None:
-        """TLS compares host names without regard to case, so two such would be one."""
+    def _check_apart(self, identity: Identity) -> None:
+        """TLS compares host names without regard to case; a fleet knows edges and clients by their names alone."""
         for certificate in self.issued():
             try:
                 known = identity_of(certificate)
             except UnauthenticatedError as error:
                 raise InputError(f"{self._path_of(certificate.serial_number)}: {error}") from error
-            if known != identity and known.uri.lower() == identity.uri.lower():
-                raise InputError(f"{identity} differs from {known}, who has a certificate, in case alone; rename it")
+            if known != identity and known.name.lower() == identity.name.lower() and _in_one_list(known, identity):
+                raise InputError(
+                    f"{known}, who has a certificate, would be taken for {identity}; choose another name"
+                )
 
     def _path_of(self, serial: int) -> Path:
         return self._folder / "issued" / f"{serial:x}.pem"
+
+
+def _in_one_list(one: Identity, other: Identity) -> bool:
+    return one.role == other.role or {one.role, other.role} == {"edge", "client"}
 
 
 def _check_expected(identity: Identity, expect: Identity | None) -> None:
