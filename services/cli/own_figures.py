@@ -1,6 +1,7 @@
 """What this machine measures of itself for `elsa plan`: as a client, and as the edge that it would train with."""
 
 import os
+from dataclasses import asdict
 
 from elsa.errors import InputError
 from elsa.plan.memory import client_needs
@@ -47,34 +48,20 @@ def own_figures(spec: RunSpec, row_tokens: float | None, threads: int, max_memor
     config = adapter_config(checkpoint, spec.lora, task, len(spec.data.labels))
     shape = model_shape(spec, checkpoint, config)
     tokens = row_tokens or float(spec.model.max_tokens)
-    needs = client_needs(shape, Workload.of(spec, shape.width, tokens))
-    blocks = sampled_blocks(shape, spec.model.base_dtype, needs.blocks_within(memory_bytes))
-    own = client_seconds(spec, checkpoint, config, tokens, blocks)
-    other = edge_seconds(spec, checkpoint, config, tokens, 1, blocks)
-    client = ClientProfile(
-        name=CLIENT,
-        block_s=own.block_s,
-        embeddings_s=own.embeddings_s,
-        head_s=own.head_s,
-        codec_s=own.codec_s,
-        memory_bytes=memory_bytes,
-        links={EDGE: LINK},
-    )
-    edge = EdgeProfile(
-        name=EDGE,
-        block_s=other.block_s,
-        crowding_s=other.crowding_s,
-        step_s=other.step_s,
-        memory_bytes=memory_bytes,
-        capacity=1,
-    )
+    workload = Workload.of(spec, shape.width, tokens)
+    most = client_needs(shape, workload).blocks_within(memory_bytes)
+    blocks = sampled_blocks(shape, spec.model.base_dtype, most)
+    own = asdict(client_seconds(spec, checkpoint, config, tokens, blocks))
+    other = asdict(edge_seconds(spec, checkpoint, config, tokens, 1, blocks))
+    client = ClientProfile(name=CLIENT, memory_bytes=memory_bytes, links={EDGE: LINK}, **own)
+    edge = EdgeProfile(name=EDGE, memory_bytes=memory_bytes, capacity=1, **other)
     return Figures(
         profiles=Profiles(clients=(client,), edges=(edge,), homes={CLIENT: EDGE}, model=shape, row_tokens=row_tokens),
         notes=(
             f"measured with {threads} thread{'' if threads == 1 else 's'}, client and edge one after the other; each "
             "counts on all the memory",
             f"assumed: a link of {LINK.latency_ms:g} ms and {LINK.up_bytes_per_s / 1e6:g} MB/s each way",
-            _most_blocks(spec, shape, Workload.of(spec, shape.width, tokens), memory_bytes),
+            _most_blocks(spec, shape, workload, memory_bytes),
         ),
     )
 
