@@ -1,0 +1,6 @@
+"""What stands beside the protos is no package: it is found by its folder."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "protos"))
