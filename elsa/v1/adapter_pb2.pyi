@@ -171,6 +171,7 @@ class AdapterHeader(_message.Message):
     DELIVERY_ID_FIELD_NUMBER: _builtins.int
     CLUSTERS_VERSION_FIELD_NUMBER: _builtins.int
     EFFECTIVE_STEPS_FIELD_NUMBER: _builtins.int
+    CUT_SHORT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     node_id: _builtins.str
@@ -205,6 +206,8 @@ class AdapterHeader(_message.Message):
     """Edge, in a run whose clients take different numbers of steps: the effective number behind this aggregate, of all
     its edge rounds (elsa/aggregate/fednova.py); 0 elsewhere.
     """
+    cut_short: _builtins.bool
+    """Edge: an edge round of this delivery was closed by its deadline, before the quorum of its clients had delivered."""
     @_builtins.property
     def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___ClientReport]:
         """What the clients did: a client sends its own one, an edge those of all its edge rounds."""
@@ -232,10 +235,11 @@ class AdapterHeader(_message.Message):
         delivery_id: _builtins.str = ...,
         clusters_version: _builtins.int | None = ...,
         effective_steps: _builtins.float = ...,
+        cut_short: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config", "delivery_id", b"delivery_id", "edge_round", b"edge_round", "effective_steps", b"effective_steps", "initial", b"initial", "node_id", b"node_id", "parts", b"parts", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_clusters_version", b"_clusters_version", "cluster", b"cluster", "clusters_version", b"clusters_version", "config", b"config", "cut_short", b"cut_short", "delivery_id", b"delivery_id", "edge_round", b"edge_round", "effective_steps", b"effective_steps", "initial", b"initial", "node_id", b"node_id", "parts", b"parts", "reports", b"reports", "rows", b"rows", "run_id", b"run_id", "session_id", b"session_id", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
     _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
@@ -387,6 +391,7 @@ class PulledHeader(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
+    CLOSES_IN_S_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the global adapter that this is or came from."""
     edge_round: _builtins.int
@@ -397,6 +402,10 @@ class PulledHeader(_message.Message):
     """SHA-256 of the whole file, lower-case hexadecimal."""
     cluster: _builtins.int
     """From an edge, of a whole version: the caller's cluster, where it has an adapter of its own of this version."""
+    closes_in_s: _builtins.float
+    """From the cloud, while a round on this version is open: seconds from now until it closes with what has come; an edge
+    closes its edge rounds in time for that. 0 or more.
+    """
     def __init__(
         self,
         *,
@@ -405,13 +414,19 @@ class PulledHeader(_message.Message):
         total_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
         cluster: _builtins.int | None = ...,
+        closes_in_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_closes_in_s", b"_closes_in_s", "_cluster", b"_cluster", "closes_in_s", b"closes_in_s", "cluster", b"cluster"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "edge_round", b"edge_round", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_closes_in_s", b"_closes_in_s", "_cluster", b"_cluster", "closes_in_s", b"closes_in_s", "cluster", b"cluster", "edge_round", b"edge_round", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__closes_in_s: _TypeAlias = _typing.Literal["closes_in_s"]  # noqa: Y015
+    _WhichOneofArgType__closes_in_s: _TypeAlias = _typing.Literal["_closes_in_s", b"_closes_in_s"]  # noqa: Y015
     _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
     _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__closes_in_s) -> _WhichOneofReturnType__closes_in_s | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
 
 Global___PulledHeader: _TypeAlias = PulledHeader  # noqa: Y015

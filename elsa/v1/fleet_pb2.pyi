@@ -813,6 +813,7 @@ class Assignment(_message.Message):
     STANDINGS_FIELD_NUMBER: _builtins.int
     CLUSTERS_VERSION_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
+    TRAIN_ROWS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     state: Global___RunState.ValueType
@@ -845,6 +846,12 @@ class Assignment(_message.Message):
     def share(self) -> Global___ClientShare:
         """To a client of a run whose splits are planned, once it has an edge: what it carries from its next round on."""
 
+    @_builtins.property
+    def train_rows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """To an edge once the run warms up or trains: the rows that its clients offered to train on, one for each of
+        client_ids, in their order. What a client says later counts for so many at most.
+        """
+
     def __init__(
         self,
         *,
@@ -858,10 +865,11 @@ class Assignment(_message.Message):
         standings: _abc.Iterable[Global___ClientStanding] | None = ...,
         clusters_version: _builtins.int | None = ...,
         share: Global___ClientShare | None = ...,
+        train_rows: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "clusters_version", b"clusters_version", "keys", b"keys", "share", b"share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "client_ids", b"client_ids", "clusters_version", b"clusters_version", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "share", b"share", "spec", b"spec", "standings", b"standings", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "client_ids", b"client_ids", "clusters_version", b"clusters_version", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "share", b"share", "spec", b"spec", "standings", b"standings", "state", b"state", "train_rows", b"train_rows", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clusters_version: _TypeAlias = _typing.Literal["clusters_version"]  # noqa: Y015
     _WhichOneofArgType__clusters_version: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version"]  # noqa: Y015

@@ -39,6 +39,7 @@ class Run(_message.Message):
     EDGE_IDS_FIELD_NUMBER: _builtins.int
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
+    BEST_VERSION_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Unique id."""
     name: _builtins.str
@@ -46,7 +47,7 @@ class Run(_message.Message):
     state: _fleet_pb2.RunState.ValueType
     """Where it stands."""
     reason: _builtins.str
-    """Why it failed, if it did."""
+    """Why it ended as it did, where there is something to say."""
     spec: _builtins.str
     """The specification as YAML; empty in ListRuns."""
     version: _builtins.int
@@ -55,6 +56,8 @@ class Run(_message.Message):
     """Global rounds that it is to make."""
     created_unix_s: _builtins.float
     """Unix seconds of the submission."""
+    best_version: _builtins.int
+    """The best version so far, of a run that may stop early: what is exported where no version is named. Not set in others."""
     @_builtins.property
     def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that take part; those that left are not among them."""
@@ -81,12 +84,15 @@ class Run(_message.Message):
         edge_ids: _abc.Iterable[_builtins.str] | None = ...,
         created_unix_s: _builtins.float = ...,
         evaluations: _abc.Iterable[Global___Evaluation] | None = ...,
+        best_version: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_version", b"_best_version", "best_version", b"best_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_ids", b"client_ids", "created_unix_s", b"created_unix_s", "edge_ids", b"edge_ids", "evaluations", b"evaluations", "name", b"name", "reason", b"reason", "rounds", b"rounds", "run_id", b"run_id", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_version", b"_best_version", "best_version", b"best_version", "client_ids", b"client_ids", "created_unix_s", b"created_unix_s", "edge_ids", b"edge_ids", "evaluations", b"evaluations", "name", b"name", "reason", b"reason", "rounds", b"rounds", "run_id", b"run_id", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__best_version: _TypeAlias = _typing.Literal["best_version"]  # noqa: Y015
+    _WhichOneofArgType__best_version: _TypeAlias = _typing.Literal["_best_version", b"_best_version"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_version) -> _WhichOneofReturnType__best_version | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
 
@@ -431,6 +437,36 @@ class UpdateReceived(_message.Message):
 Global___UpdateReceived: _TypeAlias = UpdateReceived  # noqa: Y015
 
 @_typing.final
+class RoundOpened(_message.Message):
+    """A global round was opened, or its deadline changed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERSION_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version that it is to make."""
+    deadline_s: _builtins.float
+    """Seconds from its beginning after which it closes with what has come."""
+    detail: _builtins.str
+    """Why, on one line."""
+    def __init__(
+        self,
+        *,
+        version: _builtins.int = ...,
+        deadline_s: _builtins.float = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_s", b"deadline_s", "detail", b"detail", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RoundOpened: _TypeAlias = RoundOpened  # noqa: Y015
+
+@_typing.final
 class RoundClosed(_message.Message):
     """A global round was closed: a new version is there."""
 
@@ -716,6 +752,7 @@ class RunEvent(_message.Message):
     CLUSTERED_FIELD_NUMBER: _builtins.int
     PLANNED_FIELD_NUMBER: _builtins.int
     TRUST_CHANGED_FIELD_NUMBER: _builtins.int
+    ROUND_OPENED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Rises by one within a run, from 1; 0 in events that are not kept."""
     unix_s: _builtins.float
@@ -760,6 +797,10 @@ class RunEvent(_message.Message):
     def trust_changed(self) -> Global___TrustChanged:
         """Trust of a client."""
 
+    @_builtins.property
+    def round_opened(self) -> Global___RoundOpened:
+        """A round was opened, or its deadline changed."""
+
     def __init__(
         self,
         *,
@@ -775,12 +816,13 @@ class RunEvent(_message.Message):
         clustered: Global___Clustered | None = ...,
         planned: Global___Planned | None = ...,
         trust_changed: Global___TrustChanged | None = ...,
+        round_opened: Global___RoundOpened | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "update_received", b"update_received"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "round_opened", b"round_opened", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "update_received", b"update_received"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "sequence", b"sequence", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "round_opened", b"round_opened", "sequence", b"sequence", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress", "clustered", "planned", "trust_changed"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress", "clustered", "planned", "trust_changed", "round_opened"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -1010,7 +1052,7 @@ class ExportAdapterRequest(_message.Message):
     run_id: _builtins.str
     """The run."""
     version: _builtins.int
-    """The version; unset: the newest."""
+    """The version; unset: the best of a run that may stop early, the newest of any other."""
     cluster: _builtins.int
     """Set: that cluster's adapter of the version. NOT_FOUND where it has none."""
     def __init__(
