@@ -461,6 +461,7 @@ class ClientOffer(_message.Message):
     LINKS_FIELD_NUMBER: _builtins.int
     PUBLIC_KEY_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
     train_rows: _builtins.int
     """Rows to train on; at least 1."""
     heldout_rows: _builtins.int
@@ -469,6 +470,8 @@ class ClientOffer(_message.Message):
     """What became of the rows that did not fit, on one line."""
     public_key: _builtins.bytes
     """X25519 public key for keys that other clients wrap for this one, 32 bytes; empty if the run shares none."""
+    base_digest: _builtins.str
+    """Names the frozen base that it has, as EdgeOffer.base_digest; empty: it does not say, and is not compared."""
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[Global___LinkReport]:
         """Links to the edges that it could reach, of those that it was offered: 1 to 1024, each edge once."""
@@ -486,10 +489,11 @@ class ClientOffer(_message.Message):
         links: _abc.Iterable[Global___LinkReport] | None = ...,
         public_key: _builtins.bytes = ...,
         profile: Global___ClientProfile | None = ...,
+        base_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["heldout_rows", b"heldout_rows", "links", b"links", "profile", b"profile", "public_key", b"public_key", "row_report", b"row_report", "train_rows", b"train_rows"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "heldout_rows", b"heldout_rows", "links", b"links", "profile", b"profile", "public_key", b"public_key", "row_report", b"row_report", "train_rows", b"train_rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -663,8 +667,14 @@ class EdgeOffer(_message.Message):
     ROOM_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
     room: _builtins.int
     """Sessions that it has room for in this run; 1 to 2^31 - 1."""
+    base_digest: _builtins.str
+    """Names the frozen base that it has: 64 lower-case hexadecimal digits, made of the run's tensors and their sampled
+    values (elsa/model/digest.py); empty: it does not say. The first edge to join that says it says it for the run: who
+    says another is refused with INVALID_ARGUMENT, and clients that had joined with another are refused then.
+    """
     @_builtins.property
     def profile(self) -> Global___EdgeProfile:
         """What it measured of itself; must be there if the run's splits are planned."""
@@ -679,10 +689,11 @@ class EdgeOffer(_message.Message):
         room: _builtins.int = ...,
         profile: Global___EdgeProfile | None = ...,
         shape: Global___ModelShape | None = ...,
+        base_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "room", b"room", "shape", b"shape"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "profile", b"profile", "room", b"room", "shape", b"shape"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

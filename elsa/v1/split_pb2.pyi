@@ -197,6 +197,7 @@ class TrainOpen(_message.Message):
     CALIBRATIONS_FIELD_NUMBER: _builtins.int
     WANTS_GRADIENT_FIELD_NUMBER: _builtins.int
     SSOP_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run, as the cloud named it."""
     client_id: _builtins.str
@@ -214,6 +215,10 @@ class TrainOpen(_message.Message):
     """
     wants_gradient: _builtins.bool
     """False if the bottom has nothing to train: no dL/dh1 is computed or sent."""
+    base_digest: _builtins.str
+    """Names the frozen base that the client has, as EdgeOffer.base_digest. INVALID_ARGUMENT if the edge has another;
+    empty: not said, and not compared.
+    """
     @_builtins.property
     def split(self) -> Global___Split:
         """The client's split. The edge must own all its trunk blocks."""
@@ -244,10 +249,11 @@ class TrainOpen(_message.Message):
         calibrations: _abc.Iterable[_builtins.bytes] | None = ...,
         wants_gradient: _builtins.bool = ...,
         ssop: Global___SsopKey | None = ...,
+        base_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["codecs", b"codecs", "split", b"split", "ssop", b"ssop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calibrations", b"calibrations", "client_id", b"client_id", "codecs", b"codecs", "edge_round", b"edge_round", "resume_token", b"resume_token", "run_id", b"run_id", "split", b"split", "ssop", b"ssop", "version", b"version", "wants_gradient", b"wants_gradient", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "calibrations", b"calibrations", "client_id", b"client_id", "codecs", b"codecs", "edge_round", b"edge_round", "resume_token", b"resume_token", "run_id", b"run_id", "split", b"split", "ssop", b"ssop", "version", b"version", "wants_gradient", b"wants_gradient", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -689,6 +695,7 @@ class PredictOpen(_message.Message):
     SSOP_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     client_id: _builtins.str
@@ -704,6 +711,8 @@ class PredictOpen(_message.Message):
     """
     cluster: _builtins.int
     """Set: that cluster's adapter of the version stands in for the global one. NOT_FOUND where the edge has none."""
+    base_digest: _builtins.str
+    """As in TrainOpen."""
     @_builtins.property
     def split(self) -> Global___Split:
         """The client's split."""
@@ -733,10 +742,11 @@ class PredictOpen(_message.Message):
         ssop: Global___SsopKey | None = ...,
         session_id: _builtins.str = ...,
         cluster: _builtins.int | None = ...,
+        base_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "cluster", b"cluster", "codecs", b"codecs", "split", b"split", "ssop", b"ssop"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "calibrations", b"calibrations", "client_id", b"client_id", "cluster", b"cluster", "codecs", b"codecs", "run_id", b"run_id", "session_id", b"session_id", "split", b"split", "ssop", b"ssop", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "base_digest", b"base_digest", "calibrations", b"calibrations", "client_id", b"client_id", "cluster", b"cluster", "codecs", b"codecs", "run_id", b"run_id", "session_id", b"session_id", "split", b"split", "ssop", b"ssop", "version", b"version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
     _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
@@ -1001,10 +1011,15 @@ class BaseManifest(_message.Message):
     FILES_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
     TRUNK_SHA256_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
     trunk_sha256: _builtins.str
     """SHA-256 over the entries of the trunk's tensors, by which edges with another base are told apart: of each in order
     of their names the name, the DType's number, the dimensions joined by "x" and the digest, each ended by a line
     feed. Lower-case hexadecimal.
+    """
+    base_digest: _builtins.str
+    """Names the whole base, as EdgeOffer.base_digest: what a client says that has its weights from here. Empty: the edge
+    does not say.
     """
     @_builtins.property
     def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___FileEntry]:
@@ -1022,10 +1037,11 @@ class BaseManifest(_message.Message):
         files: _abc.Iterable[Global___FileEntry] | None = ...,
         tensors: _abc.Iterable[Global___TensorEntry] | None = ...,
         trunk_sha256: _builtins.str = ...,
+        base_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "tensors", b"tensors", "trunk_sha256", b"trunk_sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_digest", b"base_digest", "files", b"files", "tensors", b"tensors", "trunk_sha256", b"trunk_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
