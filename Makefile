@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check protos format bench bench-wire bench-audit bench-cluster bench-plan clean
+.PHONY: help demo test check protos release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -29,9 +29,15 @@ check: $(READY) ## Formatting, lint, types, and that generated code is up to dat
 	$(BIN)/mypy
 	@out=$$(mktemp -d) && mkdir -p $$out/elsa && PYTHON=$(BIN)/python protos/generate.sh $$out \
 	  && diff -r -x __init__.py -x __pycache__ $$out/elsa/v1 elsa/v1 && rm -r $$out && echo "generated code is up to date"
+	$(BIN)/python protos/versions.py
+	$(BIN)/python protos/document.py --check
 
-protos: $(READY) ## Write the generated code of protos/
+protos: $(READY) ## Write the generated code of protos/, and docs/api.md
 	PYTHON=$(BIN)/python protos/generate.sh
+	$(BIN)/python protos/document.py
+
+release-protos: $(READY) ## Write down the API of this version as released: from then on it only grows
+	$(BIN)/python protos/versions.py release
 
 format: $(READY) ## Format the code
 	$(BIN)/ruff format .
@@ -48,6 +54,9 @@ bench-cluster: $(READY) ## Measure clusters and trust: groups found, bad clients
 
 bench-plan: $(READY) ## Measure planned splits: memory of a small client, unequal devices, a slow-down, planning itself
 	$(BIN)/python -m benchmarks.plan $(ARGS)
+
+bench-sizing: $(READY) ## Measure what a fleet needs: memory of each role, what an edge's core trains, what nodes cost
+	$(BIN)/python -m benchmarks.sizing $(ARGS)
 
 bench-audit: $(READY) ## Measure what docs/privacy.md states: what a curious edge recovers under each protection
 	$(BIN)/elsa audit --data ../shared/data/trec6/train.jsonl.gz --test ../shared/data/trec6/test.jsonl.gz \

@@ -47,6 +47,10 @@ class Fleet:
         """Start a client that offers `source` as its data set, with further flags."""
         self._start("client", "--name", name, "--cloud", self.cloud, "--data", source, *flags, threads=True)
 
+    def pid(self, name: str) -> int:
+        """The process of a role."""
+        return self._pids[name]
+
     def peak_bytes(self, name: str) -> int:
         """The most memory that a role has had, resident, up to now."""
         return peak_bytes(str(self._pids[name]))
