@@ -162,6 +162,9 @@ def is_stream(handler: Handler) -> bool:
     return bool(handler.request_streaming or handler.response_streaming)
 
 
-def is_untranslated(method: str) -> bool:
-    """Health and reflection, which the translators leave as they are."""
-    return method.startswith("/grpc.")
+def is_untranslated(handler: Handler, method: str) -> bool:
+    """Streams of health and reflection, which the translators leave as they are.
+
+    Health marks its watch as one that holds no thread; wrapped, it would hold one.
+    """
+    return method.startswith("/grpc.") and is_stream(handler)

@@ -33,7 +33,9 @@ class GuardInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
             return None
         method = handler_call_details.method
         guarded = self._guarded(handler, method)
-        return with_behavior(handler, _aborting(guarded) if is_untranslated(method) else guarded, sized(handler))
+        return with_behavior(
+            handler, _aborting(guarded) if is_untranslated(handler, method) else guarded, sized(handler)
+        )
 
     def _guarded(self, handler: Handler, method: str) -> Behavior:
         function = behavior_of(handler)

@@ -34,7 +34,7 @@ class AioGuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         return with_behavior(handler, self._guarded(handler, method), sized(handler))
 
     def _guarded(self, handler: Handler, method: str) -> Behavior:
-        function, untranslated = behavior_of(handler), is_untranslated(method)
+        function, untranslated = behavior_of(handler), is_untranslated(handler, method)
         # Health writes a stream's answers itself, in a coroutine.
         generates = handler.response_streaming and (not untranslated or inspect.isasyncgenfunction(function))
 

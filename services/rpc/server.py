@@ -22,10 +22,11 @@ from grpc_reflection.v1alpha import reflection
 
 from elsa.errors import AddressError, ElsaError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
-from services.rpc.guard import Guard
+from services.rpc.guard import Guard, is_untranslated
 from services.rpc.guarding import GuardInterceptor
 from services.rpc.guarding_aio import AioGuardInterceptor
 from services.rpc.handlers import Behavior, behavior_of, with_behavior
+from services.rpc.introduction import Introduction, Metadata
 from services.rpc.status import code_of, name_of
 
 log = logging.getLogger(__name__)
@@ -96,19 +97,23 @@ def start(
     insecure: bool,
     credentials: grpc.ServerCredentials | None = None,
     guard: Guard | None = None,
+    introduction: Introduction | None = None,
 ) -> BoundServer:
     """Start a synchronous server; every open stream holds one of its `threads`.
 
     Args:
         credentials: for TLS; None for none.
         guard: lets callers in by their certificates; with TLS alone.
+        introduction: what is said with every call; None: this version, and the time.
 
     Raises AddressError if the port is taken, or if `host` is not loopback and there is neither TLS nor `insecure`.
     """
     check_host(host, insecure or credentials is not None)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
     server = grpc.server(
-        pool, interceptors=[_Translator(), *([GuardInterceptor(guard)] if guard else [])], options=OPTIONS
+        pool,
+        interceptors=[_Translator(introduction or Introduction()), *([GuardInterceptor(guard)] if guard else [])],
+        options=OPTIONS,
     )
     checks = health.HealthServicer()
     address = _bind(server, host, port, credentials)
@@ -127,11 +132,16 @@ async def start_aio(
     insecure: bool,
     credentials: grpc.ServerCredentials | None = None,
     guard: Guard | None = None,
+    introduction: Introduction | None = None,
 ) -> BoundAioServer:
     """Start an asynchronous server on the running loop. Takes and raises as `start`."""
     check_host(host, insecure or credentials is not None)
     server = grpc.aio.server(
-        interceptors=[_AioTranslator(), *([AioGuardInterceptor(guard)] if guard else [])], options=OPTIONS
+        interceptors=[
+            _AioTranslator(introduction or Introduction()),
+            *([AioGuardInterceptor(guard)] if guard else []),
+        ],
+        options=OPTIONS,
     )
     checks = AioHealthServicer()
     address = _bind(server, host, port, credentials)
@@ -192,9 +202,6 @@ def _names(services: Sequence[Service]) -> list[str]:
     return ["", *(service.descriptor.full_name for service in services)]
 
 
-Metadata = tuple[tuple[str, str], ...]
-
-
 def _status(error: Exception, context: Any) -> tuple[grpc.StatusCode, str, Metadata]:
     """Code, text and trailing metadata of a call that ended with `error`."""
     if isinstance(error, ElsaError):
@@ -212,23 +219,27 @@ def _short(text: str) -> str:
 
 
 class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
-    """Errors of synchronous handlers as status codes."""
+    """Introduces the server with each call of synchronous handlers, and gives their errors as status codes."""
+
+    def __init__(self, introduction: Introduction) -> None:
+        self._introduction = introduction
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = continuation(handler_call_details)
-        # The health service marks its watch as one that holds no thread; wrapped, it would hold one.
-        if handler is None or handler_call_details.method.startswith("/grpc."):
+        if handler is None or is_untranslated(handler, handler_call_details.method):
             return handler
         return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
 
     def _wrap(self, function: Behavior, streams: bool) -> Behavior:
         def unary(request: Any, context: grpc.ServicerContext) -> Any:
+            context.set_trailing_metadata(self._introduction())
             try:
                 return function(request, context)
             except Exception as error:  # noqa: BLE001 - the outermost loop of a call
                 self._abort(error, context)
 
         def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            context.set_trailing_metadata(self._introduction())
             try:
                 yield from function(request, context)
             except Exception as error:  # noqa: BLE001 - the outermost loop of a call
@@ -241,36 +252,44 @@ class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
             log.debug("a call that its caller had left failed", exc_info=error)
             return
         code, text, metadata = _status(error, context)
-        context.set_trailing_metadata(metadata)
+        context.set_trailing_metadata((*metadata, *self._introduction()))
         context.abort(code, text)
 
 
 class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Errors of asynchronous handlers as status codes."""
+    """The same of asynchronous handlers."""
+
+    def __init__(self, introduction: Introduction) -> None:
+        self._introduction = introduction
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
-        # The health service mixes styles; its handlers raise nothing that needs translation.
-        if handler is None or handler_call_details.method.startswith("/grpc."):
+        if handler is None or is_untranslated(handler, handler_call_details.method):
             return handler
         return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
 
     def _wrap(self, function: Behavior, streams: bool) -> Behavior:
         async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            context.set_trailing_metadata(self._introduction())
             try:
                 return await function(request, context)
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                await context.abort(*_status(error, context))
+                await self._abort(error, context)
 
         async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            context.set_trailing_metadata(self._introduction())
             try:
                 async for response in function(request, context):
                     yield response
             except (asyncio.CancelledError, grpc.aio.AbortError):
                 raise
             except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                await context.abort(*_status(error, context))
+                await self._abort(error, context)
 
         return stream if streams else unary
+
+    async def _abort(self, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        code, text, metadata = _status(error, context)
+        await context.abort(code, text, (*metadata, *self._introduction()))
