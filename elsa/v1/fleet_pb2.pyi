@@ -1087,3 +1087,87 @@ class UploadFingerprintResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UploadFingerprintResponse: _TypeAlias = UploadFingerprintResponse  # noqa: Y015
+
+@_typing.final
+class ListEdgesRequest(_message.Message):
+    """Asks for the edges of the fleet."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    after: _builtins.str
+    """Those whose names come after this one; empty: from the first on."""
+    def __init__(
+        self,
+        *,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEdgesRequest: _TypeAlias = ListEdgesRequest  # noqa: Y015
+
+@_typing.final
+class RegisteredEdge(_message.Message):
+    """An edge, as an operator sees it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDGE_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    CAPACITY_FIELD_NUMBER: _builtins.int
+    SILENT_S_FIELD_NUMBER: _builtins.int
+    edge_id: _builtins.str
+    """Its name."""
+    address: _builtins.str
+    """host:port at which it says that clients reach it."""
+    capacity: _builtins.int
+    """Sessions that it can hold at once."""
+    silent_s: _builtins.float
+    """Seconds since the cloud heard it."""
+    def __init__(
+        self,
+        *,
+        edge_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        capacity: _builtins.int = ...,
+        silent_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "capacity", b"capacity", "edge_id", b"edge_id", "silent_s", b"silent_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisteredEdge: _TypeAlias = RegisteredEdge  # noqa: Y015
+
+@_typing.final
+class ListEdgesResponse(_message.Message):
+    """Answers ListEdgesRequest."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDGES_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    more: _builtins.bool
+    """Whether there are others after the last."""
+    @_builtins.property
+    def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisteredEdge]:
+        """Some of them."""
+
+    def __init__(
+        self,
+        *,
+        edges: _abc.Iterable[Global___RegisteredEdge] | None = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["edges", b"edges", "more", b"more"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEdgesResponse: _TypeAlias = ListEdgesResponse  # noqa: Y015

@@ -75,6 +75,11 @@ class FleetServiceStub:
                 request_serializer=elsa_dot_v1_dot_fleet__pb2.UploadFingerprintRequest.SerializeToString,
                 response_deserializer=elsa_dot_v1_dot_fleet__pb2.UploadFingerprintResponse.FromString,
                 _registered_method=True)
+        self.ListEdges = channel.unary_unary(
+                '/elsa.v1.FleetService/ListEdges',
+                request_serializer=elsa_dot_v1_dot_fleet__pb2.ListEdgesRequest.SerializeToString,
+                response_deserializer=elsa_dot_v1_dot_fleet__pb2.ListEdgesResponse.FromString,
+                _registered_method=True)
 
 
 class FleetServiceServicer:
@@ -151,6 +156,14 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListEdges(self, request, context):
+        """Lists the edges that are registered, in order of their names, some hundreds at a time: for operators, who look
+        whether clients can reach them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FleetServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -193,6 +206,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.UploadFingerprint,
                     request_deserializer=elsa_dot_v1_dot_fleet__pb2.UploadFingerprintRequest.FromString,
                     response_serializer=elsa_dot_v1_dot_fleet__pb2.UploadFingerprintResponse.SerializeToString,
+            ),
+            'ListEdges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEdges,
+                    request_deserializer=elsa_dot_v1_dot_fleet__pb2.ListEdgesRequest.FromString,
+                    response_serializer=elsa_dot_v1_dot_fleet__pb2.ListEdgesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -412,6 +430,33 @@ class FleetService:
             '/elsa.v1.FleetService/UploadFingerprint',
             elsa_dot_v1_dot_fleet__pb2.UploadFingerprintRequest.SerializeToString,
             elsa_dot_v1_dot_fleet__pb2.UploadFingerprintResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEdges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/elsa.v1.FleetService/ListEdges',
+            elsa_dot_v1_dot_fleet__pb2.ListEdgesRequest.SerializeToString,
+            elsa_dot_v1_dot_fleet__pb2.ListEdgesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -68,6 +68,10 @@ class FleetServiceStub:
     first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
     another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
     """
+    ListEdges: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListEdgesRequest, _fleet_pb2.ListEdgesResponse]
+    """Lists the edges that are registered, in order of their names, some hundreds at a time: for operators, who look
+    whether clients can reach them.
+    """
 
 @_typing.type_check_only
 class FleetServiceAsyncStub(FleetServiceStub):
@@ -108,6 +112,10 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
     first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
     another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+    """
+    ListEdges: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListEdgesRequest, _fleet_pb2.ListEdgesResponse]  # type: ignore[assignment]
+    """Lists the edges that are registered, in order of their names, some hundreds at a time: for operators, who look
+    whether clients can reach them.
     """
 
 class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -194,6 +202,16 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
         first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
         another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEdges(
+        self,
+        request: _fleet_pb2.ListEdgesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_fleet_pb2.ListEdgesResponse, _abc.Awaitable[_fleet_pb2.ListEdgesResponse]]:
+        """Lists the edges that are registered, in order of their names, some hundreds at a time: for operators, who look
+        whether clients can reach them.
         """
 
 def add_FleetServiceServicer_to_server(servicer: FleetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

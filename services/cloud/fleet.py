@@ -19,6 +19,9 @@ MOST = 2**31 - 1
 
 MOST_DATASETS = 64
 
+MOST_LISTED = 500
+"""Edges that are listed at once; so many go into a message."""
+
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -54,6 +57,15 @@ class Fleet:
             if not _NAME.fullmatch(name):
                 raise MalformedError(f"datasets: {name[:80]!r} is not a name; {_NAMES_ARE}")
         self._register(Node(node_id=client_id, role=Role.CLIENT, datasets=datasets))
+
+    def edges(self, after: str = "") -> tuple[list[Node], bool]:
+        """Edges whose names come after `after`, in order of their names, and whether there are more."""
+        with self._store.transaction() as transaction:
+            later = sorted(
+                (node for node in transaction.all(Node, role=Role.EDGE) if node.node_id > after),
+                key=lambda node: node.node_id,
+            )
+        return later[:MOST_LISTED], len(later) > MOST_LISTED
 
     def heartbeat(self, node_id: str) -> bool:
         """Note that a node is alive; True if it had been silent. Raises NotFoundError if it is unknown."""

@@ -22,6 +22,7 @@ from services.cloud.keyring import Keyring
 from services.cloud.lifecycle import RunState
 from services.cloud.offers import Refusal, Reply
 from services.cloud.plan_messages import client_offer_from_proto, edge_offer_from_proto, share_to_proto
+from services.cloud.records import Node
 from services.cloud.runs import Runs
 from services.cloud.store import Store
 from services.cloud.watch import Assignment, RunWatch, watch_assignments
@@ -102,6 +103,19 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         """See fleet.proto."""
         await self._fingerprints.take(upload_from_proto(request))
         return fleet_pb2.UploadFingerprintResponse()
+
+    async def ListEdges(self, request: fleet_pb2.ListEdgesRequest, context: Context) -> fleet_pb2.ListEdgesResponse:
+        """See fleet.proto."""
+        nodes, more = self._fleet.edges(request.after)
+        edges = [edge_to_proto(node, self._fleet.silent_s(node.node_id)) for node in nodes]
+        return fleet_pb2.ListEdgesResponse(edges=edges, more=more)
+
+
+def edge_to_proto(node: Node, silent_s: float) -> fleet_pb2.RegisteredEdge:
+    """An edge, as an operator sees it."""
+    return fleet_pb2.RegisteredEdge(
+        edge_id=node.node_id, address=node.address, capacity=node.capacity, silent_s=max(silent_s, 0.0)
+    )
 
 
 def reply_from_proto(request: fleet_pb2.JoinRunRequest) -> Reply:

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 IDEMPOTENT = {
     "elsa.v1.SplitService": ["Ping"],
-    "elsa.v1.FleetService": ["RegisterEdge", "RegisterClient", "Heartbeat", "JoinRun"],
+    "elsa.v1.FleetService": ["RegisterEdge", "RegisterClient", "Heartbeat", "JoinRun", "ListEdges"],
     "elsa.v1.RunService": ["GetRun", "ListRuns", "ReportEvaluation"],
 }
 """Unary calls that may be made twice."""

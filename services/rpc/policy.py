@@ -76,6 +76,8 @@ _CLOUD: Mapping[str, Rule] = {
     "/elsa.v1.FleetService/GetProbes": Rule(client=_CLIENT),
     # A fingerprint decides with whom its client learns and how far it is trusted.
     "/elsa.v1.FleetService/UploadFingerprint": Rule(client=_CLIENT),
+    # Where edges stand is for those who look after the fleet; a client is told of its own by its assignments.
+    "/elsa.v1.FleetService/ListEdges": _OPERATOR,
     # Runs are the operators'. They name the nodes of a run and what each did and measured; a node is told what it
     # needs of its runs by its assignments. Operators act as no node, so none of their messages names a caller.
     "/elsa.v1.RunService/SubmitRun": _OPERATOR,

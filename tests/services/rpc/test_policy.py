@@ -30,6 +30,7 @@ ALLOWED = {
         "ShareKeys": {"client"},
         "GetProbes": {"client"},
         "UploadFingerprint": {"client"},
+        "ListEdges": {"admin"},
         "SubmitRun": {"admin"},
         "GetRun": {"admin"},
         "ListRuns": {"admin"},
