@@ -123,7 +123,7 @@ class Edge:
                 return
             self._closed = True
             if self._server is not None:
-                self._server.health.enter_graceful_shutdown()
+                self._server.health.drain()
             self._drivers.close()
             self._link.close()
             self._idle.end_all()

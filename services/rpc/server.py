@@ -16,8 +16,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer as AioHealthServicer
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from elsa.errors import AddressError, ElsaError
@@ -26,12 +25,14 @@ from services.rpc.guard import Guard, is_untranslated
 from services.rpc.guarding import GuardInterceptor
 from services.rpc.guarding_aio import AioGuardInterceptor
 from services.rpc.handlers import Behavior, behavior_of, with_behavior
+from services.rpc.health_servicer import AioChecks, Checks
 from services.rpc.introduction import Introduction, Metadata
 from services.rpc.status import code_of, name_of
 
 log = logging.getLogger(__name__)
 
 KEEPALIVE_MS = 20_000
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 MAX_TEXT_BYTES = 2000
 """Longest error text that is sent. Up to three times as long when percent-encoded; callers take trailers of 8 KiB."""
@@ -64,12 +65,12 @@ class BoundServer:
 
     server: grpc.Server
     address: str
-    health: health.HealthServicer
+    health: Checks
     pool: ThreadPoolExecutor
 
     def stop(self, grace_s: float) -> None:
         """Turn NOT_SERVING, let calls in flight finish for at most `grace_s` seconds, then end them."""
-        self.health.enter_graceful_shutdown()
+        self.health.drain()
         self.server.stop(grace_s).wait()
         self.pool.shutdown(wait=False)
 
@@ -80,11 +81,11 @@ class BoundAioServer:
 
     server: grpc.aio.Server
     address: str
-    health: Any
+    health: AioChecks
 
     async def stop(self, grace_s: float) -> None:
         """Turn NOT_SERVING, let calls in flight finish for at most `grace_s` seconds, then end them."""
-        await self.health.enter_graceful_shutdown()
+        self.health.drain()
         await self.server.stop(grace_s)
 
 
@@ -115,11 +116,9 @@ def start(
         interceptors=[_Translator(introduction or Introduction()), *([GuardInterceptor(guard)] if guard else [])],
         options=OPTIONS,
     )
-    checks = health.HealthServicer()
+    checks = Checks(_names(services))
     address = _bind(server, host, port, credentials)
     _add_all(server, services, checks)
-    for name in _names(services):
-        checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     server.start()
     return BoundServer(server=server, address=address, health=checks, pool=pool)
 
@@ -143,11 +142,9 @@ async def start_aio(
         ],
         options=OPTIONS,
     )
-    checks = AioHealthServicer()
+    checks = AioChecks(_names(services))
     address = _bind(server, host, port, credentials)
     _add_all(server, services, checks)
-    for name in _names(services):
-        await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
     await server.start()
     return BoundAioServer(server=server, address=address, health=checks)
 
@@ -194,7 +191,7 @@ def _add_all(server: Any, services: Sequence[Service], checks: Any) -> None:
     for service in services:
         service.add(service.servicer, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    names = [*_names(services), health.SERVICE_NAME, reflection.SERVICE_NAME]
+    names = [*_names(services), HEALTH, reflection.SERVICE_NAME]
     reflection.enable_server_reflection([name for name in names if name], server)
 
 
