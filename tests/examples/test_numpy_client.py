@@ -1,0 +1,265 @@
+"""The client in NumPy computes what the one in torch computes, and a whole run with it ends as one without it."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from certified_fleet import certified_system
+from fleet_harness import system, write_rows
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy_client import wire
+from numpy_client.__main__ import main
+from numpy_client.bert import AdamW, Bert, cross_entropy
+from numpy_client.member import check
+from numpy_client.words import Words
+from safetensors.torch import load_file
+from split_harness import HALF, LABELS, client_segment, first_adapter, spec_of
+
+from elsa.data.batches import Batch
+from elsa.data.probes import public_probes
+from elsa.model import adapter as adapters
+from elsa.model.weights import Checkpoint
+from elsa.spec import Split
+from elsa.train.loss import loss_sum
+from elsa.train.optimizer import adamw
+from elsa.v1 import fleet_pb2
+from elsa.v1.tensor_pb2 import CodecSpec
+from elsa.wire.adapter import decode_adapter, encode_adapter
+from elsa.wire.codec.registry import codec_set_to_proto
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+COMPLETED = fleet_pb2.RUN_STATE_COMPLETED
+TOLERANCE = 1e-5
+QUICK = {"min_clients": 1, "min_edges": 1, "enroll_timeout_s": 60}
+
+
+def batch_of(lengths):
+    draw = np.random.default_rng(3)
+    mask = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    ids = np.where(mask, draw.integers(5, 45, mask.shape), 0)
+    return ids, mask, draw.integers(0, len(LABELS), len(lengths))
+
+
+def twins(folder, split):
+    """The same parts of one model in NumPy and in torch."""
+    spec = spec_of(folder)
+    start = first_adapter(spec)
+    segment = client_segment(spec, split, start)
+    config = json.loads((folder / "config.json").read_text())
+    base = {name: values.numpy() for name, values in load_file(folder / "model.safetensors").items()}
+    model = Bert(config, base, spec.lora.alpha / spec.lora.rank)
+    model.adapter = {name: start[name] for name in adapters.names(segment)}
+    return model, segment, spec
+
+
+@pytest.mark.parametrize("split", [HALF, Split(bottom=2, trunk=2, top=0)], ids=str)
+def test_a_step_in_numpy_is_the_one_of_torch(wordpiece_bert, split):
+    """Activations, loss, all gradients and what the optimizer makes of them, with the trunk as the identity."""
+    model, segment, spec = twins(wordpiece_bert, split)
+    ids, mask, labels = batch_of([7, 3, 5])
+    hidden, to_bottom = model.bottom(ids, mask, range(split.bottom))
+    logits, to_top = model.top(np.where(mask[:, :, None], hidden, 0), mask, range(4 - split.top, 4))
+    loss, _, gradient = cross_entropy(logits, labels, len(labels))
+    by_above = to_top(gradient)
+    to_bottom(by_above)
+
+    batch = Batch(
+        input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask).long(), token_type_ids=None,
+        labels=torch.tensor(labels),
+    )  # fmt: skip
+    wanted = segment.bottom(batch.input_ids, batch.attention_mask, split=split)
+    above = torch.where(torch.tensor(mask)[:, :, None], wanted, 0.0)
+    above.retain_grad()
+    wanted_loss = (
+        loss_sum(segment.top(above, batch.input_ids, batch.attention_mask, split), batch.labels, "classification") / 3
+    )
+    wanted_loss.backward()
+
+    np.testing.assert_allclose(hidden[mask], wanted.detach().numpy()[mask], atol=TOLERANCE)
+    assert loss == pytest.approx(wanted_loss.item(), abs=TOLERANCE)
+    np.testing.assert_allclose(by_above[mask], above.grad.numpy()[mask], atol=TOLERANCE)
+    parameters = dict(zip(sorted(adapters.names(segment)), adapters.parameters(segment), strict=True))
+    assert model.gradients.keys() == parameters.keys()
+    for name, parameter in parameters.items():
+        assert np.abs(model.gradients[name]).max() > 1e-3, name
+        np.testing.assert_allclose(model.gradients[name], parameter.grad.numpy(), atol=TOLERANCE, err_msg=name)
+
+    optimizer = AdamW(model.adapter, spec.training.optimizer.model_dump())
+    reference = adamw(parameters.values(), spec.training.optimizer)
+    gradients = model.take_gradients()
+    for name, parameter in parameters.items():
+        parameter.grad.copy_(torch.tensor(gradients[name]))
+    for _ in range(3):
+        optimizer.step(gradients)
+        reference.step()
+    for name, parameter in parameters.items():
+        np.testing.assert_allclose(model.adapter[name], parameter.detach().numpy(), atol=1e-6, err_msg=name)
+
+
+def test_texts_get_the_numbers_that_the_tokenizer_of_minilm_gives_them():
+    checkpoint = Checkpoint.open("minilm")
+    words = Words((checkpoint.folder / "tokenizer.json").read_bytes())
+    tokenizer = checkpoint.tokenizer()
+    texts = [
+        *public_probes(),
+        "Crème brûlée, naïve — «œuvre»!",
+        "a" * 300,
+        "tab\there\u200b日本 語\x00",
+        "don't 50% (x_y) `z`^2",
+        "",
+    ]
+    for text in texts:
+        assert words.numbers(text, 48) == tokenizer(text, truncation=True, max_length=48)["input_ids"], text
+
+
+@pytest.mark.parametrize("codec", wire.CODECS)
+@given(seed=st.integers(0, 1000), size=st.sampled_from([1e-6, 1.0, 100.0]))
+def test_codecs_are_those_of_the_package(codec, seed, size):
+    spec = spec_of("x", codecs={"h1": codec})
+    registered = codec_set_to_proto(spec.codecs, 8).h1
+    assert wire.CODECS[codec] == registered
+    values = np.random.default_rng(seed).normal(0, size, (5, 8)).astype(np.float32)
+    parts = wire.encode(values, codec)
+    theirs = pipeline(registered)
+    for (_, ours), wanted in zip(parts, theirs.encode(torch.tensor(values)), strict=True):
+        assert ours.tobytes() == wanted.contiguous().view(torch.uint8).numpy().tobytes()
+    decoded = theirs.decode(theirs.encode(torch.tensor(values)))
+    np.testing.assert_array_equal(wire.decode([part for _, part in parts], codec), decoded.numpy())
+
+
+def pipeline(spec: CodecSpec):
+    from elsa.wire.codec.registry import codec_from_proto
+
+    return codec_from_proto(spec, 8, "codec")
+
+
+def test_adapters_are_read_and_written_as_the_package_does():
+    draw = np.random.default_rng(1)
+    tensors = {name: draw.normal(size=(2, 3)).astype(np.float32) for name in ("b.weight", "a.weight")}
+    assert list(decode_adapter(wire.write_adapter(tensors))) == ["a.weight", "b.weight"]
+    for read in (decode_adapter(wire.write_adapter(tensors)), wire.read_adapter(encode_adapter(tensors))):
+        for name, values in tensors.items():
+            np.testing.assert_array_equal(read[name], values)
+
+
+def test_large_payloads_travel_in_chunks_and_altered_ones_are_refused():
+    data = np.random.default_rng(0).bytes(2_500_000)
+    pieces = list(wire.chunks(data))
+    assert [len(piece.data) for piece in pieces] == [1_000_000, 1_000_000, 500_000]
+    assert wire.joined(iter(pieces)) == data
+    assert wire.joined(wire.chunks(b"")) == b""
+    with pytest.raises(ValueError, match="out of order"):
+        wire.joined(iter(pieces[1:]))
+    with pytest.raises(ValueError, match="ended before"):
+        wire.joined(iter(pieces[:2]))
+
+
+def test_what_it_cannot_do_it_says(wordpiece_bert):
+    check(spec_of(wordpiece_bert).model_dump(mode="json"))
+    with pytest.raises(ValueError, match=r"codecs\.h1 is 'int4'; this client, a small example, can do none or bf16"):
+        check(spec_of(wordpiece_bert, codecs={"h1": "int4"}).model_dump(mode="json"))
+
+
+def flags_of(at, rows, kept):
+    told = {"name": "ann", "cloud": at.address, "dataset": "words", "data": rows, "heldout": kept}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in told.items()]
+
+
+def ran(folder, spec, kind):
+    """The evaluations and the exported adapter of a run with one client, in torch or in NumPy."""
+    folder.mkdir()
+    rows, kept = write_rows(folder / "rows.jsonl", 24, 1), write_rows(folder / "kept.jsonl", 12, 2)
+    with system(folder) as at:
+        at.edge("edge-1")
+        if kind == "torch":
+            at.client("ann", rows, heldout={"words": str(kept)}, cache=folder / "cache")
+            thread = None
+        else:
+            thread = threading.Thread(target=main, args=[flags_of(at, rows, kept)])
+            thread.start()
+        run_id = at.submit(spec)
+        *_, last = at.events(run_id)
+        assert last.state_changed.state == COMPLETED, last
+        if thread:
+            thread.join(30)
+        return list(at.get(run_id).evaluations), decode_adapter(at.export(run_id)["adapter_model.safetensors"])
+
+
+def test_a_run_in_numpy_is_the_one_in_torch(wordpiece_bert, tmp_path):
+    """With batches of all rows, so that both see the same ones, in two micro-batches, over two rounds of two."""
+    spec = spec_of(wordpiece_bert, fleet=QUICK, training={"batch": 24, "micro_batches": 2, "local_steps": 3})
+    (ours, tensors), (theirs, wanted) = (ran(tmp_path / kind, spec, kind) for kind in ("numpy", "torch"))
+    assert [found.version for found in ours] == [0, 1, 2]
+    assert ours[-1].loss < ours[0].loss
+    for found, other in zip(ours, theirs, strict=True):
+        assert (found.rows, found.version) == (other.rows, other.version)
+        assert found.loss == pytest.approx(other.loss, abs=2e-3)
+    assert tensors.keys() == wanted.keys()
+    for name in wanted:
+        np.testing.assert_allclose(tensors[name], wanted[name], atol=5e-3, err_msg=name)
+    assert ours[0].loss == pytest.approx(theirs[0].loss, abs=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["int8", "bf16"])
+def test_it_learns_under_codecs_and_beside_a_client_in_torch(wordpiece_bert, tmp_path, codec):
+    codecs = dict.fromkeys(("h1", "h2", "dh2", "dh1"), codec)
+    spec = spec_of(wordpiece_bert, fleet=QUICK | {"min_clients": 2}, codecs=codecs, training={"local_steps": 8})
+    rows, kept = write_rows(tmp_path / "rows.jsonl", 24, 1), write_rows(tmp_path / "kept.jsonl", 12, 2)
+    with system(tmp_path) as at:
+        at.edge("edge-1")
+        at.client("bob", write_rows(tmp_path / "bob.jsonl", 24, 3), cache=tmp_path / "cache")
+        thread = threading.Thread(target=main, args=[flags_of(at, rows, kept)])
+        thread.start()
+        run_id = at.submit(spec)
+        events = list(at.events(run_id))
+        assert events[-1].state_changed.state == COMPLETED
+        thread.join(30)
+        reported = [e.evaluation_reported for e in events if e.WhichOneof("event") == "evaluation_reported"]
+        losses = [each.evaluation.loss for each in reported if each.client_id == "ann"]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_a_run_that_is_not_for_it_is_told_why(wordpiece_bert, tmp_path, capsys):
+    spec = spec_of(wordpiece_bert, fleet=QUICK | {"enroll_timeout_s": 20}, codecs={"h1": "int4"})
+    rows = write_rows(tmp_path / "rows.jsonl", 24, 1)
+    with system(tmp_path) as at:
+        at.edge("edge-1")
+        thread = threading.Thread(target=main, args=[flags_of(at, rows, rows)])
+        thread.start()
+        run_id = at.submit(spec)
+        refused = at.wait(run_id, lambda event: event.node_joined.node_id == "ann")
+        thread.join(30)
+    assert not refused.node_joined.accepted
+    assert refused.node_joined.detail.startswith("codecs.h1 is 'int4'")
+    assert "leaves run" in capsys.readouterr().err
+
+
+def test_it_takes_part_under_tls(wordpiece_bert, tmp_path):
+    spec = spec_of(wordpiece_bert, fleet=QUICK)
+    rows, kept = write_rows(tmp_path / "rows.jsonl", 24, 1), write_rows(tmp_path / "kept.jsonl", 12, 2)
+    with certified_system(tmp_path) as (at, certified):
+        at.edge("edge-1", **certified.settings("edge", "edge-1"))
+        flags = [*flags_of(at, rows, kept), *certified.flags("client", "ann")]
+        thread = threading.Thread(target=main, args=[flags])
+        thread.start()
+        *_, last = at.events(at.submit(spec))
+        thread.join(30)
+    assert last.state_changed.state == COMPLETED, last
+
+
+def test_it_needs_no_torch():
+    """Nor anything else of this package than the generated protos."""
+    code = (
+        "import sys, numpy_client.__main__\n"
+        "loaded = {name for name in sys.modules if name.partition('.')[0] in ('torch', 'elsa', 'services')}\n"
+        "sys.exit(', '.join(n for n in loaded if n != 'elsa' and not n.startswith('elsa.v1')) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
