@@ -48,17 +48,27 @@ class Checkpoint:
     """The file of each stored tensor, by its stored name."""
 
     @classmethod
-    def open(cls, source: str, *, download: bool = True) -> "Checkpoint":
+    def open(cls, source: str, *, download: bool = True, models: Mapping[str, str] | None = None) -> "Checkpoint":
         """Find a model: 'minilm' (packaged), a local folder, or a hub name.
 
         Args:
             download: whether a hub name may be downloaded; else it must have been before.
+            models: where this site has models, by the source that runs name: a source of its own in place of that.
+                None where nobody can say so.
 
         Raises:
             CheckpointError: if it is not there, cannot be reached, or is no readable checkpoint.
             ArchitectureError: if its family is not supported.
         """
-        folder = _find(source, download)
+        own = (models or {}).get(source)
+        try:
+            folder = _find(source if own is None else own, download)
+        except CheckpointError as error:
+            if own is not None:
+                raise CheckpointError(f"{error} (this site's models say that {source} is there)") from error
+            if models is not None:
+                raise CheckpointError(f"{error}; or say where this site has it: --models {source}=FOLDER") from error
+            raise
         return cls(source=source, folder=folder, architecture=architecture_in(folder), files=_files(folder))
 
     def beside(self) -> tuple[Path, ...]:

@@ -3,6 +3,7 @@
 Every part of it is checked before anything is made of it: names, which become names of files, sizes and digests.
 """
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
@@ -62,6 +63,8 @@ class Manifest:
     files: tuple[Entry, ...]
     tensors: tuple[TensorEntry, ...]
     trunk_sha256: str
+    base_digest: str = dataclasses.field(default="", compare=False)
+    """Names the whole base; empty where the edge does not say."""
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -101,6 +104,7 @@ def manifest_to_proto(manifest: Manifest) -> pb.BaseManifest:
             for tensor in manifest.tensors
         ],
         trunk_sha256=manifest.trunk_sha256,
+        base_digest=manifest.base_digest,
     )
     manifest_from_proto(message)
     return message
@@ -118,6 +122,7 @@ def manifest_from_proto(message: pb.BaseManifest) -> Manifest:
         files=tuple(_file(file, f"manifest.files[{index}]") for index, file in enumerate(message.files)),
         tensors=tuple(_tensor(entry, f"manifest.tensors[{index}]") for index, entry in enumerate(message.tensors)),
         trunk_sha256=checked_sha256(message.trunk_sha256, "manifest.trunk_sha256"),
+        base_digest=checked_sha256(message.base_digest, "manifest.base_digest") if message.base_digest else "",
     )
     _check_order(manifest.files, "manifest.files")
     _check_order(manifest.tensors, "manifest.tensors")

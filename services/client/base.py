@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from elsa.errors import CheckpointError, RoundGivenUpError, UnreachableError
 from elsa.model.cached import CachedCheckpoint
+from elsa.model.digest import base_digest
 from elsa.model.weights import Checkpoint, architecture_in
 from elsa.spec import RunSpec
 from elsa.v1.fleet_pb2 import EdgePeer
@@ -63,6 +64,15 @@ class RunBase:
         self._checkpoint = self._local(spec.model.source) or self._from_edge(spec, edges)
         return self._checkpoint
 
+    def digest(self, spec: RunSpec) -> str:
+        """Names the whole base, of which this machine may have a part; empty where that cannot be told.
+
+        What comes from an edge is called as that edge calls it. Raises as `base_digest`.
+        """
+        if self._manifest is not None:
+            return self._manifest.base_digest
+        return base_digest(self.checkpoint, spec.model.base_dtype, spec.model.task, len(spec.data.labels))
+
     @property
     def comes_from_edge(self) -> bool:
         """Whether an edge has described it, so that it is to be completed."""
@@ -93,12 +103,14 @@ class RunBase:
 
     def _local(self, source: str) -> Checkpoint | None:
         """The model of this machine; None if it is to come from an edge."""
-        wanted = self._settings.weights
+        wanted, models = self._settings.weights, self._settings.models
         if wanted == "edge":
             return None
         try:
-            return Checkpoint.open(source, download=wanted == "local")
+            return Checkpoint.open(source, download=wanted == "local", models=models)
         except CheckpointError as error:
+            if wanted is None and source in models:
+                raise
             if wanted == "local":
                 raise CheckpointError(f"{error}; or set weights to edge") from error
             log.info("run %s: %s; its weights come from the edge", self._run_id, error)

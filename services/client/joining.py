@@ -36,6 +36,8 @@ class Joined:
     config: AdapterConfig
     data: SiteData
     limits: Limits
+    base_digest: str = ""
+    """Names the frozen base; empty where that cannot be told."""
 
 
 def prepared(
@@ -61,7 +63,9 @@ def prepared(
     limits = Limits.of(spec, checkpoint, config, data.train, settings, account)
     limits.check(limits.least)
     limits.reserve(limits.least)
-    return Joined(spec=spec, checkpoint=checkpoint, config=config, data=data, limits=limits)
+    return Joined(
+        spec=spec, checkpoint=checkpoint, config=config, data=data, limits=limits, base_digest=base.digest(spec)
+    )
 
 
 def offer_of(
@@ -102,4 +106,5 @@ def offer_of(
         row_report=joined.data.report,
         links=links,
         profile=profile,
+        base_digest=joined.base_digest,
     )

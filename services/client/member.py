@@ -162,4 +162,5 @@ class Member:
             patience_s=self._settings.patience_s,
             report=self._link.report,
             pace=pace_of(self._settings),
+            base_digest=self._joined.base_digest,
         )

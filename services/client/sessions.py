@@ -24,6 +24,7 @@ class Sessions:
         width: of a hidden state.
         end: the client's end of its tensors at this split.
         stub, peer: its edge, and how to call it in errors.
+        base_digest: as `RoundTrainer` has it.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Sessions:
         peer: str,
         stop: threading.Event,
         patience_s: float,
+        base_digest: str = "",
     ) -> None:
         self._name = name
         self._run_id = run_id
@@ -52,6 +54,7 @@ class Sessions:
         self._peer = peer
         self._stop = stop
         self._patience_s = patience_s
+        self._base_digest = base_digest
 
     def training(self, pulled: Pulled, watch: Stopwatch) -> TrainTrunk:
         """A session to train from a pulled adapter, not opened yet."""
@@ -64,6 +67,7 @@ class Sessions:
             codecs=codec_set_to_proto(self._spec.codecs, self._width),
             window=self._spec.training.window,
             wants_gradient=self._spec.lora.bottom_adapters,
+            base_digest=self._base_digest,
         )
         return TrainTrunk(
             self._stub,
@@ -111,6 +115,7 @@ class Sessions:
             "version": pulled.version,
             "split": self._split_message,
             "window": self._spec.training.window,
+            "base_digest": self._base_digest,
         }
 
     @property

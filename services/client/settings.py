@@ -19,6 +19,7 @@ MAPPINGS = {
     "data": '{"reviews": "rows.jsonl"}',
     "heldout": '{"reviews": "kept.jsonl"}',
     "edge_addresses": '{"edge-1": "10.0.0.7:7500"}',
+    "models": '{"org/name": "/models/name"}',
 }
 """Settings that are JSON in the environment, and how each looks there."""
 
@@ -35,6 +36,11 @@ class ClientSettings(TlsSettings):
     )
     heldout: Mapping[Name, str] = Field(
         {}, description="rows to evaluate on, by the data set's name; else a share of its rows is kept back"
+    )
+    models: Mapping[str, str] = Field(
+        {},
+        description="where this machine has a model that runs name: a folder of its own, by the run's model.source",
+        json_schema_extra={"metavar": "SOURCE=FOLDER"},
     )
     weights: Literal["local", "edge"] | None = Field(
         None,

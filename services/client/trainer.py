@@ -59,6 +59,7 @@ class RoundTrainer:
         stub, peer: its edge, and how to call it in errors.
         report: tells those who watch how far this client is.
         pace: how many times slower it computes, for experiments.
+        base_digest: names the frozen base, for the edge to compare; empty where that cannot be told.
 
     Attributes:
         split: what it trains at.
@@ -82,6 +83,7 @@ class RoundTrainer:
         patience_s: float,
         report: Callable[[fleet_pb2.Progress], None],
         pace: Pace = UNPACED,
+        base_digest: str = "",
     ) -> None:
         self._name = name
         self._run_id = run_id
@@ -108,6 +110,7 @@ class RoundTrainer:
             peer=peer,
             stop=stop,
             patience_s=patience_s,
+            base_digest=base_digest,
         )
         self._bottom = b""
 

@@ -25,6 +25,8 @@ class ClientOffer:
     """What it measured of itself and of its links; None where it did not."""
     row_tokens: float = 0.0
     """With a profile: real tokens of one of its rows on average."""
+    base_digest: str = ""
+    """Names the frozen base that it has; empty where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,8 @@ class EdgeOffer:
     """What it measured of itself; None where it did not."""
     shape: ModelShape | None = None
     """Of the run's model, likewise."""
+    base_digest: str = ""
+    """As `ClientOffer.base_digest`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +62,7 @@ def answered(member: Member, reply: Reply) -> Member:
         return replace(blank, answer=Answer.REFUSED, detail=_line(reply.reason) or "no reason given")
     if isinstance(reply, EdgeOffer) and member.role is Role.EDGE:
         check_number("edge.room", reply.room, 1, MOST)
-        return replace(blank, answer=Answer.JOINED, room=reply.room)
+        return replace(blank, answer=Answer.JOINED, room=reply.room, base_digest=reply.base_digest)
     if isinstance(reply, ClientOffer) and member.role is Role.CLIENT:
         _check_client(reply)
         return replace(
@@ -68,6 +72,7 @@ def answered(member: Member, reply: Reply) -> Member:
             train_rows=reply.train_rows,
             heldout_rows=reply.heldout_rows,
             links=reply.links,
+            base_digest=reply.base_digest,
         )
     raise MalformedError(f"answer: {member.node_id} is registered as {member.role}; answer as one or refuse")
 

@@ -14,6 +14,7 @@ from elsa.plan.messages import (
 from elsa.plan.profile import LinkProfile
 from elsa.train.phases import PhaseSeconds
 from elsa.v1 import fleet_pb2, run_pb2, split_pb2
+from elsa.wire.manifest import checked_sha256
 from services.cloud.convert import fitting
 from services.cloud.events import Planned, PlannedClient
 from services.cloud.offers import ClientOffer, EdgeOffer
@@ -43,6 +44,7 @@ def client_offer_from_proto(name: str, offer: fleet_pb2.ClientOffer) -> ClientOf
         public_key=offer.public_key,
         profile=profile,
         row_tokens=row_tokens,
+        base_digest=_checked_digest(offer.base_digest, "client.base_digest"),
     )
 
 
@@ -52,7 +54,12 @@ def edge_offer_from_proto(name: str, offer: fleet_pb2.EdgeOffer) -> EdgeOffer:
         room=offer.room,
         profile=edge_from_proto(name, offer.profile, offer.room) if offer.HasField("profile") else None,
         shape=shape_from_proto(offer.shape, "edge.shape") if offer.HasField("shape") else None,
+        base_digest=_checked_digest(offer.base_digest, "edge.base_digest"),
     )
+
+
+def _checked_digest(value: str, field: str) -> str:
+    return checked_sha256(value, field) if value else ""
 
 
 def share_to_proto(client: Member | None) -> fleet_pb2.ClientShare | None:

@@ -94,6 +94,8 @@ class Member:
     """Client: bottom/top."""
     local_steps: int = 0
     """Client: of an edge round, where splits are planned; 0: as the specification says."""
+    base_digest: str = ""
+    """Names the frozen base that it has; empty where it did not say."""
 
 
 @dataclass(frozen=True, kw_only=True)

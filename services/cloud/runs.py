@@ -13,6 +13,7 @@ from elsa.errors import (
     StaleRoundError,
 )
 from elsa.spec import RunSpec
+from services.cloud.bases import check_base, refuse_others
 from services.cloud.changes import Changes
 from services.cloud.engine import Engine
 from services.cloud.events import EvaluationReported, Metrics, NodeJoined, StateChanged
@@ -145,19 +146,21 @@ class Runs:
             NotFoundError: an unknown run or node.
             PermissionDeniedError: a run that was not offered to this node.
             MalformedError: an answer that is not of this node's role or breaks its bounds.
+            CheckpointError: another base than that of the run's edges.
             StaleRoundError, RoundGivenUpError: a run that began without it, or has ended.
         """
+        changed = [node_id]
         with self._store.transaction() as transaction:
             run, before = transaction.run(run_id), member_of(transaction, run_id, node_id)
             if run.state.ended:
                 raise RoundGivenUpError(f"run {run_id} has ended ({run.state})")
             if run.state is RunState.ENROLLING:
-                _answer(transaction, run, before, reply, self._clock())
+                changed += _answer(transaction, run, before, reply, self._clock())
             elif run.state in LEAVABLE and isinstance(reply, Refusal):
                 leave(transaction, before, reply, self._clock())
             else:
                 raise StaleRoundError(f"run {run_id} is {run.state} and takes no more answers; wait for the next")
-        self._changes.notify(("events", run_id), ("node", node_id))
+        self._changes.notify(("events", run_id), *(("node", name) for name in changed))
         if before.role is Role.EDGE or run.state is not RunState.ENROLLING:
             self._engine.announce(run_id)
         self._engine.kick(run_id)
@@ -222,8 +225,11 @@ def member_of(transaction: Transaction, run_id: str, node_id: str) -> Member:
     return member
 
 
-def _answer(transaction: Transaction, run: Run, before: Member, reply: Reply, now: float) -> None:
+def _answer(transaction: Transaction, run: Run, before: Member, reply: Reply, now: float) -> list[str]:
+    """Write an answer down; the names of others whom it makes refused."""
     member = answered(before, reply)
+    check_base(transaction, run, member)
+    refused = refuse_others(transaction, run, member, now) if member.role is Role.EDGE else []
     if isinstance(reply, ClientOffer):
         members = transaction.member_ids(before.run_id)
         check_edges(reply, {name for name, (role, _) in members.items() if role is Role.EDGE})
@@ -234,6 +240,7 @@ def _answer(transaction: Transaction, run: Run, before: Member, reply: Reply, no
         transaction.put(member)
         event = NodeJoined(node_id=member.node_id, detail=summary(member), accepted=member.answer is Answer.JOINED)
         transaction.append(member.run_id, event, now)
+    return refused
 
 
 def _keep_public_key(transaction: Transaction, run: Run, client_id: str, public_key: bytes) -> None:

@@ -128,6 +128,7 @@ MEMBERS = Table(
     Column("edge_id", _ID, ForeignKey("nodes.node_id")),
     Column("split", String(32)),
     Column("local_steps", Integer, nullable=False),
+    Column("base_digest", _SHA, nullable=False),
 )
 PROFILES = Table(
     "profiles",

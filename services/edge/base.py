@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from elsa.errors import MalformedError, PermissionDeniedError, RoundGivenUpError
+from elsa.errors import CheckpointError, MalformedError, PermissionDeniedError, RoundGivenUpError
 from elsa.model.carving import owned_tensors
 from elsa.model.raw import Place, RawTensor, raw_tensors, whole_file
 from elsa.model.weights import Checkpoint
@@ -35,16 +35,30 @@ class RunBase:
     Args:
         blocks_total: of the whole model.
         trunk: numbers of the blocks that this edge runs.
+        digest: names the whole base; empty where that is not known.
     """
 
-    def __init__(self, spec: RunSpec, checkpoint: Checkpoint, blocks_total: int, trunk: Sequence[int]) -> None:
+    def __init__(
+        self, spec: RunSpec, checkpoint: Checkpoint, blocks_total: int, trunk: Sequence[int], digest: str = ""
+    ) -> None:
         self._spec = spec
         self._checkpoint = checkpoint
         self._total = blocks_total
         self._trunk = tuple(trunk)
+        self._digest_of_all = digest
         self._lock = threading.Lock()
         self._digests: dict[Place, str] = {}
         self._parts: dict[tuple[tuple[int, ...], bool], Part] = {}
+
+    def check_same(self, client: str, digest: str) -> None:
+        """Raise CheckpointError if a client says that it has another base than this edge, where both say which."""
+        ours, source = self._digest_of_all, self._spec.model.source
+        if digest and ours and digest != ours:
+            raise CheckpointError(
+                f"{client[:80]} has another model under the name {source} ({digest[:12]}) than this edge "
+                f"({ours[:12]}): give it the same files (--models {source}=FOLDER), or let it have its weights from "
+                "the edge (--weights edge)"
+            )
 
     def check_owned(self, client: str, blocks: Sequence[int]) -> None:
         """Raise MalformedError unless `blocks` rise, PermissionDeniedError unless all are the client's own.
@@ -91,6 +105,7 @@ class RunBase:
             ),
             tensors=tuple(self._entry(tensor, is_there) for tensor in tensors),
             trunk_sha256=tensors_sha256(self._entry(raw, is_there) for raw in self._raw(self._trunk, ends=False)),
+            base_digest=self._digest_of_all,
         )
         places += [tensor.place for tensor in tensors]
         return Part(

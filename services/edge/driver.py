@@ -203,7 +203,7 @@ class RunDriver:
                 run_id=self._run_id, node_id=self._link.node_id, rows=1, initial=True, config=config_to_proto(config)
             )
             self._link.patiently(lambda: push(self._link.adapters, header, first))
-        return EdgeRun(self._run_id, spec, trunk, self._runs.sessions, self._shelf)
+        return EdgeRun(self._run_id, spec, trunk, self._runs.sessions, self._shelf, prepared.base_digest)
 
     def _warm_up(self, run: EdgeRun) -> None:
         """Serve the first adapter to the clients of the time being until the run trains; nothing is aggregated."""

@@ -34,6 +34,7 @@ class PredictStream:
 
     def __init__(self, opening: pb.PredictOpen, run: EdgeRun, feed: Chunks, worker: Worker) -> None:
         width = run.trunk.segment.width
+        run.base.check_same(opening.client_id, opening.base_digest)
         spec = for_probes(run.spec) if opening.session_id else run.spec
         check_codecs(opening.codecs, spec, width)
         known = checked_calibrations(opening.calibrations)

@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from elsa.model.adapter import adapter_config
 from elsa.model.adapter_config import AdapterConfig
+from elsa.model.digest import base_digest
 from elsa.model.weights import Checkpoint
 from elsa.plan.kept import KeptFigures
 from elsa.plan.messages import edge_to_proto, shape_to_proto
@@ -30,6 +32,8 @@ from services.rpc.pace import Pace
 
 log = logging.getLogger(__name__)
 
+NOWHERE: Mapping[str, str] = MappingProxyType({})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
@@ -38,15 +42,19 @@ class Prepared:
     checkpoint: Checkpoint
     config: AdapterConfig
     fit: Fit
+    base_digest: str
+    """Names the frozen base; empty where that cannot be told of this machine's folder."""
     seconds: Mapping[str, float] | None
     """In a run whose splits are planned: those of an `EdgeProfile`, by its names."""
 
     def offer(self, name: str, room: int) -> fleet_pb2.EdgeOffer:
         """What is told when the run is joined, with room for so many sessions."""
-        if self.seconds is None:
-            return fleet_pb2.EdgeOffer(room=room)
-        profile = EdgeProfile(name=name, memory_bytes=self.fit.memory_bytes, capacity=room, **self.seconds)
-        return fleet_pb2.EdgeOffer(room=room, profile=edge_to_proto(profile), shape=shape_to_proto(self.fit.shape))
+        offer = fleet_pb2.EdgeOffer(room=room, base_digest=self.base_digest)
+        if self.seconds is not None:
+            profile = EdgeProfile(name=name, memory_bytes=self.fit.memory_bytes, capacity=room, **self.seconds)
+            offer.profile.CopyFrom(edge_to_proto(profile))
+            offer.shape.CopyFrom(shape_to_proto(self.fit.shape))
+        return offer
 
 
 class Profiler:
@@ -56,13 +64,17 @@ class Profiler:
         worker: on whose thread is measured, so that it is not disturbed by this edge's sessions.
         pace: by which seconds are multiplied.
         folder: where seconds are kept that were measured before.
+        models: where this machine has models, by the source that runs name.
     """
 
-    def __init__(self, worker: Worker, *, capacity: int, pace: Pace, folder: Path) -> None:
+    def __init__(
+        self, worker: Worker, *, capacity: int, pace: Pace, folder: Path, models: Mapping[str, str] = NOWHERE
+    ) -> None:
         self._worker = worker
         self._capacity = capacity
         self._pace = pace
         self._folder = folder
+        self._models = models
 
     def prepared(self, spec: RunSpec, there: Callable[[], int], *, joins: bool) -> Prepared:
         """A run as far as it can be known without its weights.
@@ -77,7 +89,7 @@ class Profiler:
         """
         give_back()  # what runs before this one had, which would count as taken
         memory_bytes = there()
-        checkpoint = Checkpoint.open(spec.model.source)
+        checkpoint = Checkpoint.open(spec.model.source, models=self._models)
         task, labels = spec.model.task, len(spec.data.labels)
         check_fits(spec, checkpoint.config(task, labels).hidden_size)
         checkpoint.check_length(spec.model.max_tokens, task, labels)
@@ -90,7 +102,8 @@ class Profiler:
         fit = Fit.of(spec, shape, memory_bytes)
         fit.check()
         seconds = self._seconds(spec, checkpoint, config, fit) if joins and spec.plans_splits else None
-        return Prepared(checkpoint=checkpoint, config=config, fit=fit, seconds=seconds)
+        digest = base_digest(checkpoint, spec.model.base_dtype, task, labels)
+        return Prepared(checkpoint=checkpoint, config=config, fit=fit, base_digest=digest, seconds=seconds)
 
     def _seconds(self, spec: RunSpec, checkpoint: Checkpoint, config: AdapterConfig, fit: Fit) -> dict[str, float]:
         """Of rows as long as the run allows and a quarter as long, since this edge knows none of its clients'."""

@@ -26,9 +26,21 @@ from services.edge.worker import Worker
 
 
 class EdgeRun:
-    """One run at this edge."""
+    """One run at this edge.
 
-    def __init__(self, run_id: str, spec: RunSpec, trunk: EdgeTrunk, sessions: Sessions, shelf: Shelf) -> None:
+    Args:
+        base_digest: names the frozen base of `trunk`; empty where that is not known.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        spec: RunSpec,
+        trunk: EdgeTrunk,
+        sessions: Sessions,
+        shelf: Shelf,
+        base_digest: str = "",
+    ) -> None:
         self.run_id = run_id
         self.spec = spec
         self.trunk = trunk
@@ -38,7 +50,7 @@ class EdgeRun:
         self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=told, most_steps=most)
         self.ends = ClientEnds(spec, trunk.segment.width, shelf)
         segment = trunk.segment
-        self.base = RunBase(spec, trunk.checkpoint, segment.blocks_total, sorted(segment.owned))
+        self.base = RunBase(spec, trunk.checkpoint, segment.blocks_total, sorted(segment.owned), base_digest)
 
     def open_session(
         self, opening: pb.TrainOpen, feed: Chunks, worker: Worker, cancel: Callable[[], object]
@@ -53,7 +65,9 @@ class EdgeRun:
             StaleRoundError, PermissionDeniedError: it is for another round, or by another edge's client.
             NotFoundError: there is no session of the resume token.
             CapacityError: the edge is full.
+            CheckpointError: its client has another base.
         """
+        self.base.check_same(opening.client_id, opening.base_digest)
         known, width = checked_calibrations(opening.calibrations), self.trunk.segment.width
         ssop = opening.ssop if opening.HasField("ssop") else None
         turns = turns_from_proto(ssop, self.spec, width, feed)

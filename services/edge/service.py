@@ -51,6 +51,7 @@ class Edge:
             capacity=settings.capacity,
             pace=pace,
             folder=settings.profiles_folder,
+            models=settings.models,
         )
         self._ledger = Ledger(lambda: usable_bytes(settings.max_memory_mib))
         self._runs = EdgeRuns(Sessions(settings.capacity, settings.idle_timeout_s))

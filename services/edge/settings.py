@@ -1,15 +1,18 @@
 """What the owner of an edge decides, from flags, environment (`ELSA_…`) or YAML."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import SettingsConfigDict, SettingsError
 
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
 from services.rpc.folders import user_cache
 from services.rpc.pace import Pace
 from services.rpc.tls_settings import ServerTlsSettings
+
+MODELS_EXAMPLE = '{"org/name": "/models/name"}'
 
 
 class EdgeSettings(ServerTlsSettings):
@@ -29,6 +32,15 @@ class EdgeSettings(ServerTlsSettings):
         ge=1,
         description="most memory for a run's blocks and sessions; a run that needs more is refused before anything "
         "is loaded; default: what is free",
+    )
+    models: Mapping[str, str] = Field(
+        {},
+        description="where this machine has a model that runs name: a folder of its own, by the run's model.source",
+        json_schema_extra={"metavar": "SOURCE=FOLDER"},
+    )
+    state: Path = Field(
+        Path("elsa-state"),
+        description="folder for what closed edge rounds made, in a folder edges/NAME of this edge's own",
     )
     profiles: Path | None = Field(
         None,
@@ -55,6 +67,11 @@ class EdgeSettings(ServerTlsSettings):
         return text
 
     @property
+    def state_folder(self) -> Path:
+        """Where this edge alone keeps what its closed edge rounds made."""
+        return self.state / "edges" / self.name
+
+    @property
     def profiles_folder(self) -> Path:
         """Where what was measured of this machine is kept."""
         return self.profiles or user_cache() / "elsa" / "profiles"
@@ -66,3 +83,7 @@ class EdgeSettings(ServerTlsSettings):
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             raise SpecError(f"settings of the edge (ELSA_...): {describe(error)}") from error
+        except SettingsError as error:  # what is not even JSON
+            raise SpecError(
+                f"settings of the edge: ELSA_MODELS is not JSON; give it like {MODELS_EXAMPLE}"
+            ) from error

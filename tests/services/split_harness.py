@@ -143,11 +143,11 @@ class EdgeServer:
         self.split = split_pb2_grpc.SplitServiceStub(self.channel)
         self.adapters = adapter_pb2_grpc.AdapterServiceStub(self.channel)
 
-    def open_run(self, spec, start, clients, run_id=RUN, version=0):
+    def open_run(self, spec, start, clients, run_id=RUN, version=0, base_digest=""):
         """Serve a run in which `clients` may train from `start`."""
         checkpoint = Checkpoint.open(spec.model.source)
         trunk = self.worker.run(lambda: EdgeTrunk(spec, checkpoint, config_of(spec))).value
-        run = EdgeRun(run_id, spec, trunk, self.sessions, Shelf(1 << 24, 1 << 24))
+        run = EdgeRun(run_id, spec, trunk, self.sessions, Shelf(1 << 24, 1 << 24), base_digest)
         self.runs.add(run)
         run.rounds.admit(clients)
         self.open_round(run, version, start)

@@ -42,7 +42,7 @@ def test_a_run_whose_clients_have_no_model_equals_one_whose_clients_have_it(tiny
     spec = spec_for(tiny_bert, clustering={"method": method, "warmup_steps": 2})
     local, evaluated = adapter_of(tmp_path / "local", spec, weights="local")
 
-    def refuse(source, *, download=True):
+    def refuse(source, **given):
         raise CheckpointError("this machine has no model")
 
     class NoModel(Checkpoint):

@@ -1,0 +1,137 @@
+"""The digest of a base is of what a run computes with: of nothing about its files, and of all that differs widely."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny_models import FIELDS, LABELS
+
+from elsa.model.digest import RUN, RUNS, base_digest
+from elsa.model.weights import Checkpoint
+
+TASK = "classification"
+BASES = ("float32", "bfloat16", "int8")
+
+
+def digest(folder, base="float32", task=TASK, labels=LABELS):
+    return base_digest(Checkpoint.open(str(folder)), base, task, labels)
+
+
+def altered(folder, to, alter):
+    """A copy of a model's folder with other tensors."""
+    shutil.copytree(folder, to)
+    tensors = load_file(to / "model.safetensors")
+    save_file(alter(tensors), to / "model.safetensors", {"format": "pt"})
+    return to
+
+
+@pytest.mark.parametrize("family", FIELDS)
+def test_shards_and_one_file_are_one_base(make_folder, family):
+    whole, shards = (make_folder(family, TASK, **save) for save in ({}, {"max_shard_size": "20KB"}))
+    assert not (shards / "model.safetensors").exists()
+    for base in BASES:
+        assert digest(whole, base) == digest(shards, base) != ""
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_the_prefix_of_a_bare_model_and_a_head_that_is_not_used_say_nothing(make_folder, tmp_path, family):
+    task = make_folder(family, TASK)
+    bare = tmp_path / "bare"
+    backbone = Checkpoint.open(str(task)).architecture.backbone + "."
+
+    def strip(tensors):
+        return {name.removeprefix(backbone): value for name, value in tensors.items() if name.startswith(backbone)}
+
+    altered(task, bare, strip)
+    assert digest(task, labels=LABELS + 1) == digest(bare, labels=LABELS + 1)
+    assert digest(task) != digest(bare), "a head that the one has is drawn anew by the other"
+
+
+def test_values_that_are_the_same_once_held_are_one_base(make_folder, tmp_path):
+    stored = make_folder("bert", TASK)
+    half = altered(stored, tmp_path / "half", lambda t: {name: value.bfloat16() for name, value in t.items()})
+    back = altered(half, tmp_path / "back", lambda t: {name: value.float() for name, value in t.items()})
+    assert digest(stored, "bfloat16") == digest(half, "bfloat16")
+    assert digest(half) == digest(back) != digest(stored)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data(), scale=st.floats(1e-3, 10))
+def test_a_tensor_that_was_trained_on_makes_another_base(make_folder, tmp_path_factory, data, scale):
+    folder = make_folder("bert", TASK)
+    names = sorted(load_file(folder / "model.safetensors"))
+    name = data.draw(st.sampled_from(names))
+
+    def tune(tensors):
+        tensors[name] = tensors[name] + scale
+        return tensors
+
+    tuned = altered(folder, tmp_path_factory.mktemp("tuned") / "model", tune)
+    assert digest(tuned) != digest(folder)
+
+
+def test_every_value_of_a_small_tensor_counts_and_the_ends_of_a_large_one(make_folder, tmp_path):
+    fields = {"vocab_size": 400}
+    folder = make_folder("bert", TASK, fields)
+    stored = load_file(folder / "model.safetensors")
+    large = "bert.embeddings.word_embeddings.weight"
+    small = "bert.encoder.layer.0.attention.self.query.bias"
+    assert stored[large].numel() > RUNS * RUN >= stored[small].numel()
+    places = [(small, index) for index in range(stored[small].numel())] + [(large, 0), (large, -1)]
+    for number, (name, index) in enumerate(places):
+
+        def alter(tensors, name=name, index=index):
+            tensors[name].view(-1)[index] += 1
+            return tensors
+
+        assert digest(altered(folder, tmp_path / str(number), alter)) != digest(folder)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("num_attention_heads", 1), ("layer_norm_eps", 1e-3), ("hidden_act", "relu")]
+)
+def test_arithmetic_that_no_shape_tells_makes_another_base(make_folder, tmp_path, field, value):
+    folder = make_folder("bert", TASK)
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    config = json.loads((folder / "config.json").read_text())
+    assert config[field] != value
+    (other / "config.json").write_text(json.dumps({**config, field: value, "architectures": [], "note": 1}))
+    assert digest(other) != digest(folder)
+    (other / "config.json").write_text(json.dumps({**config, "architectures": [], "transformers_version": "1"}))
+    assert digest(other) == digest(folder)
+
+
+def test_rotary_angles_make_another_base(make_folder):
+    plain = make_folder("llama", "causal-lm")
+    turned = make_folder("llama", "causal-lm", {"rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}})
+    assert digest(plain, task="causal-lm") != digest(turned, task="causal-lm")
+
+
+def test_a_part_of_a_model_is_not_compared_and_the_log_says_so(make_folder, tmp_path, caplog):
+    def cut(tensors):
+        return {name: value for name, value in tensors.items() if ".layer.1." not in name}
+
+    assert digest(altered(make_folder("bert", TASK), tmp_path / "part", cut)) == ""
+    assert "not compared" in caplog.text
+
+
+def test_no_more_than_a_sample_is_read(make_folder, monkeypatch):
+    folder, read = make_folder("bert", TASK, {"vocab_size": 4000}), []
+    from elsa.model.raw import Place
+
+    pieces = Place.pieces
+
+    def counted(place, offset, piece_bytes):
+        read.append(place.size_bytes)
+        return pieces(place, offset, piece_bytes)
+
+    monkeypatch.setattr(Place, "pieces", counted)
+    digest(folder)
+    tensors = load_file(folder / "model.safetensors")
+    assert sum(read) <= sum(min(t.numel(), RUNS * RUN) * 4 for t in tensors.values())
+    assert sum(read) < torch.cat([t.view(-1) for t in tensors.values()]).numel() * 4
