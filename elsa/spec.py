@@ -148,6 +148,17 @@ class OptimizerSpec(Part):
     epsilon: float = Field(1e-8, gt=0, le=1)
 
 
+class EarlyStoppingSpec(Part):
+    """When a run ends before its rounds are made, by how good its versions are on the rows that clients kept back."""
+
+    metric: Literal["loss", "accuracy"] = Field("loss", description="what has to get better, weighted by rows")
+    adapter: Literal["run", "cluster"] = Field(
+        "run", description="whose metric: that of the run's adapter, or for each client that of its cluster's"
+    )
+    patience: int = Field(3, ge=1, le=10_000, description="versions in a row without a better one that end the run")
+    min_delta: float = Field(0.0, ge=0, le=1e6, description="by how much a version must be better to count as such")
+
+
 class TrainingSpec(Part):
     """How long and in what portions clients train."""
 
@@ -165,6 +176,9 @@ class TrainingSpec(Part):
         False, description="keep only what enters a block and run it again in its backward: less memory, more time"
     )
     optimizer: OptimizerSpec = OptimizerSpec()
+    early_stopping: EarlyStoppingSpec | None = Field(
+        None, description="end once versions get no better, and export the best; none: all rounds are made"
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:
@@ -187,6 +201,9 @@ class RoundsSpec(Part):
     quorum: float = Field(1.0, gt=0, le=1, description="share of members whose updates close the round at once")
     deadline_s: float = Field(
         600.0, gt=0, le=MONTH_S, description="the round closes then with what has come; with none, fails"
+    )
+    adaptive: bool = Field(
+        True, description="close sooner where recent rounds took much less: at their median + 3 MAD (docs/rounds.md)"
     )
 
 

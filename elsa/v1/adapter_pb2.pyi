@@ -391,7 +391,7 @@ class PulledHeader(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
-    CLOSES_IN_S_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the global adapter that this is or came from."""
     edge_round: _builtins.int
@@ -402,9 +402,9 @@ class PulledHeader(_message.Message):
     """SHA-256 of the whole file, lower-case hexadecimal."""
     cluster: _builtins.int
     """From an edge, of a whole version: the caller's cluster, where it has an adapter of its own of this version."""
-    closes_in_s: _builtins.float
-    """From the cloud, while a round on this version is open: seconds from now until it closes with what has come; an edge
-    closes its edge rounds in time for that. 0 or more.
+    deadline_s: _builtins.float
+    """From the cloud, while a round on this version is open: seconds from its beginning until it closes with what has
+    come; an edge closes its edge rounds in time for that. Above 0.
     """
     def __init__(
         self,
@@ -414,20 +414,20 @@ class PulledHeader(_message.Message):
         total_bytes: _builtins.int = ...,
         sha256: _builtins.str = ...,
         cluster: _builtins.int | None = ...,
-        closes_in_s: _builtins.float | None = ...,
+        deadline_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_closes_in_s", b"_closes_in_s", "_cluster", b"_cluster", "closes_in_s", b"closes_in_s", "cluster", b"cluster"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "cluster", b"cluster", "deadline_s", b"deadline_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_closes_in_s", b"_closes_in_s", "_cluster", b"_cluster", "closes_in_s", b"closes_in_s", "cluster", b"cluster", "edge_round", b"edge_round", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "cluster", b"cluster", "deadline_s", b"deadline_s", "edge_round", b"edge_round", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType__closes_in_s: _TypeAlias = _typing.Literal["closes_in_s"]  # noqa: Y015
-    _WhichOneofArgType__closes_in_s: _TypeAlias = _typing.Literal["_closes_in_s", b"_closes_in_s"]  # noqa: Y015
     _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
     _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__closes_in_s) -> _WhichOneofReturnType__closes_in_s | None: ...
+    _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
+    _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
 
 Global___PulledHeader: _TypeAlias = PulledHeader  # noqa: Y015
 

@@ -26,6 +26,7 @@ def line(event: pb.RunEvent) -> str | None:
         "node_joined": _node_joined,
         "client_assigned": _client_assigned,
         "update_received": _update_received,
+        "round_opened": _round_opened,
         "round_closed": _round_closed,
         "evaluation_reported": _evaluation_reported,
         "clustered": _clustered,
@@ -71,6 +72,11 @@ def _update_received(event: pb.RunEvent) -> str:
         f"{update.edge_id} delivers round {update.version + 1}: {steps} steps, "
         f"training loss {loss:.3f}, {size(sent)} over the wire"
     )
+
+
+def _round_opened(event: pb.RunEvent) -> str:
+    opened = event.round_opened
+    return f"round {opened.version} is open for {opened.deadline_s:.4g} s at most: {opened.detail}"
 
 
 def _round_closed(event: pb.RunEvent) -> str:

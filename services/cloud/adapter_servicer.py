@@ -60,7 +60,12 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
             )
         else:
             pulled = await self._adapters.pull(request.run_id, request.node_id, request.version, request.wait_s)
-        header = adapter_pb2.PulledHeader(version=pulled.version, total_bytes=len(pulled.data), sha256=pulled.sha256)
+        header = adapter_pb2.PulledHeader(
+            version=pulled.version,
+            total_bytes=len(pulled.data),
+            sha256=pulled.sha256,
+            deadline_s=pulled.deadline_s,
+        )
         yield adapter_pb2.PullAdapterResponse(header=header)
         for chunk in split_chunks(pulled.data):
             yield adapter_pb2.PullAdapterResponse(chunk=chunk)
@@ -113,6 +118,7 @@ def push_from_proto(message: adapter_pb2.PushAdapterRequest) -> Push:
         cluster=header.cluster if header.HasField("cluster") else None,
         parts=max(header.parts, 1),
         delivery_id=_delivery_id(header),
+        cut_short=header.cut_short,
         clusters_version=header.clusters_version if header.HasField("clusters_version") else None,
         initial=header.initial,
         config=config_from_proto(header.config) if header.HasField("config") else None,

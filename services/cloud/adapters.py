@@ -45,6 +45,8 @@ class Pulled:
     version: int
     sha256: str
     data: bytes
+    deadline_s: float | None = None
+    """Of the round on this version, from its beginning; None where none is open."""
 
 
 class Adapters:
@@ -134,7 +136,8 @@ class Adapters:
         except TimeoutError as error:
             raise DrainingError(f"version {version} of run {run_id} is not there yet; ask again") from error
         sha256 = made.sha256 or ""
-        return Pulled(version=made.version, sha256=sha256, data=await self._keeper.get(sha256))
+        data, deadline_s = await self._keeper.get(sha256), self._deadline_s(run_id, made.version)
+        return Pulled(version=made.version, sha256=sha256, data=data, deadline_s=deadline_s)
 
     async def of_cluster(self, run_id: str, node_id: str, version: int, cluster: int) -> Pulled:
         """A cluster's adapter of one version.
@@ -157,6 +160,11 @@ class Adapters:
         if run.state.ended:
             raise RoundGivenUpError(f"run {run_id} has ended ({run.state}) without version {version}")
         return None
+
+    def _deadline_s(self, run_id: str, version: int) -> float | None:
+        with self._store.transaction() as transaction:
+            opened = transaction.get(Round, run_id=run_id, version=version + 1)
+        return opened.deadline_s if opened is not None and opened.sha256 is None else None
 
     async def _expected(self, run_id: str) -> Layout:
         """Names and shapes of a run's version 0."""

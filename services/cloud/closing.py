@@ -1,4 +1,4 @@
-"""Writes down a closed round: its version, those of the clusters, what it tells of clients, and the next round."""
+"""Writes down a closed round: its version, those of the clusters, and what it tells of clients."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ def close(
     edges: Sequence[str],
     now: float,
 ) -> None:
-    """Make a round's version the newest, with its event, and open the next round if there is one.
+    """Make a round's version the newest, with its event.
 
     Args:
         made: of `updates`.
@@ -40,8 +40,6 @@ def close(
         seconds=now - closed.opened_unix_s,
     )
     transaction.append(run.run_id, event, now)
-    if closed.version < run.rounds:
-        transaction.put(Round(run_id=run.run_id, version=closed.version + 1, opened_unix_s=now))
 
 
 def _keep_clusters(transaction: Transaction, run: Run, version: int, made: Merged) -> None:

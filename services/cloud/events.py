@@ -53,6 +53,18 @@ class UpdateReceived:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RoundOpened:
+    """A round was opened, or its deadline changed."""
+
+    kind: Literal["round_opened"] = "round_opened"
+    version: int
+    """That it is to make."""
+    deadline_s: float
+    detail: str
+    """Why so many seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundClosed:
     """A new global version is there."""
 
@@ -174,6 +186,7 @@ KeptEvent = Annotated[
     | NodeJoined
     | ClientAssigned
     | UpdateReceived
+    | RoundOpened
     | RoundClosed
     | EvaluationReported
     | Clustered

@@ -57,6 +57,8 @@ class Push:
     """How many pushes make up the edge's delivery."""
     delivery_id: str = ""
     """Names that delivery."""
+    cut_short: bool = False
+    """An edge round of that delivery was closed by its deadline."""
     clusters_version: int | None = None
     """From which version the clusters hold that its edge knows; None if it does not say."""
     initial: bool = False
@@ -191,6 +193,7 @@ def keep(transaction: Transaction, push: Push, now: float) -> list[str]:
         effective_steps=push.effective_steps,
         sha256=push.sha256,
         reports=push.reports,
+        cut_short=push.cut_short,
         moved=push.moved,
     )
     transaction.put(update)

@@ -59,6 +59,8 @@ class Run:
     """Newest global adapter, None before the first."""
     config: AdapterConfig | None = None
     created_unix_s: float
+    best: int | None = None
+    """The best version, of a run that may stop early and has judged one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +225,16 @@ class Round:
     """Its blob, once closed."""
     total_bytes: int = 0
     edge_ids: tuple[str, ...] = ()
+    deadline_s: float = 0.0
+    """From its beginning to its deadline, seconds; 0 of version 0."""
+    anew: bool = False
+    """Somebody trains elsewhere or carries something else than in the round before."""
+    cut: bool = False
+    """It closed by a deadline, its own or an edge's, so that its seconds tell nothing."""
+    owed: bool = False
+    """Someone who was there missed its deadline, which was shorter than the specification's."""
+    score: float | None = None
+    """The metric of its version that early stopping goes by, once judged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,6 +280,8 @@ class Update:
     """Optimizer steps that it counts for in a run whose clients take different numbers of them; 0 in others."""
     sha256: str
     reports: tuple[ClientReport, ...] = ()
+    cut_short: bool = False
+    """Its edge closed an edge round by its deadline."""
     moved: Mapping[str, tuple[float, ...]] = field(default_factory=dict, repr=False)
     """By client, the mean over its edge rounds of a summary of how far its adapter went; until the round closes."""
 

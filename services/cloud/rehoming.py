@@ -12,6 +12,7 @@ from elsa.cluster.assignment import assign
 from elsa.cluster.problem import Problem
 from elsa.cluster.room import left_over
 from elsa.spec import RunSpec
+from services.cloud.deadlines import give_whole_deadline
 from services.cloud.keys import works
 from services.cloud.leaving import LEAVABLE, leave_out
 from services.cloud.records import Answer, Member, Role, Run, Update
@@ -49,7 +50,8 @@ def rehome(
         waited_for = {member.node_id for member in members if _joined(member)}
         homeless = [client for client in homeless if client.edge_id not in waited_for]
     homeless, taken_back = _without_delivered(transaction, run, homeless)
-    _move(transaction, run, homeless, _room(members, there), lost, now)
+    if _move(transaction, run, homeless, _room(members, there), lost, now):
+        give_whole_deadline(transaction, run, now)
     return taken_back if homeless else None
 
 
@@ -98,8 +100,8 @@ def _move(
     room: Mapping[str, int],
     lost: Mapping[str, str],
     now: float,
-) -> None:
-    """Give as many as can be an edge, with the least sum of latencies, and leave out the others."""
+) -> bool:
+    """Give as many as can be an edge, with the least sum of latencies; leave out the others. Whether any moved."""
     spec = RunSpec.from_yaml(run.spec)
     latencies = {client.node_id: {link.edge_id: link.latency_ms for link in client.links} for client in homeless}
     left = left_over(latencies, room)
@@ -113,3 +115,4 @@ def _move(
         else:
             detail = f"{why}; {latencies[name][edges[name]]:.3g} ms to {edges[name]}{trunk}"
             give(transaction, spec, client, edges[name], detail, now)
+    return bool(edges)

@@ -104,6 +104,7 @@ def run_to_proto(view: RunView) -> run_pb2.Run:
         edge_ids=view.edge_ids,
         created_unix_s=run.created_unix_s,
         evaluations=map(metrics_to_proto, view.evaluations),
+        best_version=run.best,
     )
     message.client_ids.extend(fitting_names(view.client_ids, message.ByteSize()))
     return message
@@ -146,6 +147,10 @@ def event_to_proto(event: events.Event) -> run_pb2.RunEvent:
             message.client_assigned.CopyFrom(_assigned(body))
         case events.UpdateReceived() as body:
             message.update_received.CopyFrom(_update(body))
+        case events.RoundOpened() as body:
+            message.round_opened.CopyFrom(
+                run_pb2.RoundOpened(version=body.version, deadline_s=body.deadline_s, detail=body.detail)
+            )
         case events.RoundClosed() as body:
             message.round_closed.CopyFrom(_closed(body))
         case events.EvaluationReported() as body:

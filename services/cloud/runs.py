@@ -120,10 +120,10 @@ class Runs:
             return [_brief(transaction, run) for run in found[:limit]], len(found) > limit
 
     def version(self, run_id: str, version: int | None, cluster: int | None = None) -> tuple[Run, Made]:
-        """A run and its adapter of `version`, None: the newest, or that of a cluster. Raises NotFoundError."""
+        """A run and its adapter of `version`, None: the best or newest, or a cluster's. Raises NotFoundError."""
         with self._store.transaction() as transaction:
             run = transaction.run(run_id)
-            wanted = run.version if version is None else version
+            wanted = _to_export(run) if version is None else version
             made = _made(transaction, run_id, wanted, cluster) if wanted is not None else None
         if made is None or made.sha256 is None:
             newest = "it has none yet" if run.version is None else f"the newest is {run.version}"
@@ -213,6 +213,10 @@ def _made(transaction: Transaction, run_id: str, version: int, cluster: int | No
             f"run {run_id} has no adapter of cluster {cluster} at version {version}; there are: {known}"
         )
     return found
+
+
+def _to_export(run: Run) -> int | None:
+    return run.version if run.best is None else run.best
 
 
 def member_of(transaction: Transaction, run_id: str, node_id: str) -> Member:

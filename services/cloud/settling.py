@@ -8,7 +8,7 @@ from services.cloud.events import ClientAssigned, Clustered, Place
 from services.cloud.keys import ask_first
 from services.cloud.placing import Decision
 from services.cloud.planning import Planning, Share
-from services.cloud.records import Clustering, Member, Role, Round, Run, Standing
+from services.cloud.records import Clustering, Member, Role, Run, Standing
 from services.cloud.sharing import leave_out_refused, tell, with_share
 from services.cloud.store import Transaction
 
@@ -38,7 +38,7 @@ def settle_by_latency(
     planning: Planning | None,
     now: float,
 ) -> None:
-    """Give the clients their edges, with the events, and open the first round."""
+    """Give the clients their edges, with the events."""
     spec = RunSpec.from_yaml(run.spec)
     for member in members:
         if member.node_id in edges and not _is_refused(planning, member):
@@ -49,7 +49,6 @@ def settle_by_latency(
     _tell(transaction, run, planning, now)
     if spec.privacy.shares_key:
         ask_first(transaction, run.run_id, edges)
-    transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
 
 
 def settle(
@@ -60,7 +59,7 @@ def settle(
     planning: Planning | None,
     now: float,
 ) -> None:
-    """Give the clients their clusters, trust and edges, with the events, and open the first round."""
+    """Give the clients their clusters, trust and edges, with the events."""
     spec, clients = RunSpec.from_yaml(run.spec), {member.node_id: member for member in members}
     began = transaction.all(Clustering, run_id=run.run_id)[0]
     made = replace(
@@ -78,7 +77,6 @@ def settle(
         give(transaction, spec, client, place.edge_id, place.detail, now, _share(planning, client))
     _tell(transaction, run, planning, now)
     transaction.append(run.run_id, clustered(made, places), now)
-    transaction.put(Round(run_id=run.run_id, version=1, opened_unix_s=now))
 
 
 def clustered(made: Clustering, places: Sequence[Place]) -> Clustered:

@@ -13,8 +13,10 @@ from typing import TypeVar
 from elsa.errors import CapacityError, NotFoundError
 from elsa.spec import RunSpec
 from services.cloud.closing import close
+from services.cloud.deadlines import changed, cut_by, open_round
+from services.cloud.ending import all_evaluated, complete, judge, why_over
 from services.cloud.enrolment import Verdict, after_enrolling, after_pending, after_warmup, fits, with_room
-from services.cloud.export import Exports, Made
+from services.cloud.export import Exports
 from services.cloud.fleet import Fleet
 from services.cloud.keeper import Keeper
 from services.cloud.keys import look_after, works
@@ -27,9 +29,7 @@ from services.cloud.planning import Planning
 from services.cloud.reach import joined_edges, nearest, provisional, room_fault
 from services.cloud.records import (
     Answer,
-    ClusterAdapter,
     Clustering,
-    Evaluation,
     Fingerprint,
     Member,
     Node,
@@ -42,7 +42,7 @@ from services.cloud.records import (
 )
 from services.cloud.rehoming import rehome
 from services.cloud.renewing import Renewal, decided_anew, renew
-from services.cloud.rounds import closing, evaluated, working_edges
+from services.cloud.rounds import closing, is_quorate, working_edges
 from services.cloud.settling import begin_warmup, settle, settle_by_latency
 from services.cloud.sharing import share_anew
 from services.cloud.store import Store, Transaction
@@ -76,8 +76,9 @@ class Steps:
             if taken_back is None:
                 if run.state is RunState.WARMUP:
                     return self._warm_up(transaction, run, members, now)
-                if run.state is RunState.TRAINING and look_after(transaction, run, members, self._gone(members), now):
+                if run.state is RunState.TRAINING and self._look_after(transaction, run, members, now):
                     return True
+            over = why_over(transaction, run) if run.state is RunState.TRAINING else ""
         if taken_back is not None:
             await self._keeper.drop(taken_back)
             return True
@@ -86,9 +87,18 @@ class Steps:
         if run.state is RunState.CLUSTERING:
             return await self._cluster(run, members, now)
         if run.state is RunState.TRAINING:
+            if over:
+                return await complete(self._store, self._exports, run, over, now)
             finish = run.version == run.rounds
             return await (self._finish(run, members, now) if finish else self._round(run, members, now))
         return False
+
+    def _look_after(self, transaction: Transaction, run: Run, members: list[Member], now: float) -> bool:
+        """See to the keys and the scores of a run that trains; whether anything was due."""
+        gone = self._gone(members)
+        return look_after(transaction, run, members, gone, now) or judge(
+            transaction, run, members, gone, now, self._age
+        )
 
     def _pending(self, transaction: Transaction, run: Run, now: float) -> bool:
         spec = RunSpec.from_yaml(run.spec)
@@ -197,7 +207,7 @@ class Steps:
         with self._store.transaction() as transaction:
             if self._is_as_it_was(transaction, run, members, planning):
                 settle_by_latency(transaction, run, members, edges, planning, now)
-                transaction.move(run, RunState.TRAINING, now)
+                _begin_to_train(transaction, run, now)
         return True
 
     async def _cluster(self, run: Run, members: list[Member], now: float) -> bool:
@@ -219,7 +229,7 @@ class Steps:
             as_it_was = self._is_as_it_was(transaction, run, members, planning)
             if as_it_was and transaction.fingerprinted(run.run_id, 0) == known:
                 settle(transaction, run, members, decision, planning, now)
-                transaction.move(run, RunState.TRAINING, now)
+                _begin_to_train(transaction, run, now)
         return True
 
     async def _round(self, run: Run, members: list[Member], now: float) -> bool:
@@ -231,7 +241,8 @@ class Steps:
             opened = transaction.all(Round, run_id=run.run_id, version=(run.version or 0) + 1)[0]
             begun = transaction.all(Round, run_id=run.run_id, version=opened.version - 1)[0]
             updates = _updates(transaction, run)
-            verdict = closing(spec.rounds, opened.version, edges, updates, self._age(opened.opened_unix_s, now))
+            open_s = self._age(opened.opened_unix_s, now)
+            verdict = closing(spec.rounds, opened.version, edges, updates, open_s, opened.deadline_s)
             if not verdict.go:
                 return _moved(transaction, run, RunState.TRAINING, verdict, now)
             clustered = transaction.get(Clustering, run_id=run.run_id) is not None
@@ -245,6 +256,8 @@ class Steps:
         made = await asyncio.to_thread(merged, given, before)
         renewal = await self._renewal(run, members, opened.version) if clustered else None
         replanned = await self._planner.again(run, members, updates, renewal)
+        if not is_quorate(spec.rounds, edges, updates) or any(update.cut_short for update in updates):
+            opened = cut_by(spec.rounds, opened, members, updates, self._gone(members))
         closed = replace(
             opened,
             closed_unix_s=now,
@@ -264,6 +277,9 @@ class Steps:
                         renew(transaction, run, renewal, closed.version, now)
                     if replanned is not None:
                         share_anew(transaction, run, replanned, closed.version, now)
+                    if closed.version < run.rounds:
+                        anew = changed(members, transaction.all(Member, run_id=run.run_id))
+                        open_round(transaction, run, closed.version + 1, now, anew=anew)
         await self._keeper.drop([*files, *(update.sha256 for update in updates)])
         return True
 
@@ -283,24 +299,17 @@ class Steps:
         return await asyncio.to_thread(decided_anew, spec, self._reachable(members), sent, standings, gone)
 
     async def _finish(self, run: Run, members: list[Member], now: float) -> bool:
-        spec = RunSpec.from_yaml(run.spec).rounds
-        clients = [member.node_id for member in members if member.answer is Answer.JOINED and member.edge_id]
-        gone = self._gone(members)
         with self._store.transaction() as transaction:
             last = transaction.all(Round, run_id=run.run_id, version=run.version)[0]
-            clusters = transaction.all(ClusterAdapter, run_id=run.run_id, version=run.version)
-            reports = transaction.all(Evaluation, run_id=run.run_id, version=run.version)
-        reported = [report.client_id for report in reports]
-        if not evaluated(spec, clients, reported, gone, self._age(last.closed_unix_s or now, now)):
-            return False
-        whole = Made(version=last.version, sha256=last.sha256 or "")
-        own = [Made(version=kept.version, sha256=kept.sha256, cluster=kept.cluster) for kept in clusters]
-        for made in (whole, *own):
-            await asyncio.to_thread(self._exports.write, run, made)
-        with self._store.transaction() as transaction:
-            if transaction.run(run.run_id) == run:
-                transaction.move(run, RunState.COMPLETED, now)
-        return True
+            open_s = self._age(last.closed_unix_s or now, now)
+            if not all_evaluated(transaction, run, members, self._gone(members), open_s):
+                return False
+        return await complete(self._store, self._exports, run, "", now)
+
+
+def _begin_to_train(transaction: Transaction, run: Run, now: float) -> None:
+    transaction.move(run, RunState.TRAINING, now)
+    open_round(transaction, run, 1, now)
 
 
 def _updates(transaction: Transaction, run: Run) -> list[Update]:

@@ -112,6 +112,7 @@ RUNS = Table(
     Column("version", Integer),
     Column("config", JsonOf(AdapterConfig)),
     Column("created_unix_s", Float, nullable=False),
+    Column("best", Integer),
 )
 MEMBERS = Table(
     "members",
@@ -150,6 +151,11 @@ ROUNDS = Table(
     Column("sha256", _SHA),
     Column("total_bytes", BigInteger, nullable=False),
     Column("edge_ids", JsonOf(tuple[str, ...]), nullable=False),
+    Column("deadline_s", Float, nullable=False),
+    Column("anew", Boolean, nullable=False),
+    Column("cut", Boolean, nullable=False),
+    Column("owed", Boolean, nullable=False),
+    Column("score", Float),
 )
 UPDATES = Table(
     "updates",
@@ -165,6 +171,7 @@ UPDATES = Table(
     Column("effective_steps", Float, nullable=False),
     Column("sha256", _SHA, nullable=False),
     Column("reports", JsonOf(tuple[ClientReport, ...]), nullable=False),
+    Column("cut_short", Boolean, nullable=False),
     Column("moved", JsonOf(dict[str, tuple[float, ...]]), nullable=False),
 )
 CLUSTER_ADAPTERS = Table(

@@ -47,10 +47,13 @@ class Delivery:
         """By cluster, the newest; a cluster none of whose clients delivered is not in it."""
         self._newest: dict[int, Part] = {}
         self._reports: dict[int, list[adapter_pb2.ClientReport]] = {}
+        self.cut_short = False
+        """An edge round was closed by its deadline, before the quorum of its clients had delivered."""
 
     def add(self, closed: Closed) -> None:
         """Take the next edge round."""
         self._closed = closed
+        self.cut_short = self.cut_short or closed.cut_short
         for cluster, part in closed.parts.items():
             begun = self._mean_steps if self._together else self._steps.get(cluster, 0.0)
             self._steps[cluster] = begun + part.steps

@@ -221,7 +221,8 @@ class RunDriver:
             adapter = self._open_round(run, pulled)
             if pulled.version >= self._spec.training.rounds:
                 break  # clients evaluate; the run's end comes as an assignment
-            delivered = self._edge_rounds(run, pulled.version, adapter)
+            whole_s = pulled.deadline_s or self._spec.rounds.deadline_s
+            delivered = self._edge_rounds(run, pulled.version, adapter, EDGE_SHARE * whole_s)
             version = pulled.version + 1 if delivered else pulled.version
         self._stop.wait()
 
@@ -239,17 +240,18 @@ class RunDriver:
         self._worker.run(open_round)
         return adapter
 
-    def _edge_rounds(self, run: EdgeRun, version: int, adapter: Adapter) -> bool:
-        """All edge rounds of a global round on its `adapter`, and the push of what each cluster made; if any did.
+    def _edge_rounds(self, run: EdgeRun, version: int, adapter: Adapter, all_s: float) -> bool:
+        """All edge rounds of a global round on its `adapter`, within `all_s` seconds, and the push of what they made.
+
+        Returns whether anything did.
 
         Between them the clusters of an edge whose clients behave alike go on apart, those of a mixture together.
         """
         training, count = self._spec.training, self._spec.training.edge_rounds
-        deadline_s = EDGE_SHARE * self._spec.rounds.deadline_s / count
         least = least_steps(count * training.local_steps) if training.steps == "proportional" else 0.0
         delivery = Delivery(adapter, together=self._spec.clustering.edges == "balanced", least_steps=least)
         for edge_round in range(count):
-            closed = run.rounds.close(deadline_s)
+            closed = run.rounds.close(all_s / count)
             run.sessions.forget_round(self._run_id)
             delivery.add(closed)
             if edge_round + 1 < count:
@@ -257,9 +259,9 @@ class RunDriver:
                 run.rounds.open(version, edge_round + 1, begin, of_clusters=own)
         if not delivery.adapters:
             log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
-        return self._push_all(delivery.parcels(), run.rounds, version)
+        return self._push_all(delivery.parcels(), run.rounds, version, cut_short=delivery.cut_short)
 
-    def _push_all(self, parcels: Sequence[Parcel], rounds: EdgeRounds, version: int) -> bool:
+    def _push_all(self, parcels: Sequence[Parcel], rounds: EdgeRounds, version: int, *, cut_short: bool) -> bool:
         """Push what was made of a version; whether there was anything and the cloud took it."""
         attempt, clustered = uuid.uuid4().hex, rounds.clusters_version is not None
         taken = False
@@ -276,6 +278,7 @@ class RunDriver:
                 parts=len(parcels),
                 delivery_id=attempt,
                 clusters_version=rounds.clusters_version,
+                cut_short=cut_short,
             )
             taken = self._push(header, encode_adapter(parcel.adapter)) or taken
         return taken

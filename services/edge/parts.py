@@ -68,6 +68,8 @@ class Closed:
     parts: Mapping[int, Part]
     """By cluster; of none where nobody delivered."""
     missing: tuple[str, ...]
+    cut_short: bool = False
+    """By its deadline, before the quorum was there."""
 
 
 IN_FULL = Standing()

@@ -246,7 +246,7 @@ class EdgeRounds:
         Raises what `end` was given, if that came meanwhile.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
+            in_time = self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
             self._check_ended()
             self._taking = False  # what comes from now on is late
             missing = tuple(sorted((self._roster.clients or frozenset()) - self._taken.updates.keys()))
@@ -260,7 +260,7 @@ class EdgeRounds:
             )
             for cluster, updates in of_cluster.items()
         }
-        return Closed(parts=parts, missing=missing)
+        return Closed(parts=parts, missing=missing, cut_short=not in_time)
 
     def _own_cluster(self, client: str) -> int | None:
         """The cluster of a client where it has an adapter of this version; with the lock held."""

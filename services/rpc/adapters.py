@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ class Pulled:
     data: bytes
     cluster: int | None = None
     """From an edge, of a whole version: the caller's cluster, where it has an adapter of its own of this version."""
+    deadline_s: float | None = None
+    """From the cloud: of the round on this version, from its beginning; None where none is open."""
 
 
 def push(stub: Any, header: pb.AdapterHeader, data: bytes) -> bool:
@@ -96,7 +99,21 @@ def _pulled(messages: Iterator[pb.PullAdapterResponse]) -> Pulled:
     data = bytes(pieces.result())
     check_digest(data, header.sha256, "PulledHeader.sha256")
     cluster = header.cluster if header.HasField("cluster") else None
-    return Pulled(version=header.version, edge_round=header.edge_round, data=data, cluster=cluster)
+    return Pulled(
+        version=header.version,
+        edge_round=header.edge_round,
+        data=data,
+        cluster=cluster,
+        deadline_s=_deadline_s(header),
+    )
+
+
+def _deadline_s(header: pb.PulledHeader) -> float | None:
+    if not header.HasField("deadline_s"):
+        return None
+    if not 0 < header.deadline_s < math.inf:
+        raise MalformedError(f"PulledHeader.deadline_s: {header.deadline_s}; it must be more than 0")
+    return header.deadline_s
 
 
 def pulled_messages(pulled: Pulled) -> Iterator[pb.PullAdapterResponse]:

@@ -63,7 +63,7 @@ async def test_events_rise_by_one_and_tell_the_whole_story(tmp_path):
             + ["node_joined"] * 6
             + ["state_changed"]
             + ["client_assigned"] * 4
-            + ["state_changed", "update_received", "update_received", "round_closed"]
+            + ["state_changed", "round_opened", "update_received", "update_received", "round_closed"]
             + ["evaluation_reported"] * 4
             + ["state_changed"]
         )
