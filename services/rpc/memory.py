@@ -10,10 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from elsa.errors import CapacityError
-from elsa.plan.hardware import control_groups
+from elsa.plan.hardware import GROUPS, control_groups
 
 MEMINFO = Path("/proc/meminfo")
 STATM = Path("/proc/self/statm")
+OLD_GROUP = GROUPS / "memory"
+"""Where control groups of version 1 bound memory; in a container, the container's own group."""
+FIGURES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""What a group says its limit, its use and idle cached files are, in version 2 and in version 1."""
 
 LARGE_BYTES = 512 << 10
 """Of a tensor that goes back to the system once it is freed; those of a step that weigh are larger."""
@@ -71,21 +78,23 @@ def keep_little() -> None:
 def available_bytes(groups: Sequence[Path] | None = None, meminfo: Path = MEMINFO, statm: Path = STATM) -> int | None:
     """Bytes that may still be allocated; None on a system that does not tell.
 
-    The least of what the control groups (version 2) that hold this process leave it, what is free, and what a limit
-    on its address space leaves it.
+    The least of what the control groups that hold this process leave it, what is free, and what a limit on its
+    address space leaves it.
     """
-    folders = control_groups() if groups is None else groups
+    folders = [*control_groups(), OLD_GROUP] if groups is None else groups
     limits = [*map(_group_left, folders), _free(meminfo), _address_space_left(statm)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _group_left(group: Path) -> int | None:
-    try:
-        left = int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup v2 here, or "max": no limit
-        return None
-    cached = _figure(group / "memory.stat", "inactive_file") or 0  # counted as used, but given back to whoever asks
-    return max(left + cached, 0)
+    for limit, used, idle in FIGURES:
+        try:
+            left = int((group / limit).read_text()) - int((group / used).read_text())
+        except (OSError, ValueError):  # no group of this version here, or "max": no limit
+            continue
+        cached = _figure(group / "memory.stat", idle) or 0  # counted as used, but given back to whoever asks
+        return max(left + cached, 0)
+    return None
 
 
 def _free(meminfo: Path) -> int | None:

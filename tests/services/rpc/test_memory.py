@@ -57,6 +57,13 @@ def test_cached_files_are_not_in_the_way(left):
     assert left(f"{10 * MIB}\n", f"{9 * MIB}\n", stat, FREE) == 4 * MIB
 
 
+def test_groups_of_version_1_bound_memory_alike(tmp_path):
+    (tmp_path / "memory.limit_in_bytes").write_text(f"{10 * MIB}\n")
+    (tmp_path / "memory.usage_in_bytes").write_text(f"{9 * MIB}\n")
+    (tmp_path / "memory.stat").write_text(f"inactive_file {MIB}\ntotal_inactive_file {3 * MIB}\n")
+    assert available_bytes([tmp_path], tmp_path / "none", tmp_path / "none") == 4 * MIB
+
+
 def test_nothing_is_left_past_the_limit(left):
     assert left(f"{4 * MIB}\n", f"{5 * MIB}\n", meminfo=FREE) == 0
 
