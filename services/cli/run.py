@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from elsa.errors import InputError
 from services.cli.reach import Reach, with_reach
 
 if TYPE_CHECKING:
     from services.cli.operator import Operator
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first characters.")]
+RUN = "{run}"
 MOST = 2**32 - 1
 """What a message holds of a version or a cluster."""
 
@@ -33,18 +35,43 @@ def submit(
         typer.Option(metavar="FILE", help="Probes of your own, one sentence a line, for a run that clusters."),
     ] = None,
     watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Export the adapter there once the run completes; {run} in it stands for the run's id.",
+        ),
+    ] = None,
 ) -> int:
     """Submit a run, print its id, and follow it.
 
     Example: elsa run submit examples/text-classification.yaml --cloud cloud.example:7400
+
+    Example: elsa run submit examples/docstrings.yaml --to adapters/{run}
     """
     from services.cli.specification import read_specification
 
     parsed = read_specification(spec, probes)
+    if to is not None:
+        check_free(to, watch=watch)
     with reach.operator() as operator:
         run_id = operator.submit(parsed.to_yaml())
         typer.echo(f"run {run_id}")
-        return follow(operator, run_id) if watch else 0
+        status = follow(operator, run_id) if watch else 0
+        if status == 0 and to is not None:
+            folder = Path(to.replace(RUN, run_id))
+            operator.export(run_id, folder)
+            typer.echo(f"{folder} is written")
+        return status
+
+
+def check_free(to: str, *, watch: bool) -> None:
+    """Raise InputError if the adapter could not be put there later: somebody's files are there, or nobody waits."""
+    if not watch:
+        raise InputError("--to: nobody waits for the adapter with --no-watch; leave one of them out")
+    folder = Path(to)
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"--to {folder}: exists and is not empty; choose another, such as adapters/{RUN}")
 
 
 def watch(run: RunId, reach: Reach) -> int:
