@@ -29,7 +29,11 @@ Fault = tuple[type[Exception], str, int | None]
 
 
 class Engine:
-    """Advances runs, each by one task at a time. Lives on one event loop."""
+    """Advances runs, each by one task at a time. Lives on one event loop.
+
+    Attributes:
+        ticked_unix_s: when `tick` last looked at all runs; None before it has.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Engine:
     ) -> None:
         self._store, self._steps, self._changes = store, steps, changes
         self._clock, self._sleep = clock, sleep
+        self.ticked_unix_s: float | None = None
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
@@ -70,6 +75,7 @@ class Engine:
         while True:
             try:
                 self.kick()
+                self.ticked_unix_s = self._clock()
             except SQLAlchemyError as error:
                 log.warning("the database did not answer (%s); trying again", _first_line(error))
             except Exception:  # the outermost loop of all runs

@@ -21,13 +21,17 @@ from services.cloud.fleet import Fleet
 from services.cloud.fleet_servicer import FleetServicer
 from services.cloud.keeper import Keeper
 from services.cloud.keyring import Keyring
+from services.cloud.metrics import CloudMetrics
 from services.cloud.run_servicer import RunServicer
 from services.cloud.runs import Runs
 from services.cloud.settings import CloudSettings
 from services.cloud.steps import Steps
 from services.cloud.store import Store
 from services.cloud.watch import RunWatch
+from services.rpc.calls import Calls
 from services.rpc.guard import Guard
+from services.rpc.metrics import RefusalMetrics
+from services.rpc.monitoring import Monitoring
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.rates import Rates
 from services.rpc.server import Service, check_host, start_aio
@@ -42,6 +46,7 @@ class Cloud:
 
     address: str
     engine: Engine
+    monitoring: Monitoring
 
 
 @asynccontextmanager
@@ -62,25 +67,31 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
     steps = Steps(store, keeper, fleet, exports, gone_after_s=settings.gone_after_s)
     engine = Engine(store, steps, changes, clock=clock)
     services = _services(settings, store, changes, keeper, fleet, exports, engine, clock)
+    guard, calls = Guard("cloud", revoked_of(own), Rates(settings.rates)) if own else None, Calls()
+    figures = CloudMetrics(store, fleet, engine, state=settings.state, database=settings.database, clock=clock)
     try:
-        server = await start_aio(
-            services,
-            host=settings.host,
-            port=settings.port,
-            insecure=settings.insecure,
-            credentials=server_credentials(own) if own else None,
-            guard=Guard("cloud", revoked_of(own), Rates()) if own else None,
-        )
-        ticking = asyncio.create_task(engine.tick(settings.tick_s))
-        try:
-            yield Cloud(address=server.address, engine=engine)
-        finally:
-            changes.close()
-            await server.stop(settings.grace_s)
-            ticking.cancel()
-            with suppress(asyncio.CancelledError):
-                await ticking
-            await engine.close()
+        with Monitoring(settings, "cloud", own, [figures, calls, RefusalMetrics(guard)]) as monitoring:
+            server = await start_aio(
+                services,
+                host=settings.host,
+                port=settings.port,
+                insecure=settings.insecure,
+                credentials=server_credentials(own) if own else None,
+                guard=guard,
+                calls=calls,
+            )
+            ticking = asyncio.create_task(engine.tick(settings.tick_s))
+            monitoring.readiness.begin()
+            try:
+                yield Cloud(address=server.address, engine=engine, monitoring=monitoring)
+            finally:
+                monitoring.readiness.end()
+                changes.close()
+                await server.stop(settings.grace_s)
+                ticking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await ticking
+                await engine.close()
     finally:
         store.close()
 

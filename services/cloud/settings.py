@@ -9,10 +9,12 @@ from pydantic_settings import SettingsConfigDict
 from elsa.errors import SpecError
 from elsa.parsing import describe
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.rpc.monitor_settings import MonitorSettings
+from services.rpc.rate_settings import RateSettings
 from services.rpc.tls_settings import ServerTlsSettings
 
 
-class CloudSettings(ServerTlsSettings):
+class CloudSettings(RateSettings, MonitorSettings, ServerTlsSettings):
     """Settings of the cloud. Seconds and bytes unless said otherwise."""
 
     model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)
@@ -29,16 +31,16 @@ class CloudSettings(ServerTlsSettings):
         60.0, gt=0, description="silence after which nobody waits for a node, and an edge's clients go to others"
     )
     idle_s: float = Field(60.0, gt=0, description="silence after which a push is ended")
-    grace_s: float = Field(5.0, ge=0, description="for calls in flight when the cloud stops")
+    grace_s: float = Field(5.0, ge=0, le=3600, description="for calls in flight when the cloud stops")
     max_nodes: int = Field(
         10_000,
         ge=1,
         le=200_000,
         description="edges and clients; beyond 10,000, GetRun may name but the first of them",
     )
-    max_open_runs: int = Field(32, ge=1)
-    max_spec_bytes: int = Field(16 * 1024, ge=1)
-    max_adapter_bytes: int = Field(2**30, ge=1)
+    max_open_runs: int = Field(32, ge=1, description="runs that have not ended; a further one is refused")
+    max_spec_bytes: int = Field(16 * 1024, ge=1, description="size of a run's specification")
+    max_adapter_bytes: int = Field(2**30, ge=1, description="size of an adapter that an edge pushes")
 
     @model_validator(mode="after")
     def _gone_is_longer_than_silent(self) -> Self:

@@ -191,6 +191,10 @@ class Transaction:
         self.append(run.run_id, StateChanged(state=state, reason=reason), now)
         return moved
 
+    def rows(self, query: Select[Any]) -> list[tuple[Any, ...]]:
+        """What a query of columns finds, for counts and sums."""
+        return [tuple(row) for row in self._connection.execute(query)]
+
     def _select(self, kind: type[Record], query: Select[Any]) -> list[Record]:
         return [kind(**row) for row in self._connection.execute(query).mappings()]
 

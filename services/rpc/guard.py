@@ -8,12 +8,13 @@ open streams are looked through. The interceptors of both kinds of server, `guar
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from elsa.errors import ElsaError, UnauthenticatedError
+from elsa.errors import CapacityError, ElsaError, PermissionDeniedError, UnauthenticatedError
 from services.rpc import policy
 from services.rpc.caller import Caller, caller_of
 from services.rpc.handlers import Handler
@@ -24,6 +25,12 @@ log = logging.getLogger(__name__)
 
 REFUSALS_LOGGED_PER_S, REFUSALS_LOGGED_BURST = 1.0, 20
 """Of each identity: whoever is refused all the time does not fill the log."""
+REASONS: Mapping[type[ElsaError], str] = {
+    UnauthenticatedError: "identity",
+    PermissionDeniedError: "permission",
+    CapacityError: "rate",
+}
+"""Why a guard refuses, in a word."""
 
 
 def utc_now() -> datetime:
@@ -57,6 +64,13 @@ class Guard:
         self._clock = clock
         self._lines = Buckets(REFUSALS_LOGGED_PER_S, REFUSALS_LOGGED_BURST)
         self._lock = threading.Lock()
+        self._refused: Counter[str] = Counter()
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How often was refused what, by the reasons of `REASONS`."""
+        with self._lock:
+            return {reason: self._refused[reason] for reason in REASONS.values()}
 
     def admit(self, method: str, auth_context: Mapping[str, Iterable[bytes]]) -> Caller:
         """Who calls `method`, before any of its messages.
@@ -97,8 +111,9 @@ class Guard:
         """Within it, a refusal is logged: who, what and of which kind, nothing of what was asked."""
         try:
             yield
-        except ElsaError as error:
+        except tuple(REASONS) as error:
             with self._lock:
+                self._refused[REASONS[type(error)]] += 1
                 loud = not self._lines.take(caller and caller.identity, 1, time.monotonic())
             if loud:
                 log.warning("refused %s: %s: %s", caller or "somebody unknown", method, type(error).__name__)

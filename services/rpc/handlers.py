@@ -16,14 +16,17 @@ def behavior_of(handler: Handler) -> Behavior:
 
 
 def with_behavior(
-    handler: Handler, behavior: Behavior, deserializer: Callable[[bytes], Any] | None = None
+    handler: Handler,
+    behavior: Behavior,
+    deserializer: Callable[[bytes], Any] | None = None,
+    serializer: Callable[[Any], bytes] | None = None,
 ) -> Handler:
-    """`handler` with `behavior` as its function, and with `deserializer` where one is given."""
+    """`handler` with `behavior` as its function, and with what reads and writes its messages where that is given."""
     _, make = _KINDS[handler.request_streaming, handler.response_streaming]
     return make(
         behavior,
         request_deserializer=deserializer or handler.request_deserializer,
-        response_serializer=handler.response_serializer,
+        response_serializer=serializer or handler.response_serializer,
     )
 
 

@@ -71,6 +71,12 @@ class Ledger:
                 )
             self._reserved[run_id] = size
 
+    @property
+    def reserved_bytes(self) -> int:
+        """Of all runs."""
+        with self._lock:
+            return sum(self._reserved.values())
+
     def end(self, run_id: str) -> None:
         """The run has ended here, or never began."""
         with self._lock:

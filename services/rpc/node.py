@@ -8,6 +8,7 @@ once that is renewed, a new channel shows the new one.
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -53,6 +54,9 @@ class CloudLink:
         patience_s: how long to go on asking a cloud that does not answer.
         dialer: how this node reaches the cloud, and edges.
 
+    Attributes:
+        answered_unix_s: when the cloud last answered; None before it has.
+
     Raises AddressError if the dialer refuses the address.
     """
 
@@ -71,6 +75,7 @@ class CloudLink:
         self.patience_s = patience_s
         self.stop = stop
         self.dialer = dialer
+        self.answered_unix_s: float | None = None
         self._register = register
         self._address = address
         self._heartbeat_s = 1.0
@@ -94,6 +99,12 @@ class CloudLink:
         """Tell those who watch how far this node is, with the next heartbeat."""
         with self._lock:
             self._progress[progress.run_id] = progress
+
+    @property
+    def told(self) -> list[pb.Progress]:
+        """The newest of each run that was reported."""
+        with self._lock:
+            return list(self._progress.values())
 
     def forget(self, run_id: str) -> None:
         """Tell no more of a run."""
@@ -174,6 +185,7 @@ class CloudLink:
         if not 0 < seconds < math.inf:
             raise MalformedError(f"{self.peer}: heartbeat_s is {seconds}; it must be more than 0")
         self._heartbeat_s = seconds
+        self.answered_unix_s = time.time()
         log.info("registered with %s as %s", self.peer, self.node_id)
 
     def _return(self) -> None:
@@ -216,6 +228,7 @@ class CloudLink:
         with translated(self.peer):
             try:
                 self.fleet.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+                self.answered_unix_s = time.time()
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise

@@ -21,6 +21,8 @@ from grpc_reflection.v1alpha import reflection
 
 from elsa.errors import AddressError, ElsaError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.rpc.calls import Calls
+from services.rpc.counting import AioCountingInterceptor, CountingInterceptor
 from services.rpc.guard import Guard, is_untranslated
 from services.rpc.guarding import GuardInterceptor
 from services.rpc.guarding_aio import AioGuardInterceptor
@@ -99,6 +101,7 @@ def start(
     credentials: grpc.ServerCredentials | None = None,
     guard: Guard | None = None,
     introduction: Introduction | None = None,
+    calls: Calls | None = None,
 ) -> BoundServer:
     """Start a synchronous server; every open stream holds one of its `threads`.
 
@@ -106,6 +109,7 @@ def start(
         credentials: for TLS; None for none.
         guard: lets callers in by their certificates; with TLS alone.
         introduction: what is said with every call; None: this version, and the time.
+        calls: counts the calls.
 
     Raises AddressError if the port is taken, or if `host` is not loopback and there is neither TLS nor `insecure`.
     """
@@ -113,11 +117,15 @@ def start(
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
     server = grpc.server(
         pool,
-        interceptors=[_Translator(introduction or Introduction()), *([GuardInterceptor(guard)] if guard else [])],
+        interceptors=[
+            *([CountingInterceptor(calls)] if calls else []),
+            _Translator(introduction or Introduction()),
+            *([GuardInterceptor(guard)] if guard else []),
+        ],
         options=OPTIONS,
     )
     checks = Checks(_names(services))
-    address = _bind(server, host, port, credentials)
+    address = bind(server, host, port, credentials)
     _add_all(server, services, checks)
     server.start()
     return BoundServer(server=server, address=address, health=checks, pool=pool)
@@ -132,18 +140,20 @@ async def start_aio(
     credentials: grpc.ServerCredentials | None = None,
     guard: Guard | None = None,
     introduction: Introduction | None = None,
+    calls: Calls | None = None,
 ) -> BoundAioServer:
     """Start an asynchronous server on the running loop. Takes and raises as `start`."""
     check_host(host, insecure or credentials is not None)
     server = grpc.aio.server(
         interceptors=[
+            *([AioCountingInterceptor(calls)] if calls else []),
             _AioTranslator(introduction or Introduction()),
             *([AioGuardInterceptor(guard)] if guard else []),
         ],
         options=OPTIONS,
     )
     checks = AioChecks(_names(services))
-    address = _bind(server, host, port, credentials)
+    address = bind(server, host, port, credentials)
     _add_all(server, services, checks)
     await server.start()
     return BoundAioServer(server=server, address=address, health=checks)
@@ -169,7 +179,10 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _bind(server: Any, host: str, port: int, credentials: grpc.ServerCredentials | None) -> str:
+def bind(
+    server: Any, host: str, port: int, credentials: grpc.ServerCredentials | None = None, *, flag: str = "--port"
+) -> str:
+    """The address at which `server` will listen. Raises AddressError, which names the `flag`, if it cannot be had."""
     host = f"[{host}]" if ":" in host and not host.startswith("[") else host  # IPv6
     try:
         if credentials is None:
@@ -177,14 +190,15 @@ def _bind(server: Any, host: str, port: int, credentials: grpc.ServerCredentials
         else:
             bound = server.add_secure_port(f"{host}:{port}", credentials)
     except RuntimeError as error:
-        raise AddressError(_busy(host, port)) from error
+        raise AddressError(busy(host, port, flag)) from error
     if bound == 0:
-        raise AddressError(_busy(host, port))
+        raise AddressError(busy(host, port, flag))
     return f"{host}:{bound}"
 
 
-def _busy(host: str, port: int) -> str:
-    return f"cannot listen on {host}:{port}: taken, or not an address of this machine; choose another --port"
+def busy(host: str, port: int, flag: str) -> str:
+    """What to say of an address that cannot be had."""
+    return f"cannot listen on {host}:{port}: taken, or not an address of this machine; choose another {flag}"
 
 
 def _add_all(server: Any, services: Sequence[Service], checks: Any) -> None:

@@ -46,6 +46,7 @@ class Guarded:
     kind: str
     address: str
     told: Told
+    guard: Guard
 
     @contextmanager
     def channel(self, files: Files, *, bare: bool = False) -> Iterator[grpc.Channel]:
@@ -67,7 +68,7 @@ def guarded(kind: str, authority: Authority, limits: RateLimits | None = None) -
     config = grpc.ssl_server_certificate_configuration([(own.key_pem, own.certificate_pem)], own.ca_pem)
     credentials = grpc.dynamic_ssl_server_credentials(config, lambda: config, require_client_authentication=True)
     with _edge(told, credentials, guard) if kind == "edge" else _cloud(told, credentials, guard) as address:
-        yield Guarded(kind=kind, address=address, told=told)
+        yield Guarded(kind=kind, address=address, told=told, guard=guard)
 
 
 @contextmanager
