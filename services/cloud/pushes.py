@@ -1,6 +1,7 @@
 """What an edge pushes: how it is checked against its run, and written down once its bytes are there."""
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -34,6 +35,8 @@ from services.cloud.records import (
 from services.cloud.rounds import delivered, working_edges
 from services.cloud.runs import member_of
 from services.cloud.store import Transaction
+
+log = logging.getLogger(__name__)
 
 Layout = Mapping[str, tuple[int, ...]]
 
@@ -181,6 +184,11 @@ def keep(transaction: Transaction, push: Push, now: float) -> list[str]:
     void = [update for update in _earlier(transaction, push) if update.delivery_id != push.delivery_id]
     for update in void:
         transaction.delete(update)
+    offered = {member.node_id: member.train_rows for member in transaction.all(Member, run_id=run.run_id)}
+    rows = min(push.rows, _most_rows(transaction, push, offered))
+    if rows < push.rows:
+        log.warning("%s claims %d rows of which its clients offered %d: so many count", push.node_id, push.rows, rows)
+    reports = tuple(replace(told, rows=min(told.rows, offered.get(told.client_id, 0))) for told in push.reports)
     update = Update(
         run_id=run.run_id,
         version=push.version,
@@ -189,17 +197,25 @@ def keep(transaction: Transaction, push: Push, now: float) -> list[str]:
         outdated=_is_outdated(transaction, push),
         parts=push.parts,
         delivery_id=push.delivery_id,
-        rows=push.rows,
+        rows=rows,
         effective_steps=push.effective_steps,
         sha256=push.sha256,
-        reports=push.reports,
+        reports=reports,
         cut_short=push.cut_short,
         moved=push.moved,
     )
     transaction.put(update)
-    body = UpdateReceived(edge_id=push.node_id, version=push.version, rows=push.rows, reports=push.reports)
+    body = UpdateReceived(edge_id=push.node_id, version=push.version, rows=rows, reports=reports)
     transaction.append(run.run_id, body, now)
     return [earlier.sha256 for earlier in void]
+
+
+def _most_rows(transaction: Transaction, push: Push, offered: Mapping[str, int]) -> int:
+    """What the clients of a push offered to train on: those that it reports, else those of its edge. At least 1."""
+    told = {report.client_id for report in push.reports}
+    if not told:
+        told = {client.node_id for client in transaction.all(Member, run_id=push.run_id, edge_id=push.node_id)}
+    return max(sum(offered.get(client, 0) for client in told), 1)
 
 
 def _number(push: Push) -> int:

@@ -28,6 +28,8 @@ class Assignment:
     run: Run
     edges: tuple[EdgePeer, ...]
     client_ids: tuple[str, ...]
+    train_rows: tuple[int, ...] = ()
+    """Of an edge's clients, in their order: what each offered."""
     keys: Exchange | None = None
     standings: tuple[Standing, ...] = ()
     """Of an edge's clients, in their order, once the run has clustered."""
@@ -58,11 +60,18 @@ async def watch_assignments(
 
 def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignment:
     if member.role is Role.EDGE:
-        own = tuple(client.node_id for client in transaction.all(Member, run_id=run.run_id, edge_id=member.node_id))
+        own = transaction.all(Member, run_id=run.run_id, edge_id=member.node_id)
         standings = tuple(transaction.standings_at(run.run_id, member.node_id))
         made = transaction.get(Clustering, run_id=run.run_id)
         version = made.version if made else None
-        return Assignment(run=run, edges=(), client_ids=own, standings=standings, clusters_version=version)
+        return Assignment(
+            run=run,
+            edges=(),
+            client_ids=tuple(client.node_id for client in own),
+            train_rows=tuple(client.train_rows for client in own),
+            standings=standings,
+            clusters_version=version,
+        )
     asked = [member.edge_id] if member.edge_id else []
     if run.state is RunState.ENROLLING:
         edges = transaction.all(Member, run_id=run.run_id, role=Role.EDGE)

@@ -89,7 +89,8 @@ def take_update(run: EdgeRun, header: pb.AdapterHeader, data: bytes) -> bool:
     if twice := sorted(own.keys() & committed.tensors.keys()):
         raise MalformedError(f"adapter: tensor {twice[0]} is the trunk's; send bottom and top only")
     told = vouched(header.reports[0], committed)
-    report = Report(client=client, rows=header.rows, steps=told.steps, message=told.SerializeToString())
+    told.rows = run.rounds.counted_rows(client, header.rows)
+    report = Report(client=client, rows=told.rows, steps=told.steps, message=told.SerializeToString())
     update = Update(report=report, tensors={**own, **committed.tensors})
     return run.rounds.add(header.version, header.edge_round, header.sha256, update)
 

@@ -164,3 +164,14 @@ def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:
         base_model=config.base,
         transposed=config.transposed,
     )
+def offered_rows_of(assignment: fleet_pb2.Assignment) -> dict[str, int]:
+    """The rows that each client offered; empty where the cloud says nothing of it.
+
+    Raises MalformedError for rows that are not one number a client.
+    """
+    clients, rows = assignment.client_ids, assignment.train_rows
+    if rows and len(rows) != len(clients):
+        raise MalformedError(f"assignment.train_rows: {len(rows)} for {len(clients)} clients; it needs one for each")
+    return dict(zip(clients, rows, strict=False))
+
+

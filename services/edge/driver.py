@@ -21,7 +21,7 @@ from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
-from services.edge.delivery import Delivery, Parcel, config_to_proto, standings_of
+from services.edge.delivery import Delivery, Parcel, config_to_proto, offered_rows_of, standings_of
 from services.edge.fit import Fit
 from services.edge.own_trunks import Adapter
 from services.edge.profile import Prepared, Profiler
@@ -151,7 +151,8 @@ class RunDriver:
                 self._account.reserve(self._fit.promised(clients))
         told = self._assigned.HasField("clusters_version")
         version = self._assigned.clusters_version if told else None
-        self._run.rounds.admit(self._assigned.client_ids, standings_of(self._assigned), version)
+        standings, rows = standings_of(self._assigned), offered_rows_of(self._assigned)
+        self._run.rounds.admit(self._assigned.client_ids, standings, version, rows)
         self._forget(self._assigned.client_ids)
 
     def _forget(self, but: Collection[str]) -> None:

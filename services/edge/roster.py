@@ -16,20 +16,28 @@ class Roster:
     def __init__(self) -> None:
         self.clients: frozenset[str] | None = None
         """None until the cloud has told who they are."""
+        self.offered_rows: Mapping[str, int] = {}
+        """What each client offered to train on, as far as the cloud says."""
         self._told: dict[str, Standing] = {}
         self._version: int | None = None
         self._fixed: tuple[Mapping[str, int], int | None] | None = None
 
     def admit(
-        self, clients: Collection[str], standings: Mapping[str, Standing], clusters_version: int | None
+        self,
+        clients: Collection[str],
+        standings: Mapping[str, Standing],
+        clusters_version: int | None,
+        offered_rows: Mapping[str, int],
     ) -> None:
         """Take these clients and no others.
 
         Args:
             standings: of those of whom the cloud says anything.
             clusters_version: from which the clusters hold that these are of.
+            offered_rows: likewise of those of whom it says anything.
         """
         self.clients = frozenset(clients)
+        self.offered_rows = dict(offered_rows)
         self._told |= standings
         self._version = clusters_version
 

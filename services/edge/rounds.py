@@ -57,13 +57,14 @@ class EdgeRounds:
         standings: Mapping[str, Standing] | None = None,
         clusters_version: int | None = None,
     ) -> None:
+        offered_rows: Mapping[str, int] | None = None,
         """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them.
 
-        Where nothing is said of a client it is in cluster 0 and counts in full. What one that has left delivered in
-        this round still counts, as it stood.
+        Where nothing is said of a client it is in cluster 0 and counts in full, with the rows that it claims. What
+        one that has left delivered in this round still counts, as it stood.
         """
         with self._changed:
-            self._roster.admit(clients, standings or {}, clusters_version)
+            self._roster.admit(clients, standings or {}, clusters_version, offered_rows or {})
             self._own.keep(clients)
             self._changed.notify_all()
 
@@ -184,6 +185,14 @@ class EdgeRounds:
         our clients are; StaleRoundError where what the client did before that is not here, as after a restart;
         PermissionDeniedError for another edge's client; what `end` was given.
         """
+    def counted_rows(self, client: str, rows: int) -> int:
+        """The rows that an update of a client counts for that says it has so many: at most what it offered."""
+        with self._changed:
+            counted = min(rows, self._roster.offered_rows.get(client, rows))
+        if counted < rows:
+            log.warning("%s claims %d rows and offered %d: so many count", client, rows, counted)
+        return counted
+
         key, place = object(), (version, edge_round)
         with self._changed:
             self._check(client)

@@ -93,6 +93,8 @@ BOUNDS = [
     ("training.batch", 1, 100_000),
     ("training.micro_batches", 1, 16),
     ("training.window", 1, 16),
+    ("training.early_stopping.patience", 1, 10_000),
+    ("training.early_stopping.min_delta", 0, 1e6),
     ("training.optimizer.learning_rate", 1e-9, 1),
     ("training.optimizer.weight_decay", 0, 10),
     ("training.optimizer.epsilon", 1e-12, 1),

@@ -115,7 +115,7 @@ class Site:
             request.edge.room = room
         else:
             links = [fleet_pb2.LinkReport(edge_id=edge, latency_ms=1 if edge == near else 20) for edge in edges]
-            offer = fleet_pb2.ClientOffer(train_rows=10, heldout_rows=3, links=links)
+            offer = fleet_pb2.ClientOffer(train_rows=100, heldout_rows=3, links=links)
             request.client.CopyFrom(offer)
         await self.fleet.JoinRun(request)
 
