@@ -78,10 +78,14 @@ class Runs:
         self._clock = clock
 
     def submit(self, text: str) -> str:
-        """Make a run of a specification in YAML; its id. Raises SpecError, CapacityError."""
-        if len(text.encode()) > self._max_spec_bytes:
-            raise SpecError(f"spec: larger than {self._max_spec_bytes} bytes; shorten it")
+        """Make a run of a specification in YAML; its id. Raises SpecError, CapacityError.
+
+        It is kept with every default filled in, so that who reads it, in whatever language, needs to know none.
+        """
+        self._check_size(text)
         spec, now = RunSpec.from_yaml(text), self._clock()
+        text = spec.to_yaml()
+        self._check_size(text)
         with self._store.transaction() as transaction:
             if len(transaction.open_runs()) >= self._max_open_runs:
                 raise CapacityError(f"{self._max_open_runs} runs are open already; cancel one or wait")
@@ -99,6 +103,14 @@ class Runs:
             transaction.append(run.run_id, StateChanged(state=run.state), now)
         self._engine.kick(run.run_id)
         return run.run_id
+
+    def _check_size(self, text: str) -> None:
+        size = len(text.encode())
+        if size > self._max_spec_bytes:
+            raise SpecError(
+                f"spec: {size} bytes with its defaults filled in; at most {self._max_spec_bytes} are taken; shorten it, "
+                "or raise max_spec_bytes of the cloud"
+            )
 
     def get(self, run_id: str) -> RunView:
         """One run. Raises NotFoundError."""
