@@ -1,6 +1,6 @@
 """Holds the API against what was released: `elsa.v1` only grows.
 
-    python protos/versions.py            says what would break callers of a release, and exits with 1 if something would
+    python protos/versions.py            says what would break callers of a release; exits with 1 if something would
     python protos/versions.py release    writes protos/released/VERSION.txt, the API as it is now
 
 A released API is a file of facts, one a line, that people and diffs can read: each field with its number, type, label

@@ -830,7 +830,7 @@ class Assignment(_message.Message):
     state: Global___RunState.ValueType
     """Where it stands."""
     spec: _builtins.str
-    """The run's specification as YAML."""
+    """The run's specification as YAML, every default filled in."""
     version: _builtins.int
     """Version of the newest global adapter."""
     clusters_version: _builtins.int

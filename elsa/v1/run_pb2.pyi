@@ -49,7 +49,7 @@ class Run(_message.Message):
     reason: _builtins.str
     """Why it ended as it did, where there is something to say."""
     spec: _builtins.str
-    """The specification as YAML; empty in ListRuns."""
+    """The specification as YAML, every default filled in; empty in ListRuns."""
     version: _builtins.int
     """Version of the newest global adapter."""
     rounds: _builtins.int
@@ -148,7 +148,7 @@ class SubmitRunRequest(_message.Message):
 
     SPEC_FIELD_NUMBER: _builtins.int
     spec: _builtins.str
-    """The specification as YAML."""
+    """The specification as YAML; what it leaves open has its default."""
     def __init__(
         self,
         *,

@@ -109,6 +109,7 @@ class RunServiceServicer:
 
     def WatchRun(self, request, context):
         """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+        NOT_FOUND if there is none of that id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,7 +123,9 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ReportEvaluation(self, request, context):
-        """Takes a client's evaluation of a global adapter; a second one of the same version is dropped.
+        """Takes a client's evaluation of a global adapter; a second one of the same version is dropped. Codes: NOT_FOUND for
+        an unknown run or client, PERMISSION_DENIED for a client that does not take part, FAILED_PRECONDITION for a run that
+        does not train, INVALID_ARGUMENT for figures out of bounds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,11 +40,16 @@ class RunServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
     """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.WatchRunResponse]
-    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended."""
+    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+    NOT_FOUND if there is none of that id.
+    """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]
     """Ends a run. FAILED_PRECONDITION if it has ended already."""
     ReportEvaluation: _grpc.UnaryUnaryMultiCallable[_run_pb2.ReportEvaluationRequest, _run_pb2.ReportEvaluationResponse]
-    """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
+    """Takes a client's evaluation of a global adapter; a second one of the same version is dropped. Codes: NOT_FOUND for
+    an unknown run or client, PERMISSION_DENIED for a client that does not take part, FAILED_PRECONDITION for a run that
+    does not train, INVALID_ARGUMENT for figures out of bounds.
+    """
     GetClusters: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetClustersRequest, _run_pb2.GetClustersResponse]
     """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
     GetProfiles: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetProfilesRequest, _run_pb2.GetProfilesResponse]
@@ -66,11 +71,16 @@ class RunServiceAsyncStub(RunServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave."""
     WatchRun: _aio.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.WatchRunResponse]  # type: ignore[assignment]
-    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended."""
+    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+    NOT_FOUND if there is none of that id.
+    """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]  # type: ignore[assignment]
     """Ends a run. FAILED_PRECONDITION if it has ended already."""
     ReportEvaluation: _aio.UnaryUnaryMultiCallable[_run_pb2.ReportEvaluationRequest, _run_pb2.ReportEvaluationResponse]  # type: ignore[assignment]
-    """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
+    """Takes a client's evaluation of a global adapter; a second one of the same version is dropped. Codes: NOT_FOUND for
+    an unknown run or client, PERMISSION_DENIED for a client that does not take part, FAILED_PRECONDITION for a run that
+    does not train, INVALID_ARGUMENT for figures out of bounds.
+    """
     GetClusters: _aio.UnaryUnaryMultiCallable[_run_pb2.GetClustersRequest, _run_pb2.GetClustersResponse]  # type: ignore[assignment]
     """Gives who learns with whom, as newly decided. NOT_FOUND for an unknown run, and for one that has not clustered."""
     GetProfiles: _aio.UnaryUnaryMultiCallable[_run_pb2.GetProfilesRequest, _run_pb2.GetProfilesResponse]  # type: ignore[assignment]
@@ -113,7 +123,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_pb2.WatchRunResponse], _abc.AsyncIterator[_run_pb2.WatchRunResponse]]:
-        """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended."""
+        """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+        NOT_FOUND if there is none of that id.
+        """
 
     @_abc_1.abstractmethod
     def CancelRun(
@@ -129,7 +141,10 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.ReportEvaluationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.ReportEvaluationResponse, _abc.Awaitable[_run_pb2.ReportEvaluationResponse]]:
-        """Takes a client's evaluation of a global adapter; a second one of the same version is dropped."""
+        """Takes a client's evaluation of a global adapter; a second one of the same version is dropped. Codes: NOT_FOUND for
+        an unknown run or client, PERMISSION_DENIED for a client that does not take part, FAILED_PRECONDITION for a run that
+        does not train, INVALID_ARGUMENT for figures out of bounds.
+        """
 
     @_abc_1.abstractmethod
     def GetClusters(

@@ -442,10 +442,14 @@ class Backward(_message.Message):
     micro_batch: _builtins.int
     """As in the Forward."""
     apply: _builtins.bool
-    """True in the last micro-batch of a step: the optimizer steps on the summed gradients after this backward."""
+    """True in the last micro-batch of a step: the optimizer steps on the summed gradients after this backward. It is
+    AdamW as the specification says, for the trunk and for what the client holds; its state begins with the session.
+    """
     @_builtins.property
     def gradient(self) -> _tensor_pb2.Payload:
-        """dL/dh2, (tokens, width), under the codec for dh2."""
+        """dL/dh2, (tokens, width), under the codec for dh2. L is the mean over the whole step, not over the micro-batch: of
+        its rows (classification) or of the tokens that are predicted (causal LM), so that gradients are summed.
+        """
 
     def __init__(
         self,

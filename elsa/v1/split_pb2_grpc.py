@@ -83,7 +83,8 @@ class SplitServiceServicer:
         files, by which it finds out whether it can take part; tensors, and all of it from then on, are for the run's
         clients at this edge. A client has one such
         stream at a time: a newer one ends the older. Codes: INVALID_ARGUMENT for a message that breaks its contract,
-        NOT_FOUND for an unknown run or contents that are not in the manifest, PERMISSION_DENIED for another edge's client
+        NOT_FOUND for contents that are not in the manifest and for an unknown run, as is one that a client was offered
+        before this edge heard of it (ask again), PERMISSION_DENIED for another edge's client
         and for blocks that are not the client's, UNAVAILABLE while the edge does not know its clients yet, ABORTED for a
         run that ended, RESOURCE_EXHAUSTED when the edge sends to as many clients as it may.
         """
