@@ -47,8 +47,12 @@ def main(given: list[str] | None = None) -> int:
     """The exit code: 0 once the run's last version is evaluated, 1 if this client took no part to the end."""
     flags = arguments(given)
     tls = [flags.tls_ca, flags.tls_cert, flags.tls_key]
-    cloud = Cloud(dialed(flags.cloud, "cloud.elsa.internal", tls), flags.name, flags.dataset)
-    run_id = cloud.offered().run_id
+    try:
+        cloud = Cloud(dialed(flags.cloud, "cloud.elsa.internal", tls), flags.name, flags.dataset)
+        run_id = cloud.offered().run_id
+    except grpc.RpcError as error:
+        print(f"cloud {flags.cloud}: {error.details()}", file=sys.stderr)  # noqa: T201
+        return 1
     try:
         member = Member(
             cloud,

@@ -10,6 +10,7 @@ from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from elsa.v1.run_pb2_grpc import RunServiceStub
 
 CALL_S = 10.0
+START_S = 60.0
 
 
 class RunOverError(Exception):
@@ -29,7 +30,7 @@ class Cloud:
         self._failure: grpc.RpcError | None = None
         self._stop = threading.Event()
         request = fleet_pb2.RegisterClientRequest(client_id=name, datasets=[dataset])
-        self._heartbeat_s = self.fleet.RegisterClient(request, timeout=CALL_S).heartbeat_s
+        self._heartbeat_s = self.fleet.RegisterClient(request, timeout=START_S, wait_for_ready=True).heartbeat_s
         self._watch: Any = self.fleet.WatchAssignment(fleet_pb2.WatchAssignmentRequest(node_id=name))
         for work in (self._listen, self._beat):
             threading.Thread(target=work, daemon=True).start()
