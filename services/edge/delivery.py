@@ -153,17 +153,6 @@ def standings_of(assignment: fleet_pb2.Assignment) -> dict[str, Standing]:
     }
 
 
-def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:
-    """The settings of an adapter as their message."""
-    return adapter_pb2.AdapterConfig(
-        rank=config.rank,
-        alpha=config.alpha,
-        target_modules=config.targets,
-        modules_to_save=config.modules_to_save,
-        task=config.task,
-        base_model=config.base,
-        transposed=config.transposed,
-    )
 def offered_rows_of(assignment: fleet_pb2.Assignment) -> dict[str, int]:
     """The rows that each client offered; empty where the cloud says nothing of it.
 
@@ -175,3 +164,14 @@ def offered_rows_of(assignment: fleet_pb2.Assignment) -> dict[str, int]:
     return dict(zip(clients, rows, strict=False))
 
 
+def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:
+    """The settings of an adapter as their message."""
+    return adapter_pb2.AdapterConfig(
+        rank=config.rank,
+        alpha=config.alpha,
+        target_modules=config.targets,
+        modules_to_save=config.modules_to_save,
+        task=config.task,
+        base_model=config.base,
+        transposed=config.transposed,
+    )

@@ -56,8 +56,8 @@ class EdgeRounds:
         clients: Collection[str],
         standings: Mapping[str, Standing] | None = None,
         clusters_version: int | None = None,
-    ) -> None:
         offered_rows: Mapping[str, int] | None = None,
+    ) -> None:
         """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them.
 
         Where nothing is said of a client it is in cluster 0 and counts in full, with the rows that it claims. What
@@ -164,6 +164,14 @@ class EdgeRounds:
             else:
                 self._check(client)
 
+    def counted_rows(self, client: str, rows: int) -> int:
+        """The rows that an update of a client counts for that says it has so many: at most what it offered."""
+        with self._changed:
+            counted = min(rows, self._roster.offered_rows.get(client, rows))
+        if counted < rows:
+            log.warning("%s claims %d rows and offered %d: so many count", client, rows, counted)
+        return counted
+
     @property
     def most_bytes(self) -> int:
         """Size of the whole adapter's file, which no part of it exceeds."""
@@ -185,14 +193,6 @@ class EdgeRounds:
         our clients are; StaleRoundError where what the client did before that is not here, as after a restart;
         PermissionDeniedError for another edge's client; what `end` was given.
         """
-    def counted_rows(self, client: str, rows: int) -> int:
-        """The rows that an update of a client counts for that says it has so many: at most what it offered."""
-        with self._changed:
-            counted = min(rows, self._roster.offered_rows.get(client, rows))
-        if counted < rows:
-            log.warning("%s claims %d rows and offered %d: so many count", client, rows, counted)
-        return counted
-
         key, place = object(), (version, edge_round)
         with self._changed:
             self._check(client)
