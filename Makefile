@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check protos release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing clean
+.PHONY: help demo test check protos manifests release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -35,6 +35,9 @@ check: $(READY) ## Formatting, lint, types, and that generated code is up to dat
 protos: $(READY) ## Write the generated code of protos/, and docs/api.md
 	PYTHON=$(BIN)/python protos/generate.sh
 	$(BIN)/python protos/document.py
+
+manifests: $(READY) ## Write deploy/manifests and the chart's schema from the chart and the roles' settings
+	$(BIN)/python -m deploy.render
 
 release-protos: $(READY) ## Write down the API of this version as released: from then on it only grows
 	$(BIN)/python protos/versions.py release
