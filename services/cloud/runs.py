@@ -108,8 +108,8 @@ class Runs:
         size = len(text.encode())
         if size > self._max_spec_bytes:
             raise SpecError(
-                f"spec: {size} bytes with its defaults filled in; at most {self._max_spec_bytes} are taken; shorten it, "
-                "or raise max_spec_bytes of the cloud"
+                f"spec: {size} bytes with its defaults filled in; at most {self._max_spec_bytes} are taken; "
+                "shorten it, or raise max_spec_bytes of the cloud"
             )
 
     def get(self, run_id: str) -> RunView:
