@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import typer
 
 from elsa.errors import ElsaError
-from services.cli import audit, clusters, data, demo, pki, plan, predict, roles, run
+from services.cli import audit, clusters, data, demo, doctor, pki, plan, predict, roles, run
 
 INTERRUPTED = 130
 WRONG_USE = 2
@@ -24,7 +24,7 @@ def application() -> typer.Typer:
         "To see it work on this machine: elsa demo",
     )
     app.callback(invoke_without_command=True)(_overview)
-    for module in (demo, roles, run, plan, clusters, predict, data, pki, audit):
+    for module in (demo, roles, run, plan, clusters, predict, data, pki, doctor, audit):
         module.add_to(app)
     return app
 

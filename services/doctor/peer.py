@@ -1,0 +1,38 @@
+"""Whom to reach: an address, and who must be there."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from services.rpc.identity import CLOUD_HOST, Identity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A server of the fleet.
+
+    Attributes:
+        address: host:port.
+        name: of an edge; empty: whichever edge is there.
+    """
+
+    server: Literal["cloud", "edge"]
+    address: str
+    name: str = ""
+
+    @property
+    def host(self) -> str:
+        """The host name that its certificate must carry; empty if any edge's will do."""
+        if self.server == "cloud":
+            return CLOUD_HOST
+        return Identity("edge", self.name).host if self.name else ""
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """Host and port; None if the address does not say them."""
+        host, _, port = self.address.rpartition(":")
+        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+        whole = bool(host) and port.isascii() and port.isdecimal() and len(port) <= 5 and 1 <= int(port) <= 65535
+        return (host, int(port)) if whole else None
+
+    def __str__(self) -> str:
+        return f"{self.server} {self.name}".strip()

@@ -1,0 +1,243 @@
+"""TLS, roles, clocks and versions between a machine and real servers, good and bad in one way each."""
+
+import socket
+import ssl
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+from doctor_harness import of, tls_of
+from fleet_harness import cloud_serving
+from rpc_servers import services_of, serving
+
+from elsa.v1 import run_pb2, run_pb2_grpc
+from services.doctor import answers, asking, secure
+from services.doctor.examination import Instruments, Subject, examine
+from services.doctor.peer import Peer
+from services.rpc.identity import Identity
+from services.rpc.introduction import Introduction
+from services.rpc.tls import Own, server_credentials
+
+ALL_KINDS = ["name", "port", "TLS", "TLS", "role", "role", "clock", "version", "model", "memory"]
+
+
+class Runs(run_pb2_grpc.RunServiceServicer):
+    def ListRuns(self, request, context):
+        return run_pb2.ListRunsResponse()
+
+
+@pytest.mark.parametrize(("role", "name"), [("admin", "ops"), ("edge", "edge-1"), ("client", "ann")])
+def test_a_good_machine_has_nothing_bad(of_cloud, verdicts, role, name):
+    findings = of_cloud(role, name)
+    assert verdicts(findings) == []
+    assert [each.kind for each in findings] == ALL_KINDS
+    assert [each.verdict for each in findings[:8]] == ["good"] * 8
+    assert of(findings, "clock", "good").what.startswith("its clock is 0.")
+
+
+def test_asking_changes_nothing(of_cloud, authority, cloud):
+    """No node is registered, none is heard."""
+    of_cloud("edge", "edge-1"), of_cloud("client", "ann")
+    ops = Own(tls_of(authority.issued(Identity("admin", "ops"))), "admin").now()
+    assert asking.edges_of(Peer(server="cloud", address=cloud), ops, 5) == []
+
+
+def test_another_role_than_the_certificates_is_bad(of_cloud, authority, verdicts):
+    ann = tls_of(authority.issued(Identity("client", "ann")))
+    findings = of_cloud("admin", "ops", files=ann)
+    assert verdicts(findings) == [("role", "bad")]
+    assert "is of client ann, and this is to be admin ops" in of(findings, "role").what
+    findings = of_cloud("client", "bob", files=ann)
+    assert "is of client ann, and this is to be client bob" in of(findings, "role").what
+
+
+def test_a_revoked_certificate_is_told_by_the_server_and_by_our_own_list(of_cloud, authority, crl, verdicts):
+    issued = authority.issued(Identity("admin", "ops"))
+    crl.write_bytes(authority.crl([issued.serial]))
+    try:
+        findings = of_cloud(files=tls_of(issued))
+        assert ("TLS", "bad") in verdicts(findings)
+        assert "is revoked" in of(findings, "TLS").what
+        findings = of_cloud(files=tls_of(issued, crl))
+        assert "revoked by" in of(findings, "TLS").what
+    finally:
+        crl.write_bytes(authority.crl([]))
+
+
+def test_a_server_that_our_list_revokes_is_bad(of_cloud, authority, crl, tmp_path, verdicts):
+    own = authority.issued(Identity("cloud", "lost"))
+    crl.write_bytes(authority.crl([own.serial]))
+    try:
+        with serving("sync", services_of(runs=Runs()), credentials=credentials(own, "cloud")) as address:
+            ops = authority.issued(Identity("admin", "ops"))
+            assert verdicts(of_cloud(address=address, files=tls_of(ops))) == []
+            found = of(of_cloud(address=address, files=tls_of(ops, crl)), "TLS")
+        assert "cloud lost that" in found.what and "revokes" in found.what
+    finally:
+        crl.write_bytes(authority.crl([]))
+
+
+def test_our_own_expired_certificate_is_told_and_the_server_is_looked_at_still(of_cloud, authority):
+    findings = of_cloud(files=tls_of(authority.issued(Identity("admin", "ops"), days=-1)))
+    ours, servers = [each for each in findings if each.kind == "TLS" and each.verdict == "bad"]
+    assert "expired at" in ours.what and "renew" in ours.remedy
+    assert "ends the connection once it has seen our own certificate" in servers.what
+
+
+def test_a_clock_that_makes_good_certificates_bad_is_found_out(of_cloud):
+    """By ours, none is valid yet; the server takes them, and tells its time."""
+    findings = of_cloud(by=Instruments(clock=lambda: time.time() - 400))
+    assert "check this machine's clock" in [each.remedy for each in findings]
+    assert "400" in of(findings, "clock").what or "399.9" in of(findings, "clock").what
+
+
+def test_a_server_that_does_not_take_ours_is_bad(of_cloud, stranger, authority, tmp_path):
+    """Ours is good by our own authorities, and the server trusts another alone."""
+    issued = stranger.issued(Identity("admin", "ops"))
+    both = tmp_path / "both.pem"
+    both.write_bytes(stranger.ca.read_bytes() + authority.ca.read_bytes())
+    files = tls_of(issued)
+    findings = of_cloud(files=type(files)(ca=both, certificate=files.certificate, key=files.key))
+    assert "ends the connection once it has seen our own certificate" in of(findings, "TLS").what
+
+
+def test_a_server_of_another_authority_is_bad(of_cloud, stranger):
+    found = of(of_cloud(files=tls_of(stranger.issued(Identity("admin", "ops")))), "TLS")
+    assert "certificate of another authority" in found.what and "one authority" in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("identity", "given", "said"),
+    [
+        (Identity("cloud", "main"), {"days": -1}, "shows a certificate that expired at"),
+        (Identity("edge", "edge-1"), {}, "shows the certificate of edge edge-1, and cloud should be there"),
+        (Identity("client", "ann"), {}, "shows the certificate of client ann, which may not serve"),
+    ],
+)
+def test_a_server_with_a_wrong_certificate_is_bad(of_cloud, authority, identity, given, said):
+    with Showing(authority.issued(identity, **given)) as address:
+        assert said in of(of_cloud(address=address), "TLS").what
+
+
+def test_a_server_without_tls_is_told(of_cloud):
+    with serving("sync", services_of(runs=Runs())) as address:
+        found = of(of_cloud(address=address), "TLS")
+    assert "does not speak TLS" in found.what and "--tls-ca" in found.remedy
+
+
+def test_a_server_with_tls_is_told_to_who_has_none(cloud, verdicts):
+    findings = list(examine(Subject(role="admin", cloud=Peer(server="cloud", address=cloud))))
+    assert verdicts(findings) == [("TLS", "bad")]
+    assert "speaks TLS, as cloud main" in of(findings, "TLS").what
+
+
+def test_without_tls_on_loopback_nothing_is_bad(tmp_path, verdicts):
+    with cloud_serving(tmp_path) as address:
+        findings = list(examine(Subject(role="admin", cloud=Peer(server="cloud", address=address))))
+    assert verdicts(findings) == []
+    assert "without TLS it asks nobody who they are" in of(findings, "role", "skipped").what
+
+
+def test_without_tls_off_loopback_no_role_would_call():
+    found = secure.check_tls(Peer(server="cloud", address="cloud.example:7400"), secure.Handshake(), None, 0)
+    assert found.verdict == "bad" and "no role would call it" in found.what
+    found = secure.check_tls(
+        Peer(server="cloud", address="cloud.example:7400"), secure.Handshake(), None, 0, insecure=True
+    )
+    assert found.verdict == "warn"
+
+
+@pytest.mark.parametrize(
+    ("skew_s", "verdict"), [(0, "good"), (20, "warn"), (-20, "warn"), (400, "bad"), (-400, "bad")]
+)
+def test_clocks_apart_are_told(of_cloud, skew_s, verdict):
+    findings = of_cloud(by=Instruments(clock=lambda: time.time() - skew_s))
+    found = of(findings, "clock", verdict)
+    assert ("ahead of" in found.what) == (skew_s > 0) or not skew_s
+    if skew_s:
+        assert f"is {abs(skew_s)}." in found.what or f"is {abs(skew_s) - 1}.9" in found.what
+        assert "NTP" in found.remedy
+
+
+def test_a_slow_call_is_no_skew():
+    answer = asking.Answer(code=answers.ANSWERED[0], clock_s=7.0, unsure_s=6.0)
+    assert answers.check_clock(Peer(server="cloud", address="a:1"), answer).verdict == "good"
+
+
+@pytest.mark.parametrize(
+    ("theirs", "own", "verdict"),
+    [
+        ("1.2.3", "1.2.0", "good"),
+        ("1.3.0", "1.2.0", "bad"),
+        ("2.2.0", "1.2.0", "bad"),
+        ("1.20.0", "1.2.0", "bad"),
+        ("", "1.2.0", "skipped"),
+        ("unknown", "1.2.0", "warn"),
+    ],
+)
+def test_versions_go_together_by_major_and_minor(theirs, own, verdict):
+    answer = asking.Answer(code=answers.ANSWERED[0], version=theirs)
+    assert answers.check_version(Peer(server="cloud", address="a:1"), answer, own).verdict == verdict
+
+
+def test_a_server_of_another_version_is_bad(authority, of_cloud, monkeypatch):
+    monkeypatch.setattr("services.rpc.introduction.own_version", lambda: "7.1.0")
+    other = Introduction()
+    monkeypatch.undo()
+    own = authority.issued(Identity("cloud", "main"))
+    with serving(
+        "sync", services_of(runs=Runs()), credentials=credentials(own, "cloud"), introduction=other
+    ) as address:
+        found = of(of_cloud(address=address), "version")
+    assert "has version '7.1.0'" in found.what
+
+
+def test_a_server_that_is_no_cloud_is_told(authority, of_cloud):
+    own = authority.issued(Identity("cloud", "main"))
+    with serving("sync", services_of(), credentials=credentials(own, "cloud")) as address:
+        found = of(of_cloud(address=address), "port")
+    assert "answers as no cloud of ELSA does (UNIMPLEMENTED" in found.what
+
+
+def test_a_server_that_hangs_is_waited_for_so_long_alone(of_cloud):
+    """It takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        begin = time.monotonic()
+        findings = of_cloud(address=f"127.0.0.1:{server.getsockname()[1]}", timeout_s=0.5)
+    assert time.monotonic() - begin < 10
+    assert "does not speak TLS (no handshake in 0.5 s)" in of(findings, "TLS").what
+
+
+def credentials(issued, role):
+    return server_credentials(Own(tls_of(issued), role))
+
+
+class Showing:
+    """A server of TLS that shows any certificate, also one that no role would start with; gives its address."""
+
+    def __init__(self, issued):
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(issued.certificate, issued.key)
+        self._context.set_alpn_protocols(["h2"])
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self):
+        while True:
+            try:
+                plain, _ = self._server.accept()
+            except OSError:
+                return
+            with plain, suppress(OSError), self._context.wrap_socket(plain, server_side=True) as secured:
+                secured.recv(100)
+                secured.sendall(b"\0\0\0\4\0\0\0\0\0")
+
+    def __enter__(self):
+        self._thread.start()
+        return f"127.0.0.1:{self._server.getsockname()[1]}"
+
+    def __exit__(self, *_):
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+        self._thread.join(10)
