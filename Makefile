@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check protos manifests release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing clean
+.PHONY: help demo test test-node check protos manifests release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -22,6 +22,10 @@ demo: $(READY) ## Fine-tune a model over a cloud, two edges and four clients on 
 
 test: $(READY) ## Run the tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest $(ARGS)
+
+test-node: $(READY) ## Run the tests of the example for Node.js, with its packages
+	npm ci --prefix examples/node --no-audit --no-fund
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m node tests/examples $(ARGS)
 
 check: $(READY) ## Formatting, lint, types, and that generated code is up to date
 	$(BIN)/ruff format --check .

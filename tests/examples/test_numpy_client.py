@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from certified_fleet import certified_system
+from examples_folder import EXAMPLES
 from fleet_harness import system, write_rows
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,7 +33,6 @@ from elsa.v1.tensor_pb2 import CodecSpec
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.codec.registry import codec_set_to_proto
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 COMPLETED = fleet_pb2.RUN_STATE_COMPLETED
 TOLERANCE = 1e-5
 QUICK = {"min_clients": 1, "min_edges": 1, "enroll_timeout_s": 60}
