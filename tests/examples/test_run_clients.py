@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import grpc
 import pytest
 import yaml
 from certified_fleet import certified_system
@@ -118,6 +119,18 @@ def test_reflection_is_for_admins(tmp_path):
         code, err = reflected(at, "list", tls=certified.environment("client", "ann"))
         assert code == 1
         assert "PERMISSION_DENIED" in err
+
+
+def test_tools_that_ask_for_a_later_reflection_are_told_to_ask_for_this_one(tmp_path):
+    """grpcurl asks for v1 first, and for v1alpha where that is UNIMPLEMENTED: a refusal would end it."""
+    with (
+        certified_system(tmp_path) as (at, certified),
+        certified.dialer("admin", "ops").connect(at.address, "cloud.elsa.internal") as channel,
+    ):
+        later = channel.stream_stream("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo")
+        with pytest.raises(grpc.RpcError) as found:
+            list(later(iter([b""]), timeout=10))
+        assert found.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 def test_reflection_needs_nothing_of_ours(tmp_path):
