@@ -6,10 +6,12 @@ import re
 from typing import Any
 
 import pytest
-from rendered import SETS, Pod, every_pod, objects_in, objects_of, pods, render
+from helm_python import HelmError
+from rendered import NODE, SETS, Pod, every_pod, objects_in, objects_of, pods, render
 
 from deploy.settings_schema import CHARTS_OWN, ROLES
 from services.cli.reach import Reach
+from services.edge.settings import EdgeSettings
 
 OTHERS = {"POD_NAME", "POD_NAMESPACE", "NODE_NAME", "XDG_CACHE_HOME"}
 MODELS: dict[str, Any] = dict(ROLES)
@@ -89,6 +91,21 @@ def test_the_database_is_named_by_reference_alone() -> None:
     (cloud,) = [pod for pod in pods(objects_of("postgres")) if pod.role == "cloud"]
     (variable,) = [each for each in cloud.container["env"] if each["name"] == "ELSA_DATABASE_URL"]
     assert variable["valueFrom"] == {"secretKeyRef": {"name": "elsa-database", "key": "url"}}
+
+
+def test_no_grace_is_given_that_an_edge_would_refuse() -> None:
+    most = EdgeSettings.model_json_schema()["properties"]["grace_s"]["maximum"]
+    with pytest.raises(HelmError, match="graceS"):
+        render({"edges": {"graceS": most + 1}})
+    assert render({"edges": {"graceS": most}})
+
+
+def test_a_client_of_a_node_has_the_nodes_name_and_certificate() -> None:
+    (client,) = pods(objects_of("node-clients"))
+    assert client.environment["ELSA_NAME"] == NODE
+    assert client.environment["ELSA_TLS_CERT"] == f"/etc/elsa/tls/{NODE}.pem"
+    assert client.environment["ELSA_TLS_KEY"] == f"/etc/elsa/tls/{NODE}.key"
+    assert client.environment["ELSA_TLS_CA"] == "/etc/elsa/tls/ca.pem"
 
 
 def test_the_charts_own_settings_exist() -> None:

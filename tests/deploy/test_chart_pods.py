@@ -3,6 +3,9 @@
 import pytest
 from rendered import SETS, Pod, every_pod, notes_of, objects_of, of_kind, pods
 
+from services.edge import service as edge
+from services.rpc.node import CALL_TIMEOUT_S
+
 RESTRICTED = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret")
 }
@@ -83,8 +86,9 @@ def test_what_is_served_is_opened(pod: Pod) -> None:
 @every_pod
 def test_a_pod_gets_longer_than_its_role_takes_to_stop(pod: Pod) -> None:
     if "ELSA_GRACE_S" in pod.environment:
-        grace = int(pod.environment["ELSA_GRACE_S"])
-        assert pod.spec["terminationGracePeriodSeconds"] >= grace * (2 if pod.role == "edge" else 1) + 30
+        afterwards = edge.ANSWER_S + edge.JOIN_S + CALL_TIMEOUT_S if pod.role == "edge" else 0
+        least = int(pod.environment["ELSA_GRACE_S"]) + afterwards + 20
+        assert pod.spec["terminationGracePeriodSeconds"] >= least
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 from helm_python.chart import Chart
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rendered import SETS, objects_in, of_kind, pods, render
 
@@ -148,6 +148,8 @@ def test_images_are_named_by_registry_and_tag_or_by_digest() -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.from_regex(r"[a-z][a-z0-9-]{0,51}[a-z0-9]", fullmatch=True))
+@example("a" * 53)
+@example("a" * 39 + "-" + "b" * 13)
 def test_names_fit_whatever_the_release_is_called(name: str) -> None:
     rendered = objects_in(render({"edges": {"most": 100, "replicas": 100}}, name))
     for pod in pods(rendered):
