@@ -3,6 +3,7 @@
 `Part` is the base of every piece of a specification; `parse` is the door through which raw values come in.
 """
 
+import re
 import reprlib
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +17,32 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MOST_FAULTS = 5
 """How many faults of one spec are told."""
+
+
+_CREDENTIALS = re.compile(r"(?<=://)\S*@")
+_PARAMETER = re.compile(r"([?&;](?:[a-z_]*(?:password|passwd|secret|token|key))=)[^&;\s'\"]*", re.IGNORECASE)
+_PASSWORD = re.compile(r"://[^@\s]*:\S*@")
+HIDDEN = "(hidden)"
+
+
+def masked(text: str) -> str:
+    """`text` without what URLs in it say before an @, and as passwords, secrets, tokens or keys."""
+    return _PARAMETER.sub(rf"\1{HIDDEN}", _CREDENTIALS.sub(f"{HIDDEN}@", text))
+
+
+def has_password(text: str) -> bool:
+    """Whether a URL in it says a password."""
+    return bool(_PASSWORD.search(text) or _PARAMETER.search(text))
+
+
+class _Shown(reprlib.Repr):
+    """How values that people wrote are shown in errors: short, and without passwords."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(masked(x), level)
+
+
+_SHOWN = _Shown()
 
 
 class Part(BaseModel):
@@ -52,8 +79,8 @@ def _fault(item: ErrorDetails, within: str) -> str:
     elif item["type"] == "missing":
         said = "missing; it has no default"
     elif item["type"] == "extra_forbidden":
-        said = f"unknown field; check its spelling (got {reprlib.repr(item['input']):.100})"
+        said = f"unknown field; check its spelling (got {_SHOWN.repr(item['input']):.100})"
     else:
-        said = f"{item['msg']} (got {reprlib.repr(item['input']):.100})"
+        said = f"{item['msg']} (got {_SHOWN.repr(item['input']):.100})"
         field = field or "the whole"
     return " ".join(f"{field}: {said}".removeprefix(": ").split())

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import EnvSettingsSource, SettingsError
 
 from elsa.errors import SpecError
-from elsa.parsing import Model, parse
+from elsa.parsing import Model, has_password, parse
 
 CONFIG_HELP = "YAML file with any of these settings, by their names with underscores"
 UNNAMED = "default"
@@ -52,11 +52,23 @@ def merged(settings: type[Model], flags: Mapping[str, Any], config: Path | None,
         environment = EnvSettingsSource(settings)()  # type: ignore[arg-type]
     except SettingsError as error:
         raise SpecError(f"{origin}: {error}; write ELSA_DATA as JSON, or use flags") from error
+    _check_no_password(flags)
     named = {
         name: _pairs(name, value, _metavar(settings.model_fields[name])) if isinstance(value, list) else value
         for name, value in flags.items()
     }
     return parse(settings, {**from_file(config), **environment, **named}, origin)
+
+
+def _check_no_password(flags: Mapping[str, Any]) -> None:
+    """Raise SpecError for a URL with a password in it: everybody on the machine may read the flags of a process."""
+    for name, value in flags.items():
+        items = value if isinstance(value, list) else [value]
+        if any(isinstance(item, str) and has_password(item) for item in items):
+            raise SpecError(
+                f"--{name.replace('_', '-')}: has a password in it, and others on this machine can read flags; "
+                f"give it by the environment (ELSA_{name.upper()}) or in the file of --config"
+            )
 
 
 def from_file(path: Path | None) -> dict[str, Any]:

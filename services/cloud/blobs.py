@@ -3,35 +3,89 @@
 A blob is written aside and renamed, so that it is there whole or not at all, and checked whenever it is read.
 """
 
+import errno
 import hashlib
 import os
+import shutil
 import uuid
+from contextlib import suppress
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from elsa.errors import ChecksumError, InputError, NotFoundError
+from elsa.parsing import masked
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk says that has no room, for anybody or for us."""
 
 
 class Blobs:
     """Blobs below `url`. Calls block: use them in a thread. Raises InputError if the URL cannot be used."""
 
     def __init__(self, url: str) -> None:
+        self._writing: set[str] = set()
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
             self._files.makedirs(self._aside, exist_ok=True)
         except (OSError, ValueError, ImportError) as error:
-            raise InputError(f"cannot keep blobs at {url} ({error}); check ELSA_BLOBS_URL") from error
+            raise InputError(
+                f"cannot keep blobs at {masked(url)} ({masked(str(error))}); check ELSA_BLOBS_URL"
+            ) from error
+
+    def claim(self, owner: str) -> None:
+        """Make these the blobs of one installation, which alone sweeps them. InputError if they are another's."""
+        place = f"{self._root}/owner"
+        if not self._files.exists(place):
+            self._write_aside(place, owner.encode())
+        elif self._files.cat_file(place).decode(errors="replace").strip() != owner:
+            raise InputError(
+                f"the blobs at {self._root} belong to another database; set ELSA_BLOBS_URL to a place of this one's "
+                "own, or ELSA_DATABASE_URL to their database"
+            )
+
+    def free_bytes(self) -> int | None:
+        """What is free where they are kept; None where that cannot be told, as of a bucket."""
+        if not isinstance(self._files, LocalFileSystem):
+            return None
+        return shutil.disk_usage(self._root).free
+
+    def names(self, prefix: str) -> list[str]:
+        """The digests that begin with two hexadecimal digits, of those that are there."""
+        try:
+            found = self._files.ls(f"{self._root}/{prefix}", detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(path.rsplit("/", 1)[1] for path in found)
+
+    def age_s(self, digest: str, now: float) -> float:
+        """Seconds since a blob was written, at `now`, unix seconds; 0 if it is not there."""
+        return self._age_s(self._place(digest), now)
+
+    def sweep_aside(self, grace_s: float, now: float) -> int:
+        """Remove what was written aside longer ago than `grace_s` seconds and never got its name; how much it was."""
+        found = {path.rsplit("/", 1)[1]: path for path in self._files.ls(self._aside, detail=False)}
+        left = [
+            path for name, path in found.items() if self._age_s(path, now) > grace_s and name not in self._writing
+        ]
+        for path in left:
+            with suppress(FileNotFoundError):
+                self._files.rm_file(path)
+        return len(left)
+
+    def has(self, digest: str) -> bool:
+        """Whether the bytes of a digest are there, whatever they are."""
+        return bool(self._files.exists(self._place(digest)))
 
     def put(self, data: bytes) -> str:
-        """Keep `data`; its SHA-256, lower-case hexadecimal. Nothing is written if it is there already."""
+        """Keep `data`; its SHA-256, lower-case hexadecimal. Nothing is written if it is there already.
+
+        Raises OSError, of a full disk with the figures; nothing is left of it then.
+        """
         digest = hashlib.sha256(data).hexdigest()
         place = self._place(digest)
         if not self._files.exists(place):
-            aside = f"{self._aside}/{uuid.uuid4().hex}"
-            self._write(aside, data)
-            self._files.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
-            self._files.mv(aside, place)
+            self._write_aside(place, data)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -57,6 +111,30 @@ class Blobs:
 
     def _place(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"
+
+    def _age_s(self, path: str, now: float) -> float:
+        try:
+            return now - float(self._files.modified(path).timestamp())
+        except FileNotFoundError:
+            return 0.0
+
+    def _write_aside(self, place: str, data: bytes) -> None:
+        name = uuid.uuid4().hex
+        aside = f"{self._aside}/{name}"
+        self._writing.add(name)
+        try:
+            self._write(aside, data)
+            self._files.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
+            self._files.mv(aside, place)
+        except OSError as error:
+            with suppress(OSError):
+                self._files.rm_file(aside)
+            if error.errno in FULL:
+                figures = f"{len(data)} bytes are needed, {self.free_bytes()} are free"
+                raise OSError(error.errno, figures, self._root) from error
+            raise
+        finally:
+            self._writing.discard(name)
 
     def _write(self, place: str, data: bytes) -> None:
         with self._files.open(place, "wb") as file:

@@ -88,3 +88,26 @@ def test_without_a_command_the_overview_is_shown(elsa):
     code, out, _ = elsa()
     assert code == 0
     assert "demo" in out
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "flag"),
+    [
+        (CloudSettings, {"database_url": "postgresql://me:hunter2@db/elsa"}, "--database-url"),
+        (CloudSettings, {"blobs_url": "s3://bucket?secret=hunter2"}, "--blobs-url"),
+        (ClientSettings, {"data": ["rows=https://me:hunter2@host/rows.jsonl"]}, "--data"),
+    ],
+)
+def test_no_flag_takes_a_password(kind, given, flag):
+    with pytest.raises(SpecError, match="others on this machine can read flags") as found:
+        merged(kind, given, None, "cloud")
+    assert str(found.value).startswith(f"{flag}: ") and "hunter2" not in str(found.value)
+
+
+def test_environment_and_file_take_a_password(tmp_path, monkeypatch):
+    url = "postgresql://me:hunter2@db/elsa"
+    monkeypatch.setenv("ELSA_DATABASE_URL", url)
+    assert merged(CloudSettings, {}, None, "cloud").database == url
+    monkeypatch.delenv("ELSA_DATABASE_URL")
+    (tmp_path / "cloud.yaml").write_text(f"database_url: {url}\n")
+    assert merged(CloudSettings, {}, tmp_path / "cloud.yaml", "cloud").database == url
