@@ -144,7 +144,7 @@ def pull(stub: Any, request: adapter_pb2.PullAdapterRequest) -> tuple[adapter_pb
             header = next(messages).header
             data = wire.joined(message.chunk for message in messages)
         except grpc.RpcError as error:
-            keys = {str(key) for key, _ in error.trailing_metadata() or ()}
+            keys = [each.key for each in error.trailing_metadata() or ()]
             named = "elsa-error" in keys  # the edge's own word: not there yet
             if error.code() is not grpc.StatusCode.UNAVAILABLE or not named:
                 raise

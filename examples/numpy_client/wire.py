@@ -126,7 +126,8 @@ def _tensor(data: bytes, entry: Mapping[str, list[int]]) -> Array:
 def _as_bf16(values: Array) -> NDArray[np.uint16]:
     """The upper halves, rounded to the nearest, of two as near to the even one."""
     bits = values.astype("<f4").view("<u4")
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded: NDArray[np.uint32] = bits + 0x7FFF + ((bits >> 16) & 1)
+    return (rounded >> 16).astype(np.uint16)
 
 
 def _of_bf16(halves: NDArray[np.generic]) -> Array:
