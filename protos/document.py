@@ -23,6 +23,7 @@ from google.protobuf.descriptor_pb2 import (
 from grpc_tools import protoc
 
 from services.rpc.channel import IDEMPOTENT
+from services.rpc.introduction import TIME_KEY, VERSION_KEY
 from services.rpc.policy import CALLS, Names, Rule, Server
 from services.rpc.status import NAME_KEY, TABLE
 
@@ -31,6 +32,7 @@ PAGE = HERE.parent / "docs" / "api.md"
 FILES = ("run", "fleet", "split", "adapter", "tensor")
 """In the order in which people read them."""
 CODES = re.compile(rf"\b({'|'.join(code.name for code in grpc.StatusCode)})\b")
+ALSO = re.compile(r"Codes:? as for (\w+)")
 MESSAGE, ENUM, SERVICE, FIELD, VALUE, METHOD, SYNTAX = 4, 5, 6, 2, 2, 2, 12
 """Fields of descriptors, of which the places of comments are made."""
 
@@ -78,6 +80,8 @@ def page(files: Sequence[Described]) -> str:
     for name, value in (
         ("idempotent", idempotent()),
         ("name_key", NAME_KEY),
+        ("version_key", VERSION_KEY),
+        ("time_key", TIME_KEY),
         ("errors", errors()),
         ("services", "\n".join(line for file in files for line in services(file)).rstrip()),
         ("messages", "\n".join(line for file in files for line in messages(file)).rstrip()),
@@ -137,16 +141,23 @@ def _row(
     number: int,
     servers: Iterable[Server],
 ) -> str:
-    codes = dict.fromkeys(CODES.findall(file.comment(SERVICE, place, METHOD, number)))
     path = f"/{file.file.package}.{service.name}/{method.name}"
     cells = [
         method.name,
         ("stream of " if method.client_streaming else "") + _linked(method.input_type),
         ("stream of " if method.server_streaming else "") + _linked(method.output_type),
-        ", ".join(codes),
+        ", ".join(_codes(file, service, place, number)),
         *(_callers(CALLS[server].get(path)) for server in servers),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _codes(file: Described, service: ServiceDescriptorProto, place: int, number: int) -> list[str]:
+    """The codes that a method's comment names, with those of another to which it points: `as for Train`."""
+    text = file.comment(SERVICE, place, METHOD, number)
+    names = [method.name for method in service.method]
+    codes = [code for name in ALSO.findall(text) for code in _codes(file, service, place, names.index(name))]
+    return list(dict.fromkeys([*codes, *CODES.findall(text)]))
 
 
 def _callers(rule: Rule | None) -> str:

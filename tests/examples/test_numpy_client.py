@@ -25,7 +25,7 @@ from elsa.data.batches import Batch
 from elsa.data.probes import public_probes
 from elsa.model import adapter as adapters
 from elsa.model.weights import Checkpoint
-from elsa.spec import Split
+from elsa.spec import RunSpec, Split
 from elsa.train.loss import loss_sum
 from elsa.train.optimizer import adamw
 from elsa.v1 import fleet_pb2
@@ -161,6 +161,8 @@ def test_large_payloads_travel_in_chunks_and_altered_ones_are_refused():
 
 def test_what_it_cannot_do_it_says(wordpiece_bert):
     check(spec_of(wordpiece_bert).model_dump(mode="json"))
+    given = RunSpec.from_yaml((EXAMPLES / "numpy_client" / "run.yaml").read_text())
+    check(given.model_dump(mode="json"))
     with pytest.raises(ValueError, match=r"codecs\.h1 is 'int4'; this client, a small example, can do none or bf16"):
         check(spec_of(wordpiece_bert, codecs={"h1": "int4"}).model_dump(mode="json"))
 
