@@ -8,9 +8,10 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from elsa.errors import InputError, UnauthenticatedError
-from services.pki.files import UNREADABLE, read
+from services.pki.files import read
 from services.pki.names import hosts_in
 from services.rpc.identity import Identity
+from services.rpc.keypair import UNREADABLE
 
 Clock = Callable[[], datetime]
 

@@ -7,23 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
-
 from elsa.errors import InputError
 
 MOST_BYTES = 1 << 20
 PUBLIC = 0o644
 PRIVATE = 0o600
 FOLDER = 0o700
-UNREADABLE = (
-    ValueError,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-    UnsupportedAlgorithm,
-)
-"""What parsing raises for bytes that are no certificate, request or list, many of them only when a field is read."""
 
 
 def read(path: Path, what: str) -> bytes:

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from elsa.errors import MalformedError
-from services.pki.files import UNREADABLE
 from services.pki.keys import is_p256, key_to_pem, new_key
 from services.pki.names import checked_hosts, names_from_extension, names_to_extension, subject_of
 from services.rpc.identity import Identity
+from services.rpc.keypair import UNREADABLE
 
 REMEDY = "make it by elsa pki request ROLE NAME"
 

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from elsa.errors import InputError
-from services.pki.files import UNREADABLE, read
+from services.pki.files import read
 from services.pki.issuing import SKEW, issuer_key
+from services.rpc.keypair import UNREADABLE
 
 DAYS = 30
 """For how long a list speaks, unless told otherwise."""

@@ -9,6 +9,7 @@ from cryptography import x509
 
 from elsa.errors import UnauthenticatedError
 from services.rpc.identity import Identity
+from services.rpc.keypair import UNREADABLE
 
 CERTIFICATE_KEY = "x509_pem_cert"
 """Where gRPC keeps the caller's certificate, once TLS has checked it against the authority."""
@@ -46,7 +47,7 @@ def _read(pem: bytes) -> Caller:
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     except x509.ExtensionNotFound:
         uris = []
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise UnauthenticatedError(f"the certificate cannot be read: {error}") from error
     identity = Identity.among(uris)
     return Caller(identity=identity, serial=certificate.serial_number, not_after=certificate.not_valid_after_utc)

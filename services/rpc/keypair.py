@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -24,6 +24,14 @@ log = logging.getLogger(__name__)
 LATE_SHARE = 0.1
 """Of a certificate's life; when less is left, the log asks for a new one."""
 Stamp = tuple[int, int, int] | None
+UNREADABLE = (
+    ValueError,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""What parsing raises for bytes that are no certificate, request or list, many of them only when a field is read."""
 SERVES, CALLS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 
@@ -89,8 +97,11 @@ def stamp_of(path: Path) -> Stamp:
 def certificates_in(pem: bytes, said: str) -> list[x509.Certificate]:
     """One certificate or more. Raises InputError."""
     try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
+        found = x509.load_pem_x509_certificates(pem)
+        for one in found:  # parsed when asked for
+            _ = one.extensions, one.public_key(), one.subject, one.issuer, one.not_valid_before_utc
+        return found
+    except UNREADABLE as error:
         raise InputError(f"{said}: holds no certificate in PEM; elsa pki sign writes one") from error
 
 
@@ -98,7 +109,7 @@ def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> 
     """Whether `authority` issued `certificate`: its name and its signature."""
     try:
         certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (TypeError, InvalidSignature, *UNREADABLE):
         return False
     return True
 
@@ -110,7 +121,7 @@ def _read_key(path: Path, certificate: x509.Certificate, said: str) -> bytes:
         key = serialization.load_pem_private_key(pem, None)
     except TypeError as error:
         raise InputError(f"--tls-key {path}: has a passphrase; a service needs a key without one") from error
-    except ValueError as error:
+    except UNREADABLE as error:
         raise InputError(f"--tls-key {path}: holds no private key in PEM; elsa pki request writes one") from error
     if key.public_key() != certificate.public_key():
         raise InputError(f"--tls-key {path}: not the key of {said}; give the key that was made with its request")
@@ -118,7 +129,10 @@ def _read_key(path: Path, certificate: x509.Certificate, said: str) -> bytes:
 
 
 def _check_rights(path: Path) -> None:
-    mode = path.stat().st_mode
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:  # it was replaced meanwhile
+        raise InputError(f"--tls-key {path}: cannot be read ({error.strerror}); check the path") from error
     if mode & stat.S_IRWXO:
         raise InputError(f"--tls-key {path}: everyone on this machine may use it; chmod 600 {path}")
     if mode & stat.S_IRWXG:

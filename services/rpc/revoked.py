@@ -1,6 +1,10 @@
-"""Which certificates are revoked: the authority's signed list (CRL), read again whenever its file changes."""
+"""Which certificates are revoked: the authority's signed list (CRL), read again whenever its file changes.
+
+While a fleet goes over from one authority to another the file may hold the lists of both, one after the other.
+"""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -10,11 +14,13 @@ from pathlib import Path
 from cryptography import x509
 
 from elsa.errors import InputError
-from services.rpc.keypair import certificates_in, read_file, stamp_of
+from services.rpc.keypair import UNREADABLE, certificates_in, read_file, stamp_of
 
 log = logging.getLogger(__name__)
 
 REMIND_S = 3600.0
+_BEGIN = b"-----BEGIN X509 CRL-----"
+_LIST = re.compile(_BEGIN + rb".+?-----END X509 CRL-----", re.DOTALL)
 
 
 class Revoked:
@@ -63,21 +69,24 @@ class Revoked:
         """The numbers on the list, and when the next is due in unix seconds. Raises InputError."""
         said, pem = f"--tls-crl {self._crl}", read_file("--tls-crl", self._crl)
         try:
-            found = x509.load_pem_x509_crl(pem)
-            serials = frozenset(each.serial_number for each in found)
-        except ValueError as error:
+            lists = [x509.load_pem_x509_crl(part) for part in _LIST.findall(pem)]
+            serials = frozenset(each.serial_number for found in lists for each in found)
+            ends = [found.next_update_utc.timestamp() for found in lists if found.next_update_utc is not None]
+        except UNREADABLE as error:
             raise InputError(f"{said}: no list of revoked certificates in PEM; elsa pki revoke writes one") from error
+        if not lists or len(lists) != pem.count(_BEGIN):
+            raise InputError(f"{said}: no list of revoked certificates in PEM; elsa pki revoke writes one")
         authorities = certificates_in(read_file("--tls-ca", self._ca), f"--tls-ca {self._ca}")
-        if not any(_is_of(found, authority) for authority in authorities):
+        if not all(any(_is_of(found, authority) for authority in authorities) for found in lists):
             raise InputError(
                 f"{said}: not signed by the authority in --tls-ca {self._ca}; give that authority's list"
             )
-        return serials, float("inf") if found.next_update_utc is None else found.next_update_utc.timestamp()
+        return serials, min(ends, default=float("inf"))
 
 
 def _is_of(found: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
     key = authority.public_key()
     try:
         return found.issuer == authority.subject and found.is_signature_valid(key)  # type: ignore[arg-type]
-    except TypeError:  # a kind of key that signs nothing
+    except (TypeError, *UNREADABLE):  # a kind of key or of signature that is not understood
         return False

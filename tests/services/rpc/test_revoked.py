@@ -74,3 +74,26 @@ def test_an_overdue_list_holds_and_is_told_of_once_an_hour(authority, tmp_path, 
     write(path, authority.crl([3], days=365_0))
     now[0] += REMIND_S
     assert revoked(3) and caplog.text == ""
+
+
+def test_the_lists_of_two_authorities_may_stand_in_one_file(authority, tmp_path):
+    """As while a fleet goes over from one to the other; neither's revoked get in."""
+    other = Authority(tmp_path / "other", "another")
+    (both := tmp_path / "both.pem").write_bytes(authority.ca.read_bytes() + other.ca.read_bytes())
+    path = write(tmp_path / "crl.pem", authority.crl([3]) + b"\n" + other.crl([5]))
+    revoked = Revoked(path, both)
+    assert [revoked(serial) for serial in (3, 4, 5)] == [True, False, True]
+    with pytest.raises(InputError, match="not signed by the authority"):
+        Revoked(path, authority.ca)
+
+
+def test_a_second_list_that_is_cut_short_is_not_passed_over(authority, tmp_path):
+    path = write(tmp_path / "crl.pem", authority.crl([3]) + authority.crl([5])[:100])
+    with pytest.raises(InputError, match="no list of revoked certificates"):
+        Revoked(path, authority.ca)
+
+
+def test_of_two_lists_the_first_that_is_overdue_is_told_of(authority, tmp_path, caplog):
+    path = write(tmp_path / "crl.pem", authority.crl([3]) + authority.crl([5], days=-1))
+    assert Revoked(path, authority.ca)(5)
+    assert "a newer list was due" in caplog.text
