@@ -15,6 +15,10 @@ from services.pki.revocations import read_list
 from services.pki.shown import Against, show
 from services.rpc.identity import Identity
 
+pytestmark = [  # what cryptography says of odd bytes that it takes all the same
+    pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning"),
+    pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning"),
+]
 EDGE = Identity("edge", "edge-1")
 CHANGES = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=3)
 KINDS = ("CERTIFICATE", "CERTIFICATE REQUEST", "X509 CRL", "PRIVATE KEY")
