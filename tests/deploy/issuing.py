@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -96,6 +97,16 @@ def files_of(pod: Pod, given: tuple[Object, ...], authority: Authority) -> dict[
         for source in tls["projected"]["sources"]
         for item in source["secret"]["items"]
     }
+
+
+def lay_out(files: Mapping[str, tuple[bytes, int]], folder: Path) -> Path:
+    """The files in a folder, each with its mode."""
+    for path, (content, mode) in files.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+        file.chmod(mode)
+    return folder
 
 
 def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:

@@ -4,12 +4,11 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
 import pytest
-from issuing import NOW, PURPOSES, Asked, Authority, asked_by_object, files_of
+from issuing import NOW, PURPOSES, Asked, Authority, asked_by_object, files_of, lay_out
 from rendered import SETS, Pod, most_edges, notes_of, objects_of, of_kind, pods
 
 from elsa.errors import InputError
@@ -38,16 +37,6 @@ def authority() -> Authority:
 def test_every_pod_has_the_certificate_that_its_role_accepts(name: str, authority: Authority, tmp_path: Path) -> None:
     for pod in pods(objects_of(name), most=most_edges(name)):
         accept(pod, lay_out(files_of(pod, objects_of(name), authority), tmp_path / pod.name))
-
-
-def lay_out(files: Mapping[str, tuple[bytes, int]], folder: Path) -> Path:
-    """The files in a folder, each with its mode."""
-    for path, (content, mode) in files.items():
-        file = folder / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        file.chmod(mode)
-    return folder
 
 
 def accept(pod: Pod, folder: Path) -> None:
