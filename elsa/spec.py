@@ -193,6 +193,9 @@ class FleetSpec(Part):
     min_clients: int = Field(1, ge=1, le=100_000)
     min_edges: int = Field(1, ge=1, le=100_000)
     enroll_timeout_s: float = Field(300.0, gt=0, le=MONTH_S, description="a run without its minimum by then fails")
+    wait_for_others: bool = Field(
+        False, description="wait that long too where those who are there have refused, as others may come; else fail"
+    )
 
 
 class RoundsSpec(Part):

@@ -1,8 +1,11 @@
 """Adapters that come from edges and go to them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+
+from sqlalchemy.exc import DBAPIError
 
 from elsa.errors import (
     CapacityError,
@@ -11,7 +14,9 @@ from elsa.errors import (
     PermissionDeniedError,
     RoundGivenUpError,
 )
+from services.cloud.blobs import FULL
 from services.cloud.changes import Changes
+from services.cloud.database import is_full
 from services.cloud.engine import Engine
 from services.cloud.fleet import MOST, check_number
 from services.cloud.keeper import Keeper
@@ -81,6 +86,8 @@ class Adapters:
             if check_new(transaction, push) and not push.initial:
                 check_size(push, first_of(transaction, push.run_id))
                 check_steps(transaction.run(push.run_id), push)
+        if fault := self._keeper.room_fault(push.total_bytes):
+            raise CapacityError(f"{fault}; free some, or move ELSA_STATE or ELSA_BLOBS_URL to a larger disk")
 
     async def take(self, push: Push, data: bytes) -> bool:
         """Keep an adapter; False if the same one had been taken before.
@@ -92,13 +99,15 @@ class Adapters:
             StaleRoundError, RoundGivenUpError: a round that is over, a run that is not at that point or has ended.
             ChecksumError: bytes that are not those of the digest.
             MalformedError: names, shapes or values that do not fit.
+            CapacityError: a disk that is full; nothing is kept then.
         """
         layout = await asyncio.to_thread(verified_layout, push, data)
         if not push.initial:
             check_layout(push, layout, await self._expected(push.run_id))
         async with self._keeper.holding(push.sha256):
             try:
-                void = await self._put(push, data)
+                with _room():
+                    void = await self._put(push, data)
                 if void is None:
                     return False
             except BaseException:
@@ -176,6 +185,23 @@ class Adapters:
         self._layouts = {known: kept for known, kept in self._layouts.items() if known in still}
         self._layouts[run_id] = layout
         return layout
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """What finds a full disk raises CapacityError within it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise CapacityError(f"the cloud's disk is full: {error.strerror}; free some and push again") from error
+        raise
+    except DBAPIError as error:
+        if is_full(error):
+            raise CapacityError(
+                f"the cloud's database found no room on its disk ({error.orig}); free some"
+            ) from error
+        raise
 
 
 def _check_takes_part(member: Member) -> None:

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from elsa.errors import ElsaError, RoundGivenUpError
+from elsa.errors import ElsaError, RoundGivenUpError, UnreachableError
 from services.cloud.changes import Changes
 from services.cloud.lifecycle import RunState
 from services.cloud.steps import Steps
@@ -76,7 +76,7 @@ class Engine:
             try:
                 self.kick()
                 self.ticked_unix_s = self._clock()
-            except SQLAlchemyError as error:
+            except (SQLAlchemyError, UnreachableError) as error:
                 log.warning("the database did not answer (%s); trying again", _first_line(error))
             except Exception:  # the outermost loop of all runs
                 log.exception("the runs could not be looked at; trying again")
@@ -95,6 +95,8 @@ class Engine:
             try:
                 while await self._steps.take(run_id, now):
                     self.announce(run_id)
+            except UnreachableError:  # the database: it comes back
+                raise
             except ElsaError as error:
                 log.warning("run %s failed: %s", run_id, error)
                 with suppress(RoundGivenUpError):  # cancelled meanwhile
@@ -121,7 +123,7 @@ class Engine:
                 begin = time.monotonic()
                 try:
                     await self.advance(run_id, self._clock())
-                except (OSError, SQLAlchemyError) as error:  # a full disk, a database that is away
+                except (OSError, SQLAlchemyError, UnreachableError) as error:  # a full disk, a database that is away
                     log.warning("run %s waits: %s; trying again in %g s", run_id, _first_line(error), pause_s)
                     await self._sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -51,7 +51,8 @@ def after_enrolling(
     joined = [member for member in members if _takes_part(member, alive)]
     possible = [member for member in members if member.answer is not Answer.REFUSED]
     thinking = any(member.answer is Answer.OFFERED and member.node_id in alive for member in members)
-    if not _enough(fleet, possible) or (expired and not _enough(fleet, joined)):
+    hopeless = not fleet.wait_for_others and not _enough(fleet, possible)
+    if hopeless or (expired and not _enough(fleet, joined)):
         return Verdict(failure=_who_is_missing(fleet, members, alive))
     if expired and not initial:
         return Verdict(failure=f"no edge pushed the first adapter within {fleet.enroll_timeout_s:g} s; see its log")

@@ -15,8 +15,15 @@ from services.cloud.store import Store
 log = logging.getLogger(__name__)
 
 
+SPARE_BYTES = 16 * 1024 * 1024
+"""Of the disk, for the database's own."""
+PREFIXES = [f"{number:02x}" for number in range(256)]
+MOST_SWEPT = 1000
+"""Blobs that one look removes; the next one goes on."""
+
+
 class Keeper:
-    """Puts and drops blobs. Lives on one event loop."""
+    """Puts, drops and sweeps blobs. Lives on one event loop."""
 
     def __init__(self, store: Store, blobs: Blobs) -> None:
         self._store, self._blobs = store, blobs
@@ -30,6 +37,13 @@ class Keeper:
         """Keep a blob; call it while holding its digest."""
         await asyncio.to_thread(self._blobs.put, data)
 
+    def room_fault(self, total_bytes: int) -> str:
+        """Why an adapter of so many bytes, and what is made of it, cannot be kept; empty if it can."""
+        needed, free = 2 * total_bytes + SPARE_BYTES, self._blobs.free_bytes()
+        if free is None or free >= needed:
+            return ""
+        return f"the cloud's disk has {free} bytes free, and {needed} are needed for an adapter and the next version"
+
     async def get(self, digest: str) -> bytes:
         """A blob. Raises NotFoundError, ChecksumError."""
         return await asyncio.to_thread(self._blobs.get, digest)
@@ -39,6 +53,41 @@ class Keeper:
         for digest in sorted(set(digests)):
             async with self.holding(digest):
                 await self.drop_held(digest)
+
+    async def sweep(self, grace_s: float, now: float) -> int:
+        """Delete what no record refers to and nobody has written for `grace_s` seconds; how many there were.
+
+        A process left it that was killed between a blob and its record, or a run that failed with its updates. At
+        most `MOST_SWEPT` at a time.
+        """
+        swept = await asyncio.to_thread(self._blobs.sweep_aside, grace_s, now)
+        with self._store.transaction() as transaction:
+            needed = transaction.needed()
+        for prefix in PREFIXES:
+            for digest in await asyncio.to_thread(self._blobs.names, prefix):
+                if swept >= MOST_SWEPT:
+                    return swept
+                if digest not in needed and await asyncio.to_thread(self._blobs.age_s, digest, now) > grace_s:
+                    await self.drop([digest])
+                    swept += 1
+        return swept
+
+    async def forget_lost(self) -> int:
+        """Forget updates whose blobs are gone, as after a backup was put back: their edges may deliver again.
+
+        Returns how many there were.
+        """
+        with self._store.transaction() as transaction:
+            waiting = transaction.waiting()
+        lost = [update for update in waiting if not await asyncio.to_thread(self._blobs.has, update.sha256)]
+        with self._store.transaction() as transaction:
+            for update in lost:
+                log.warning(
+                    "run %s: the update of %s on version %d has lost its blob and is forgotten",
+                    *(update.run_id, update.edge_id, update.version),
+                )
+                transaction.delete(update)
+        return len(lost)
 
     async def drop_held(self, digest: str) -> None:
         """As `drop`, for one whose digest is held."""

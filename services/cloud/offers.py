@@ -152,4 +152,4 @@ def summary(member: Member) -> str:
 
 
 def _line(text: str) -> str:
-    return " ".join(text.split())[:500]
+    return " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())[:500]

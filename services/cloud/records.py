@@ -29,6 +29,13 @@ class Answer(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Installation:
+    """Which database this is, so that blobs are known to be its own."""
+
+    installation_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Node:
     """An edge or a client that has registered."""
 

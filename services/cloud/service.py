@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from elsa.errors import InputError
+from sqlalchemy.exc import SQLAlchemyError
+
+from elsa.errors import InputError, UnreachableError
 from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, fleet_pb2_grpc, run_pb2, run_pb2_grpc
 from services.cloud.adapter_servicer import AdapterServicer
 from services.cloud.adapters import Adapters
@@ -60,16 +62,18 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
     check_host(settings.host, settings.insecure or own is not None)
     _make_folder(settings)
     store, changes = Store(settings.database), Changes()
-    blobs = Blobs(settings.blobs)
-    keeper = Keeper(store, blobs)
-    fleet = Fleet(store, heartbeat_s=settings.heartbeat_s, max_nodes=settings.max_nodes, clock=clock)
-    exports = Exports(settings.state / "exports", blobs)
-    steps = Steps(store, keeper, fleet, exports, gone_after_s=settings.gone_after_s)
-    engine = Engine(store, steps, changes, clock=clock)
-    services = _services(settings, store, changes, keeper, fleet, exports, engine, clock)
-    guard, calls = Guard("cloud", revoked_of(own), Rates(settings.rates)) if own else None, Calls()
-    figures = CloudMetrics(store, fleet, engine, state=settings.state, database=settings.database, clock=clock)
     try:
+        blobs = Blobs(settings.blobs)
+        blobs.claim(store.installation_id)
+        keeper = Keeper(store, blobs)
+        await keeper.forget_lost()
+        fleet = Fleet(store, heartbeat_s=settings.heartbeat_s, max_nodes=settings.max_nodes, clock=clock)
+        exports = Exports(settings.state / "exports", blobs)
+        steps = Steps(store, keeper, fleet, exports, gone_after_s=settings.gone_after_s)
+        engine = Engine(store, steps, changes, clock=clock)
+        services = _services(settings, store, changes, keeper, fleet, exports, engine, clock)
+        guard, calls = Guard("cloud", revoked_of(own), Rates(settings.rates)) if own else None, Calls()
+        figures = CloudMetrics(store, fleet, engine, state=settings.state, database=settings.database, clock=clock)
         with Monitoring(settings, "cloud", own, [figures, calls, RefusalMetrics(guard)]) as monitoring:
             server = await start_aio(
                 services,
@@ -81,6 +85,7 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
                 calls=calls,
             )
             ticking = asyncio.create_task(engine.tick(settings.tick_s))
+            sweeping = asyncio.create_task(_sweep(keeper, settings, clock))
             monitoring.readiness.begin()
             try:
                 yield Cloud(address=server.address, engine=engine, monitoring=monitoring)
@@ -88,9 +93,10 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
                 monitoring.readiness.end()
                 changes.close()
                 await server.stop(settings.grace_s)
-                ticking.cancel()
-                with suppress(asyncio.CancelledError):
-                    await ticking
+                for task in (ticking, sweeping):
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
                 await engine.close()
     finally:
         store.close()
@@ -108,6 +114,17 @@ async def serve(settings: CloudSettings, clock: Callable[[], float] = time.time)
 def run(settings: CloudSettings) -> None:
     """Serve until SIGTERM or SIGINT, from synchronous code. Raises as `serving`."""
     asyncio.run(serve(settings))
+
+
+async def _sweep(keeper: Keeper, settings: CloudSettings, clock: Callable[[], float]) -> None:
+    """Look for blobs that nothing refers to, at once and every so many seconds; runs until cancelled."""
+    while True:
+        try:
+            if swept := await keeper.sweep(settings.sweep_grace_s, clock()):
+                log.info("%d blobs that nothing referred to are removed", swept)
+        except (OSError, SQLAlchemyError, UnreachableError) as error:
+            log.warning("blobs could not be swept: %s", str(error).splitlines()[0])
+        await asyncio.sleep(settings.sweep_s)
 
 
 def _services(

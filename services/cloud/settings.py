@@ -32,6 +32,10 @@ class CloudSettings(RateSettings, MonitorSettings, ServerTlsSettings):
     )
     idle_s: float = Field(60.0, gt=0, description="silence after which a push is ended")
     grace_s: float = Field(5.0, ge=0, le=3600, description="for calls in flight when the cloud stops")
+    sweep_s: float = Field(
+        3600.0, gt=0, le=604_800, description="between looks for blobs that nothing refers to; the first at the start"
+    )
+    sweep_grace_s: float = Field(3600.0, ge=60, le=604_800, description="age below which no blob is swept")
     max_nodes: int = Field(
         10_000,
         ge=1,

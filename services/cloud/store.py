@@ -1,9 +1,10 @@
 """The cloud's memory: records in a SQL database, read and written in transactions.
 
-SQLite by default, any SQLAlchemy URL otherwise. Transactions are short and run on the event loop's thread, so two
+SQLite by default, PostgreSQL by URL. Transactions are short and run on the event loop's thread, so two
 of them never interleave within a process.
 """
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,9 +15,7 @@ from sqlalchemy import (
     Engine,
     Select,
     and_,
-    create_engine,
     delete,
-    event,
     func,
     insert,
     inspect,
@@ -26,9 +25,21 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from elsa.errors import InputError, NotFoundError
+from services.cloud.database import Database
 from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
-from services.cloud.records import Answer, Evaluation, Fingerprint, KeyHolder, Member, Role, Run, Standing
+from services.cloud.records import (
+    Answer,
+    Evaluation,
+    Fingerprint,
+    Installation,
+    KeyHolder,
+    Member,
+    Role,
+    Run,
+    Standing,
+    Update,
+)
 from services.cloud.tables import (
     CLUSTER_ADAPTERS,
     EVALUATIONS,
@@ -155,6 +166,21 @@ class Transaction:
         update = select(UPDATES.c.run_id).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits)
         return any(self._connection.execute(query.limit(1)).first() for query in (version, of_cluster, update))
 
+    def needed(self) -> set[str]:
+        """The digests of all blobs that `needs` is true of."""
+        waits = (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
+        queries = (
+            select(ROUNDS.c.sha256).where(ROUNDS.c.sha256.is_not(None)),
+            select(CLUSTER_ADAPTERS.c.sha256),
+            select(UPDATES.c.sha256).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits),
+        )
+        return {digest for query in queries for digest in self._connection.execute(query).scalars()}
+
+    def waiting(self) -> list[Update]:
+        """The updates that open runs have yet to aggregate."""
+        waits = (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
+        return self._select(Update, select(UPDATES).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits))
+
     def count(self, kind: type) -> int:
         """How many records there are."""
         return self._connection.execute(select(func.count()).select_from(TABLE_OF[kind])).scalar() or 0
@@ -200,45 +226,54 @@ class Transaction:
 
 
 class Store:
-    """Opens the database at `url` and makes its tables where they are missing.
+    """Opens the database at `url`, for this process alone, and makes its tables where they are missing.
 
     Raises InputError if it cannot be opened.
     """
 
     def __init__(self, url: str) -> None:
+        self._database = Database(url)
         try:
-            self._engine = create_engine(url)
-            if self._engine.dialect.name == "sqlite":
-                event.listen(self._engine, "connect", _set_up_sqlite)
-            METADATA.create_all(self._engine)
-            _check_columns(self._engine)
-        except (SQLAlchemyError, ImportError) as error:
+            _check_columns(self._database.engine)
+            METADATA.create_all(self._database.engine)
+            self.installation_id = self._installed()
+        except SQLAlchemyError as error:
+            self.close()
             reason = str(error).splitlines()[0]
             raise InputError(f"cannot open the database ({reason}); check ELSA_DATABASE_URL") from error
+        except InputError:
+            self.close()
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """A transaction: committed at the end, rolled back on an error."""
-        with self._engine.begin() as connection:
+        """A transaction: committed at the end, rolled back on an error. UnreachableError if the database is away."""
+        with self._database.begin() as connection:
             yield Transaction(connection)
 
     def close(self) -> None:
-        """Close every connection."""
-        self._engine.dispose()
+        """Close every connection and let another process have the database."""
+        self._database.close()
+
+    def _installed(self) -> str:
+        """What tells this database from others, copies of it aside; made with it."""
+        with self.transaction() as transaction:
+            known = transaction.all(Installation)
+            if not known:
+                transaction.put(Installation(installation_id=uuid.uuid4().hex))
+            return (known or transaction.all(Installation))[0].installation_id
 
 
 def _check_columns(engine: Engine) -> None:
     """Raise InputError if a table was made by a version of ELSA that kept other columns."""
     there = inspect(engine)
     for table in METADATA.sorted_tables:
+        if not there.has_table(table.name):
+            continue
         names = {column["name"] for column in there.get_columns(table.name)}
         if odd := sorted(names ^ set(table.columns.keys())):
             raise InputError(
-                f"the database was made by another version of ELSA (table {table.name}, column {odd[0]}); go on with "
-                "that version, or choose another folder with --state or another ELSA_DATABASE_URL"
+                f"the database was made by another version of ELSA (table {table.name}, column {odd[0]}) and is left "
+                "as it is; go on with that version, or begin anew with another ELSA_STATE or ELSA_DATABASE_URL "
+                "(docs/backup.md)"
             )
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
-        connection.execute(f"PRAGMA {pragma}").close()

@@ -35,6 +35,7 @@ from services.cloud.records import (
     Course,
     Evaluation,
     Fingerprint,
+    Installation,
     KeyHolder,
     KeyMaking,
     Link,
@@ -75,7 +76,9 @@ def _words(kind: Any) -> Enum:
 
 
 METADATA = MetaData()
-_ID, _SHA = String(96), String(64)
+_ID = String(96).with_variant(String(96, collation="C"), "postgresql")
+"""A name; in the order of its bytes, as Python and SQLite have it."""
+_SHA = String(64)
 
 
 def _run() -> Column[Any]:
@@ -90,6 +93,7 @@ def _version() -> Column[Any]:
     return Column("version", Integer, primary_key=True, autoincrement=False)
 
 
+INSTALLATIONS = Table("installations", METADATA, Column("installation_id", String(32), primary_key=True))
 NODES = Table(
     "nodes",
     METADATA,
@@ -272,6 +276,7 @@ EVENTS = Table(
 )
 
 TABLE_OF: dict[type, Table] = {
+    Installation: INSTALLATIONS,
     Node: NODES,
     Run: RUNS,
     Member: MEMBERS,

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import grpc
 
-from elsa.errors import DrainingError, UnreachableError
+from elsa.errors import DrainingError, ElsaError, UnreachableError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.rpc.server import KEEPALIVE_MS
 from services.rpc.status import translated
@@ -81,17 +81,20 @@ def patiently(
     longest_s: float = 5.0,
     sleep: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    passing: tuple[type[ElsaError], ...] = (),
 ) -> Result:
     """`call()`, made again with growing pauses while `peer` is unreachable or draining, for `limit_s` seconds.
 
-    `call` must be idempotent. Raises UnreachableError when the time is used up, other errors at once.
+    `call` must be idempotent. Raises UnreachableError when the time is used up, other errors at once; those that are
+    `passing` are tried again too.
     """
     begin, pause = clock(), first_s
+    again: tuple[type[ElsaError], ...] = (UnreachableError, DrainingError, *passing)
     while True:
         try:
             with translated(peer):
                 return call()
-        except (UnreachableError, DrainingError) as error:
+        except again as error:
             left = limit_s - (clock() - begin)
             if left <= 0:
                 raise UnreachableError(f"{peer} did not answer for {limit_s:g} s; gave up: {error}") from error

@@ -91,9 +91,12 @@ class CloudLink:
         self.patiently(self._enter)
         self._beats.start()
 
-    def patiently(self, call: Callable[[], Result]) -> Result:
-        """`call()` with retries while the cloud does not answer; UnreachableError at once when the node stops."""
-        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep)
+    def patiently(self, call: Callable[[], Result], *passing: type[ElsaError]) -> Result:
+        """`call()` with retries while the cloud does not answer; UnreachableError at once when the node stops.
+
+        Errors that are `passing` are tried again too.
+        """
+        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep, passing=passing)
 
     def report(self, progress: pb.Progress) -> None:
         """Tell those who watch how far this node is, with the next heartbeat."""

@@ -39,6 +39,37 @@ async def test_all_answered_but_too_few_fails_at_once(tmp_path):
 
 
 @run_async
+async def test_where_it_waits_for_others_a_run_goes_on_with_who_comes_in_place_of_who_refused(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit(spec(fleet={"wait_for_others": True}))
+        await at.reach(run, ENROLLING)
+        await at.push(run, "edge-1", adapter(), initial=True)
+        for node in (*EDGES, *CLIENTS[:3]):
+            await at.join(run, node, room=4)
+        await at.refuse(run, "client-4", "busy")
+        at.later(299)
+        await at.cloud.engine.advance(run, at.clock())
+        assert (await at.get(run)).state == ENROLLING
+        await at.register(edges=(), clients=("client-5",))
+        await at.wait_for_offer(run, "client-5")
+        await at.join(run, "client-5")
+        await at.reach(run, TRAINING)
+
+
+@run_async
+async def test_where_it_waits_for_others_a_run_fails_once_nobody_came_in_time(tmp_path):
+    async with site(tmp_path) as at:
+        await at.register()
+        run = await at.submit(spec(fleet={"wait_for_others": True}))
+        await at.reach(run, ENROLLING)
+        for client in CLIENTS:
+            await at.refuse(run, client, "busy")
+        at.later(301)
+        assert "client-4 refused: busy" in (await at.reach(run, FAILED)).state_changed.reason
+
+
+@run_async
 async def test_timeout_names_who_refused_and_who_has_not_answered(tmp_path):
     async with site(tmp_path) as at:
         await at.register()

@@ -22,11 +22,11 @@ from services.rpc.channel import OPTIONS
 
 
 @contextmanager
-def process(folder):
-    """A cloud as a process with its state in `folder`; gives it and its address."""
+def process(folder, **more):
+    """A cloud as a process with its state in `folder`, and `more` of its environment; gives it and its address."""
     ready = folder / "ready.json"
     ready.unlink(missing_ok=True)
-    given = {"ELSA_PORT": "0", "ELSA_STATE": str(folder / "cloud"), "ELSA_READY_FILE": str(ready)}
+    given = {"ELSA_PORT": "0", "ELSA_STATE": str(folder / "cloud"), "ELSA_READY_FILE": str(ready), **more}
     command = [sys.executable, "-m", "services.cloud"]
     with (folder / "log").open("a") as log:
         cloud = subprocess.Popen(command, env={**os.environ, **given}, stderr=log)

@@ -14,7 +14,6 @@ from services.cloud.events import ClientAssigned, NodeJoined
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Answer, Link, Member, Node, Role, Run, Update
 from services.cloud.rehoming import rehome
-from services.cloud.settings import CloudSettings
 from services.cloud.store import Store
 
 ENROLLING, TRAINING, FAILED = (
@@ -214,10 +213,8 @@ async def test_silent_edge_is_given_no_clients_in_the_first_place(tmp_path):
             await at.join(run, edge, room=4)
         for client in CLIENTS[:3]:
             await at.join(run, client, near="edge-1")
-        store = Store(CloudSettings(state=tmp_path / "cloud").database)  # as if the cloud was slow to decide
-        with store.transaction() as transaction:
+        with at.cloud.engine._store.transaction() as transaction:  # as if the cloud was slow to decide
             transaction.move(transaction.run(run), RunState.CLUSTERING, at.clock())
-        store.close()
         await at.silence("edge-1", seconds=101)
         await advance(at, run)
         assert [(client, edge) for client, edge, _ in await assigned(at, run)] == [

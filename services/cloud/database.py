@@ -1,0 +1,171 @@
+"""Opens the cloud's database, SQLite or PostgreSQL, and holds it for one process alone.
+
+Two clouds on one database would each close its rounds. On SQLite the holder has a lock on a file beside it. On
+PostgreSQL it has an advisory lock that belongs to its one connection, over which all transactions go: who loses the
+connection loses the lock, and writes nothing before it has both again.
+"""
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from elsa.errors import InputError, UnreachableError
+
+LOCK_KEY = 0x656C7361
+"""Names the lock among those of a PostgreSQL database."""
+TIMEOUT_S = 10
+"""For an answer of PostgreSQL; nothing else happens in the cloud meanwhile."""
+LOCK_WAIT_S = 5.0
+"""For the lock: the server may take a moment to notice that its last holder died."""
+_AWAY = ("08", "57P01", "57P02", "57P03")
+"""SQLSTATEs, or how they begin, of a PostgreSQL that lost a connection, goes down or comes up."""
+_FULL = "53100"
+_SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_FULL = 5, 6, 13
+
+
+class Database:
+    """The database at a SQLAlchemy URL. Raises InputError if it cannot be opened, or another cloud works on it."""
+
+    def __init__(self, url: str) -> None:
+        self._lock: TextIO | None = None
+        try:
+            parsed = _with_driver(make_url(url))
+            self.engine = _engine(parsed)
+            if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
+                self._lock = _lock_beside(Path(parsed.database))
+            self.engine.connect().close()
+        except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
+            self.close()
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            if type(error) is ValueError:  # of a port that is no number, which may be a piece of a password
+                reason = "it is no URL; write what a password has of / : @ as %2F %3A %40"
+            raise InputError(f"cannot open the database ({reason}); check ELSA_DATABASE_URL") from error
+        except InputError:
+            self.close()
+            raise
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        """A transaction: committed at the end, rolled back on an error. Raises UnreachableError if it is away."""
+        try:
+            try:
+                connection = self.engine.connect()
+            except InputError as error:  # another cloud took it over while the connection was lost
+                raise UnreachableError(str(error)) from error
+            with connection, connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if is_away(error):
+                reason = str(error.orig).splitlines()[0]
+                raise UnreachableError(f"the cloud's database does not answer ({reason}); try again") from error
+            raise
+
+    def close(self) -> None:
+        """Close every connection and let another process have it."""
+        if hasattr(self, "engine"):
+            self.engine.dispose()
+        if self._lock is not None:
+            self._lock.close()
+
+
+def is_away(error: DBAPIError) -> bool:
+    """Whether the database could not be reached, lost the connection, or is busy; all of that passes."""
+    if _sqlite_code(error) in (_SQLITE_BUSY, _SQLITE_LOCKED):
+        return True
+    return error.connection_invalidated or _state(error).startswith(_AWAY) or _is_lost(error)
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Whether the database found no room on its disk."""
+    return _sqlite_code(error) == _SQLITE_FULL or _state(error) == _FULL
+
+
+def _engine(url: URL) -> Engine:
+    if url.get_backend_name() == "sqlite":
+        engine = create_engine(url, hide_parameters=True)  # in errors, which go to the log
+        event.listen(engine, "connect", _set_up_sqlite)
+        return engine
+    options: dict[str, Any] = {"timeout": TIMEOUT_S, "application_name": "elsa-cloud"}
+    engine = create_engine(
+        url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=options, hide_parameters=True
+    )
+    event.listen(engine, "connect", _lock_postgres)
+    return engine
+
+
+def _with_driver(url: URL) -> URL:
+    """The URL with the driver that the extra `postgres` brings. Raises InputError for any other database."""
+    if url.drivername in ("postgres", "postgresql", "postgresql+pg8000"):
+        return url.set(drivername="postgresql+pg8000")
+    if url.get_backend_name() != "sqlite":
+        raise InputError(
+            f"cannot open the database: {url.drivername} is neither sqlite nor postgresql+pg8000; check "
+            "ELSA_DATABASE_URL"
+        )
+    return url
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _lock_beside(database: Path) -> TextIO:
+    file = database.with_name(f"{database.name}.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        holder = file.read(32).strip()
+        file.close()
+        raise InputError(_held(f"process {holder} of this machine" if holder.isdecimal() else "")) from error
+    file.truncate(0)
+    file.write(f"{os.getpid()}\n")
+    file.flush()
+    return file
+
+
+def _lock_postgres(connection: Any, _record: object) -> None:
+    """Take the lock with a new connection; without it the connection is closed. Raises InputError."""
+    taken, end, cursor = False, time.monotonic() + LOCK_WAIT_S, connection.cursor()
+    try:
+        while not taken:
+            cursor.execute(f"SELECT pg_try_advisory_lock({LOCK_KEY})")
+            taken = bool(cursor.fetchone()[0])
+            connection.commit()
+            if not taken and time.monotonic() >= end:
+                raise InputError(_held(""))
+            time.sleep(0 if taken else 0.1)
+    finally:
+        cursor.close()
+        if not taken:
+            connection.close()
+
+
+def _held(who: str) -> str:
+    return (
+        f"another cloud{f', {who},' if who else ''} works on this database; stop it first, or choose another "
+        "database with ELSA_STATE or ELSA_DATABASE_URL"
+    )
+
+
+def _state(error: DBAPIError) -> str:
+    """The SQLSTATE of an error of PostgreSQL; empty for others."""
+    said = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return str(said.get("C", "")) if isinstance(said, dict) else ""
+
+
+def _is_lost(error: DBAPIError) -> bool:
+    """Whether pg8000 says that there is no connection: an error of the interface, not of the server."""
+    return type(error.orig).__module__.startswith("pg8000") and type(error.orig).__name__ == "InterfaceError"
+
+
+def _sqlite_code(error: DBAPIError) -> int:
+    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF

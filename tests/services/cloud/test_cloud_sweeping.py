@@ -1,0 +1,226 @@
+"""Blobs that nothing refers to are swept; none in use ever is, and a full disk leaves nothing half written."""
+
+import asyncio
+import errno
+import os
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from cloud_harness import EDGES, adapter, refused, run_async, site, spec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from elsa.errors import InputError
+from elsa.v1 import adapter_pb2
+from elsa.wire.adapter import sha256
+from services.cloud.blobs import Blobs
+from services.cloud.keeper import Keeper
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Node, Role, Round, Run, Update
+from services.cloud.store import Store
+
+OLD_S = 10_000
+LETTERS = (b"a", b"b", b"c")
+
+
+@asynccontextmanager
+async def keeping(folder):
+    store = Store("sqlite://")
+    run = Run(
+        run_id="r", number=1, name="r", state=RunState.TRAINING, spec="", rounds=9, version=0, created_unix_s=0.0
+    )
+    with store.transaction() as transaction:
+        transaction.put(run)
+        transaction.put(Node(node_id="edge-1", role=Role.EDGE))
+    blobs = Blobs(str(folder))
+    yield store, blobs, Keeper(store, blobs)
+    store.close()
+
+
+def update(digest, version=0):
+    return Update(run_id="r", version=version, edge_id="edge-1", rows=1, sha256=digest)
+
+
+def kept(folder):
+    return {path.name for path in Path(folder).glob("??/*")}
+
+
+@run_async
+async def test_what_a_killed_push_left_is_swept_once_it_is_old(tmp_path):
+    async with keeping(tmp_path) as (store, blobs, keeper):
+        left, used = blobs.put(b"left"), blobs.put(b"used")
+        (tmp_path / "aside" / "half").write_bytes(b"ha")
+        with store.transaction() as transaction:
+            transaction.put(update(used))
+        assert await keeper.sweep(60, time.time()) == 0
+        assert kept(tmp_path) == {left, used}
+        assert await keeper.sweep(60, time.time() + 61) == 2
+        assert kept(tmp_path) == {used} and not list((tmp_path / "aside").iterdir())
+
+
+@run_async
+async def test_versions_and_updates_that_wait_are_kept_and_those_of_closed_rounds_are_not(tmp_path):
+    async with keeping(tmp_path) as (store, blobs, keeper):
+        version, waiting, past = blobs.put(b"version"), blobs.put(b"waiting"), blobs.put(b"past")
+        with store.transaction() as transaction:
+            transaction.put(Round(run_id="r", version=0, opened_unix_s=0.0, sha256=version))
+            transaction.put(update(past, version=0))
+            transaction.put(update(waiting, version=1))
+            transaction.put(Run(**{**vars(transaction.run("r")), "version": 1}))
+        assert await keeper.sweep(60, time.time() + OLD_S) == 1
+        assert kept(tmp_path) == {version, waiting}
+        assert past not in kept(tmp_path)
+
+
+async def write(store, keeper, data, pause):
+    """Put a blob and its record, as a push does, with another task's turns between."""
+    async with keeper.holding(sha256(data)):
+        await keeper.put(data)
+        for _ in range(pause):
+            await asyncio.sleep(0)
+        with store.transaction() as transaction:
+            transaction.put(update(sha256(data)))
+
+
+async def forget(store, keeper, data):
+    """Forget a record and drop its blob, as a round that closes does."""
+    with store.transaction() as transaction:
+        for found in transaction.all(Update, sha256=sha256(data)):
+            transaction.delete(found)
+    await keeper.drop([sha256(data)])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["write", "forget", "sweep"]), st.sampled_from(LETTERS), st.integers(0, 30)),
+        max_size=12,
+    )
+)
+def test_no_interleaving_of_pushes_drops_and_sweeps_loses_a_blob_in_use(acts):
+    async def all_at_once(folder):
+        async with keeping(folder) as (store, blobs, keeper):
+            for data in LETTERS:  # as old orphans
+                blobs.put(data)
+            tasks = []
+            for kind, data, pause in acts:
+                if kind == "write":
+                    tasks.append(asyncio.create_task(write(store, keeper, data, pause)))
+                elif kind == "forget":
+                    tasks.append(asyncio.create_task(forget(store, keeper, data)))
+                else:
+                    tasks.append(asyncio.create_task(keeper.sweep(60, time.time() + OLD_S)))
+                for _ in range(pause):
+                    await asyncio.sleep(0)
+            await asyncio.gather(*tasks)
+            with store.transaction() as transaction:
+                needed = transaction.needed()
+            assert needed <= kept(folder)
+            await keeper.sweep(60, time.time() + OLD_S)
+            assert kept(folder) == needed
+
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(all_at_once(folder))
+
+
+@run_async
+async def test_the_cloud_sweeps_at_its_start(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        clock = at.clock
+    blobs = Blobs(str(tmp_path / "cloud" / "blobs"))
+    orphan = blobs.put(b"left by a kill")
+    clock.now = time.time() + OLD_S
+    async with site(tmp_path, clock) as at:
+        while blobs.has(orphan):
+            await asyncio.sleep(0)
+        assert (await at.pull(run, "edge-1", 0))[0] == 0
+
+
+@run_async
+async def test_blobs_of_another_database_are_not_touched(tmp_path):
+    async with site(tmp_path):
+        pass
+    url = f"sqlite:///{tmp_path / 'other.db'}"
+    with pytest.raises(InputError, match="belong to another database"):
+        async with site(tmp_path, database_url=url):
+            raise AssertionError("it serves")
+
+
+@run_async
+async def test_an_update_whose_blob_is_gone_is_delivered_again(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        await at.push(run, "edge-1", adapter(1))
+        clock = at.clock
+    Blobs(str(tmp_path / "cloud" / "blobs")).delete(sha256(adapter(1)))
+    async with site(tmp_path, clock) as at:
+        assert await at.push(run, "edge-1", adapter(1))
+        await at.push(run, "edge-2", adapter(3))
+        await at.closed(run, 1)
+
+
+def filling(monkeypatch, code=errno.ENOSPC):
+    """From now on a file's bytes find no room as they go to the disk."""
+
+    def fsync(_file):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_during_a_push_is_said_with_the_figures_and_leaves_nothing(tmp_path, monkeypatch, code):
+    @run_async
+    async def test(folder):
+        async with site(folder) as at:
+            run = await at.started()
+            before = kept(folder / "cloud" / "blobs")
+            with monkeypatch.context() as full:
+                filling(full, code)
+                async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{len(adapter(1))} bytes are needed", "free"):
+                    await at.push(run, "edge-1", adapter(1))
+            assert kept(folder / "cloud" / "blobs") == before
+            assert not list((folder / "cloud" / "blobs" / "aside").iterdir())
+            for edge in EDGES:
+                assert await at.push(run, edge, adapter(1))
+            await at.closed(run, 1)
+
+    test(tmp_path)
+
+
+@run_async
+async def test_a_push_for_which_there_is_no_room_is_refused_before_its_bytes_come(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        with pytest.MonkeyPatch.context() as full:
+            full.setattr(Blobs, "free_bytes", lambda _: 1000)
+            async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "1000 bytes free", "are needed"):
+                await at.push(run, "edge-1", adapter(1))
+        assert await at.push(run, "edge-1", adapter(1))
+
+
+@run_async
+async def test_a_full_database_during_a_push_is_said_and_leaves_nothing(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started(spec(training={"rounds": 1}))
+        before = kept(tmp_path / "cloud" / "blobs")
+        store = at.cloud.engine._store
+        moved = [0.5] * 256
+        told = [
+            adapter_pb2.ClientReport(client_id=f"client-{n}", rows=1, steps=1, loss=1.0, moved=moved)
+            for n in range(40)
+        ]
+        with store._database.begin() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar()
+            connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 1}")
+        async with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "database found no room on its disk"):
+            await at.push(run, "edge-1", adapter(1), reports=told)
+        assert kept(tmp_path / "cloud" / "blobs") == before
+        with store._database.begin() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+        assert await at.push(run, "edge-1", adapter(1), reports=told)
