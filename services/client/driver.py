@@ -19,6 +19,7 @@ from services.client.links import as_reached
 from services.client.member import Member
 from services.client.settings import ClientSettings
 from services.client.stay import Stays
+from services.client.tally import Tally
 from services.rpc.ledger import Ledger
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
@@ -31,6 +32,7 @@ class RunDriver:
     Args:
         spec: the run's specification as YAML.
         ledger: of this process's memory.
+        tally: of what this process trains.
     """
 
     def __init__(
@@ -41,12 +43,14 @@ class RunDriver:
         settings: ClientSettings,
         link: CloudLink,
         ledger: Ledger,
+        tally: Tally,
     ) -> None:
         self._run_id = run_id
         self._text = spec
         self._settings = settings
         self._link = link
         self._ledger = ledger
+        self._tally = tally
         self._offered: fleet_pb2.Assignment | None = None
         self._stays = Stays(run_id, link.dialer)
         self._stop = threading.Event()
@@ -93,6 +97,7 @@ class RunDriver:
         finally:
             self._base.close()
             self._ledger.end(self._run_id)
+            self._tally.left(self._run_id)
             self._link.forget(self._run_id)
 
     def _leave(self, error: ElsaError) -> None:
@@ -111,6 +116,7 @@ class RunDriver:
             stays=self._stays,
             base=self._base,
             keys=self._keys,
+            tally=self._tally,
             stop=self._stop,
         )
 

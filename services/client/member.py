@@ -26,6 +26,7 @@ from services.client.rounds import ANYWHERE, RoundLoop
 from services.client.settings import ClientSettings
 from services.client.share import Shares
 from services.client.stay import Stay, Stays
+from services.client.tally import Tally
 from services.client.trainer import RoundTrainer
 from services.client.trainers import Trainers
 from services.client.warmup import WarmUp
@@ -57,6 +58,7 @@ class Member:
         stays: Stays,
         base: RunBase,
         keys: RunKeys,
+        tally: Tally,
         stop: threading.Event,
     ) -> None:
         self._run_id = run_id
@@ -67,6 +69,7 @@ class Member:
         self._stays = stays
         self._base = base
         self._keys = keys
+        self._tally = tally
         self._stop = stop
         self._shares = Shares(run_id, joined.spec, joined.limits)
         self._holding = Holding(joined.spec, joined.config, base)
@@ -123,6 +126,7 @@ class Member:
                     peer=stay.peer,
                     stop=stay.over,
                     evaluated=evaluated,
+                    tally=self._tally,
                     patience_s=self._settings.patience_s,
                 ).run(place)
             place = ANYWHERE

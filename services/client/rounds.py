@@ -10,6 +10,7 @@ from elsa.v1 import adapter_pb2, run_pb2
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from services.client.fingerprints import Asked, Fingerprints
 from services.client.patience import Patience
+from services.client.tally import Tally
 from services.client.trainer import RoundTrainer, Trained
 from services.rpc.adapters import Pulled, pull_when_there, push
 from services.rpc.channel import patiently
@@ -41,6 +42,7 @@ class RoundLoop:
         peer: str,
         stop: threading.Event,
         evaluated: set[int],
+        tally: Tally,
         patience_s: float,
     ) -> None:
         self._run_id = run_id
@@ -52,6 +54,7 @@ class RoundLoop:
         self._peer = peer
         self._stop = stop
         self._evaluated = evaluated
+        self._tally = tally
         self._patience_s = patience_s
         self._place = ANYWHERE
 
@@ -153,6 +156,7 @@ class RoundLoop:
             limit_s=self._patience_s,
             sleep=self._sleep,
         )
+        self._tally.trained(self._run_id, trained.report)
         if pulled.edge_round + 1 < self._spec.training.edge_rounds:
             return pulled.version, pulled.edge_round + 1
         return pulled.version + 1, 0

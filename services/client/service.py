@@ -10,10 +10,14 @@ from elsa.errors import UnreachableError
 from elsa.v1 import fleet_pb2
 from elsa.v1.fleet_pb2_grpc import FleetServiceStub
 from services.client.driver import RunDriver
+from services.client.metrics import ClientMetrics
 from services.client.settings import ClientSettings
+from services.client.tally import Tally
 from services.rpc.dial import Dialer
 from services.rpc.ledger import Ledger
 from services.rpc.memory import keep_little, usable_bytes
+from services.rpc.metrics import Collector, NodeMetrics
+from services.rpc.monitoring import Monitoring
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.tls import own_certificate
@@ -33,6 +37,7 @@ class Client:
         self._settings = settings
         self._stop = stop
         self._ledger = Ledger(lambda: usable_bytes(settings.max_memory_mib))
+        self._tally = Tally()
         self._drivers = RunDrivers(self._new_driver)
         own = own_certificate(settings.tls, settings.insecure, "client", settings.name)
         self._link = CloudLink(
@@ -43,10 +48,20 @@ class Client:
             patience_s=settings.patience_s,
             dialer=Dialer(own=own, insecure=settings.insecure),
         )
+        common = NodeMetrics(self._link, self._ledger, lambda: usable_bytes(settings.max_memory_mib))
+        figures: list[Collector] = [ClientMetrics(self._link, self._tally, lambda: self._drivers.count), common]
+        self.monitoring = Monitoring(settings, "client", own, figures)
+        self._closing = threading.Lock()
+        self._closed = False
 
     def start(self) -> None:
-        """Make this client known to the cloud. Raises UnreachableError."""
+        """Make this client known to the cloud. Raises UnreachableError, AddressError."""
+        with self._closing:
+            if self._closed:
+                raise UnreachableError("this client was stopped before it began")
+            self.monitoring.start()
         self._link.start()
+        self.monitoring.readiness.begin()
 
     def follow(self) -> None:
         """Do what the cloud assigns until stopped. Raises UnreachableError once the cloud stays away."""
@@ -55,9 +70,13 @@ class Client:
     def close(self) -> None:
         """End the runs and leave."""
         self._stop.set()
-        self._drivers.close()
-        self._link.close()
-        self._drivers.join(JOIN_S)
+        self.monitoring.readiness.end()
+        with self._closing:
+            self._closed = True
+            self._drivers.close()
+            self._link.close()
+            self._drivers.join(JOIN_S)
+            self.monitoring.close()
 
     def _register(self, fleet: FleetServiceStub) -> float:
         request = fleet_pb2.RegisterClientRequest(client_id=self._settings.name, datasets=sorted(self._settings.data))
@@ -65,7 +84,12 @@ class Client:
 
     def _new_driver(self, assignment: fleet_pb2.Assignment) -> RunDriver:
         return RunDriver(
-            assignment.run_id, assignment.spec, settings=self._settings, link=self._link, ledger=self._ledger
+            assignment.run_id,
+            assignment.spec,
+            settings=self._settings,
+            link=self._link,
+            ledger=self._ledger,
+            tally=self._tally,
         )
 
 

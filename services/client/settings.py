@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict, SettingsError
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
 from services.rpc.folders import user_cache
+from services.rpc.monitor_settings import MonitorSettings
 from services.rpc.pace import Pace
 from services.rpc.tls_settings import TlsSettings
 
@@ -24,7 +25,7 @@ MAPPINGS = {
 """Settings that are JSON in the environment, and how each looks there."""
 
 
-class ClientSettings(TlsSettings):
+class ClientSettings(MonitorSettings, TlsSettings):
     """Settings of a client."""
 
     model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)

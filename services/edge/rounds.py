@@ -14,6 +14,7 @@ from elsa.errors import (
     DrainingError,
     ElsaError,
     NotFoundError,
+    RoundGivenUpError,
     StaleRoundError,
 )
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
@@ -49,6 +50,8 @@ class EdgeRounds:
         self._taken = Taken()
         self._taking = False
         self._waiting: dict[str, object] = {}
+        self._draining = False
+        self._making = False
         self._ended: ElsaError | None = None
 
     def admit(
@@ -71,8 +74,10 @@ class EdgeRounds:
     def wait_for_clients(self) -> None:
         """Wait until there is a client. Raises what `end` was given, if that came meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or self._roster.clients)
+            self._making = False
+            self._changed.wait_for(lambda: self._ended or self._draining or self._roster.clients)
             self._check_ended()
+            self._check_not_draining()
 
     def clusters(self) -> tuple[int, ...]:
         """The clusters of our clients, where the cloud has told of any."""
@@ -103,12 +108,30 @@ class EdgeRounds:
         """
         served = Served.of((version, edge_round), adapter, encoded, of_clusters)
         with self._changed:
+            self._making = False
+            self._check_not_draining()
             self._taken.begin(self._served.place)
             self._served = served
             if edge_round == 0:
                 self._roster.begin()
             self._taking = True
             self._changed.notify_all()
+
+    def drain(self) -> None:
+        """Open no round any more; the one that is open may be finished."""
+        with self._changed:
+            self._draining = True
+            self._changed.notify_all()
+
+    def at_rest(self, finished: Collection[str]) -> bool:
+        """Whether nothing is to come of this round but what clients have not begun.
+
+        Args:
+            finished: clients whose sessions have, and which may have to push their tensors yet.
+        """
+        with self._changed:
+            quorate = self._taking and self._roster.clients is not None and self._is_quorate()
+            return not (self._making or quorate) and (not self._taking or self._taken.updates.keys() >= set(finished))
 
     def end(self, error: ElsaError) -> None:
         """Answer every call, now and later, with `error`: what its clients are to make of it."""
@@ -171,6 +194,12 @@ class EdgeRounds:
         if counted < rows:
             log.warning("%s claims %d rows and offered %d: so many count", client, rows, counted)
         return counted
+
+    @property
+    def place(self) -> Place:
+        """The version that is served, and the edge rounds done on top of it; (-1, -1) before there is any."""
+        with self._changed:
+            return self._served.place
 
     @property
     def most_bytes(self) -> int:
@@ -258,6 +287,7 @@ class EdgeRounds:
             in_time = self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
             self._check_ended()
             self._taking = False  # what comes from now on is late
+            self._making = True
             missing = tuple(sorted((self._roster.clients or frozenset()) - self._taken.updates.keys()))
             of_cluster = self._taken.by_cluster(self._roster.cluster)
             served, standings = self._served, dict(self._roster.standings)
@@ -294,6 +324,10 @@ class EdgeRounds:
     def _check_ended(self) -> None:
         if self._ended is not None:
             raise type(self._ended)(str(self._ended))  # a new one: several threads raise it
+
+    def _check_not_draining(self) -> None:
+        if self._draining:
+            raise RoundGivenUpError("this edge is stopping and opens no round any more")
 
     def _check(self, client: str) -> None:
         self._check_ended()

@@ -20,6 +20,7 @@ from services.edge.opening import agreed_from_proto, checked_calibrations, turns
 from services.edge.own_trunks import NamesOf, none_of
 from services.edge.rooms import Rooms
 from services.edge.rounds import EdgeRounds
+from services.edge.served import Place
 from services.edge.sessions import Agreed, Committed, Session, Sessions
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Worker
@@ -122,6 +123,12 @@ class EdgeRun:
             cancel=cancel,
         )
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether an end would cut off neither a client nor what is made of what clients delivered."""
+        streaming, finished = self.sessions.at_work(self.run_id)
+        return self.rounds.at_rest(finished) and not streaming
+
     def finished(self, opening: pb.TrainOpen) -> Committed | None:
         """What the session of the resume token committed, if it finished and only its answer was lost."""
         if not opening.resume_token:
@@ -158,13 +165,26 @@ class EdgeRuns:
         with self._lock:
             self._runs[run.run_id] = run
 
+    def drain(self) -> None:
+        """Open no round any more."""
+        for run in self._all():
+            run.rounds.drain()
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no run has anything that an end would cut off."""
+        return all(run.at_rest for run in self._all())
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Where each run stands."""
+        return {run.run_id: run.rounds.place for run in self._all()}
+
     def drop_idle(self, worker: Worker) -> None:
         """Drop idle sessions, and have `worker` give back what the trunks of idle runs do not need."""
         self.sessions.drop_idle()
-        with self._lock:
-            trunks = [run.trunk for run in self._runs.values()]
-        for trunk in trunks:
-            worker.post(partial(trunk.drop_idle, self.sessions.idle_timeout_s))
+        for run in self._all():
+            worker.post(partial(run.trunk.drop_idle, self.sessions.idle_timeout_s))
 
     def remove(self, run_id: str, gone: ElsaError) -> None:
         """Serve a run no more: its sessions end, and its clients' calls are answered with `gone`."""
@@ -174,3 +194,7 @@ class EdgeRuns:
         if run is not None:
             run.rounds.end(gone)
             self.sessions.forget_round(run_id)
+
+    def _all(self) -> list[EdgeRun]:
+        with self._lock:
+            return list(self._runs.values())

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 
 import torch
 
@@ -12,16 +13,20 @@ from elsa.wire.kept import Shelf
 from services.edge.adapter_servicer import AdapterServicer
 from services.edge.driver import RunDriver
 from services.edge.idle import IdleStreams
+from services.edge.metrics import EdgeMetrics
 from services.edge.profile import Profiler
 from services.edge.run import EdgeRuns
 from services.edge.sessions import Sessions
 from services.edge.settings import EdgeSettings
 from services.edge.split_servicer import SplitServicer
 from services.edge.worker import STOPPED, Worker
+from services.rpc.calls import Calls
 from services.rpc.dial import Dialer
 from services.rpc.guard import Guard
 from services.rpc.ledger import Ledger
 from services.rpc.memory import usable_bytes
+from services.rpc.metrics import Collector, NodeMetrics, RefusalMetrics
+from services.rpc.monitoring import Monitoring
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
 from services.rpc.pace import Pace
 from services.rpc.process import stop_on_signals, write_ready
@@ -32,7 +37,11 @@ from services.rpc.tls import own_certificate, revoked_of, server_credentials
 log = logging.getLogger(__name__)
 
 SPARE_THREADS = 8
-GRACE_S = 5.0
+ANSWER_S = 5.0
+"""For calls to be answered that they were ended."""
+JOIN_S = 5.0
+LOOK_S = 0.02
+"""Between two looks whether all clients have finished."""
 
 
 class Edge:
@@ -62,6 +71,9 @@ class Edge:
         self._closing = threading.Lock()
         self._closed = False
         self._own = own_certificate(settings.tls, settings.insecure, "edge", settings.name)
+        rates = Rates(settings.rates)
+        self._guard = Guard("edge", revoked_of(self._own), rates) if self._own else None
+        self._calls = Calls()
         self._link = CloudLink(
             settings.cloud,
             settings.name,
@@ -70,6 +82,9 @@ class Edge:
             patience_s=settings.patience_s,
             dialer=Dialer(own=self._own, insecure=settings.insecure),
         )
+        common = NodeMetrics(self._link, self._ledger, lambda: usable_bytes(settings.max_memory_mib))
+        figures: list[Collector] = [EdgeMetrics(self._runs), common, self._calls, RefusalMetrics(self._guard)]
+        self.monitoring = Monitoring(settings, "edge", self._own, figures)
 
     @property
     def address(self) -> str:
@@ -99,6 +114,7 @@ class Edge:
         with self._closing:
             if self._closed:
                 raise DrainingError(STOPPED)
+            self.monitoring.start()
             self._server = start(
                 services,
                 host=settings.host,
@@ -106,32 +122,47 @@ class Edge:
                 threads=threads,
                 insecure=settings.insecure,
                 credentials=server_credentials(self._own) if self._own else None,
-                guard=Guard("edge", revoked_of(self._own), Rates()) if self._own else None,
+                guard=self._guard,
+                calls=self._calls,
             )
         log.info("%s listens on %s", settings.name, self.address)
         self._link.start()
+        self.monitoring.readiness.begin()
         threading.Thread(target=self._drop_idle, name="idle", daemon=True).start()
 
     def follow(self) -> None:
         """Do what the cloud assigns until stopped. Raises UnreachableError once the cloud stays away."""
         self._drivers.follow(self._link.assignments())
 
+    def drain(self) -> None:
+        """Begin nothing new, and let clients finish the edge rounds that are open, at most `grace_s` seconds."""
+        self.monitoring.readiness.end()
+        if self._server is not None:
+            self._server.health.drain()
+        self._drivers.begin_no_more()
+        self._runs.drain()
+        end_s = time.monotonic() + self._settings.grace_s
+        while not self._runs.at_rest and not self._stop.wait(LOOK_S):
+            if time.monotonic() > end_s:
+                log.warning("clients have not finished within %g s; stopping all the same", self._settings.grace_s)
+                break
+
     def close(self) -> None:
-        """End the runs, let calls in flight finish, and leave."""
+        """End the runs and all calls, and leave."""
         self._stop.set()
         with self._closing:
             if self._closed:
                 return
             self._closed = True
-            if self._server is not None:
-                self._server.health.drain()
+            self.monitoring.readiness.end()
             self._drivers.close()
             self._link.close()
             self._idle.end_all()
             if self._server is not None:
-                self._server.stop(GRACE_S)
+                self._server.stop(ANSWER_S)
             self._worker.stop()
-            self._drivers.join(GRACE_S)
+            self._drivers.join(JOIN_S)
+            self.monitoring.close()
 
     def _register(self, fleet: FleetServiceStub) -> float:
         request = fleet_pb2.RegisterEdgeRequest(
@@ -162,11 +193,12 @@ class Edge:
 def run(settings: EdgeSettings) -> None:
     """Run an edge until SIGTERM or SIGINT. Raises AddressError, UnreachableError, InputError."""
     torch.set_num_threads(settings.threads)
-    stop = stop_on_signals()
-    edge = Edge(settings, stop)
+    asked = stop_on_signals()
+    edge = Edge(settings, threading.Event())
 
     def close_when_stopped() -> None:
-        stop.wait()
+        asked.wait()
+        edge.drain()
         edge.close()
 
     threading.Thread(target=close_when_stopped, name="stopper", daemon=True).start()
@@ -175,7 +207,7 @@ def run(settings: EdgeSettings) -> None:
         write_ready(settings.ready_file, edge.address)
         edge.follow()
     except (UnreachableError, DrainingError):
-        if not stop.is_set():  # a call that the end cut off
+        if not asked.is_set():  # a call that the end cut off
             raise
     finally:
         edge.close()

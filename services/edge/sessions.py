@@ -20,6 +20,7 @@ from elsa.train.edge_end import EdgeEnd, EdgeStream
 from elsa.train.phases import ByteCount, Stopwatch
 from elsa.train.session import TrunkSession
 from services.edge.answers import Answers
+from services.edge.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class Session:
     bytes: ByteCount = field(default_factory=ByteCount)
     last_s: float = 0.0
     computing: int = 0
+    streams: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +76,12 @@ class Committed:
 
 
 class Sessions:
-    """All sessions of an edge, at most `capacity` at once."""
+    """All sessions of an edge, at most `capacity` at once. `tally` counts what is done for them."""
 
     def __init__(self, capacity: int, idle_timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.idle_timeout_s = idle_timeout_s
         self.capacity = capacity
+        self.tally = Tally()
         self._clock = clock
         self._lock = threading.Lock()
         self._open: dict[str, Session] = {}
@@ -161,6 +164,24 @@ class Sessions:
                 session.last_s = self._clock()
                 session.computing -= 1
 
+    @contextmanager
+    def streaming(self, session: Session) -> Iterator[None]:
+        """Within it a stream of the session's client is served."""
+        with self._lock:
+            session.streams += 1  # an old stream may end after the one that took the session up began
+        try:
+            yield
+        finally:
+            with self._lock:
+                session.streams -= 1
+
+    def at_work(self, run_id: str) -> tuple[bool, frozenset[str]]:
+        """Whether a client of the run is on a stream of its session, and whose sessions have finished."""
+        with self._lock:
+            streaming = any(s.streams for s in self._open.values() if s.agreed.run_id == run_id)
+            done = (kept.agreed for kept in self._committed.values())
+            return streaming, frozenset(agreed.client for agreed in done if agreed.run_id == run_id)
+
     def check(self, session: Session, cancel: Callable[[], object]) -> None:
         """Raise NotFoundError if the session was dropped, or is no more on the stream that `cancel` ends.
 
@@ -186,6 +207,7 @@ class Sessions:
             if session.cancel is not cancel or self._open.pop(session.session_id, None) is None:
                 return
         log.info("session of %s failed: %s", session.agreed.client, why)
+        self.tally.ended("failed")
         session.release()
 
     def commit(
@@ -216,6 +238,7 @@ class Sessions:
             for key in older:
                 del self._committed[key]
             self._committed[session.session_id] = kept
+        self.tally.ended("committed")
         session.release()
 
     def committed(self, session_id: str) -> Committed:
@@ -261,6 +284,7 @@ class Sessions:
 
     def _end(self, session: Session, why: str) -> None:
         log.info("session of %s dropped: %s", session.agreed.client, why)
+        self.tally.ended("dropped")
         session.cancel()
         session.release()
 

@@ -9,13 +9,15 @@ from pydantic_settings import SettingsConfigDict, SettingsError
 from elsa.errors import SpecError
 from elsa.parsing import Name, describe
 from services.rpc.folders import user_cache
+from services.rpc.monitor_settings import MonitorSettings
 from services.rpc.pace import Pace
+from services.rpc.rate_settings import RateSettings
 from services.rpc.tls_settings import ServerTlsSettings
 
 MODELS_EXAMPLE = '{"org/name": "/models/name"}'
 
 
-class EdgeSettings(ServerTlsSettings):
+class EdgeSettings(RateSettings, MonitorSettings, ServerTlsSettings):
     """Settings of an edge."""
 
     model_config = SettingsConfigDict(env_prefix="ELSA_", extra="forbid", frozen=True)
@@ -54,6 +56,12 @@ class EdgeSettings(ServerTlsSettings):
     reuse_memory_mib: int = Field(256, ge=0, description="most memory for clients' rows that are kept (reuse)")
     reuse_disk_mib: int = Field(4096, ge=0, description="most disk for them once memory is full")
     idle_timeout_s: float = Field(60.0, gt=0, description="a session without a message for so long is dropped")
+    grace_s: float = Field(
+        5.0,
+        ge=0,
+        le=3600,
+        description="how long clients may go on to finish an edge round that is open when this edge is told to stop",
+    )
     patience_s: float = Field(120.0, gt=0, description="how long to go on asking a cloud that does not answer")
     ready_file: Path | None = Field(None, description="written once this edge serves: JSON with address and pid")
 

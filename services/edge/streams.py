@@ -56,9 +56,9 @@ class TrainStream:
             opening_bytes: of the messages that opened the stream.
         """
         opened = pb.TrainResponse(opened=self._opened())
-        self._session.bytes += ByteCount(up=opening_bytes, down=opened.ByteSize())
-        yield opened
-        with suppress(_Ended):
+        with self._sessions.streaming(self._session), suppress(_Ended):
+            self._moved(ByteCount(up=opening_bytes, down=opened.ByteSize()))
+            yield opened
             yield from self._answers(requests)
 
     def _answers(self, requests: Iterator[pb.TrainRequest]) -> Iterator[pb.TrainResponse]:
@@ -75,7 +75,7 @@ class TrainStream:
             else:
                 raise MalformedError(f"TrainRequest.message: {kind or 'nothing'} came where it is not allowed")
             for response in responses:
-                self._session.bytes += ByteCount(down=response.ByteSize())
+                self._moved(ByteCount(down=response.ByteSize()))
                 yield response
 
     def _opened(self) -> pb.TrainOpened:
@@ -94,9 +94,13 @@ class TrainStream:
         for request in requests:
             self._sessions.touch(self._session)
             if request.WhichOneof("message") != "finish":
-                self._session.bytes += ByteCount(up=request.ByteSize())
+                self._moved(ByteCount(up=request.ByteSize()))
             yield request
         raise _Ended
+
+    def _moved(self, count: ByteCount) -> None:
+        self._session.bytes += count
+        self._sessions.tally.moved(count)
 
     def _forward(self, message: pb.Forward, requests: Iterator[pb.TrainRequest]) -> list[pb.TrainResponse]:
         session, lengths = self._session, checked_lengths(message.lengths, self._spec)
@@ -129,6 +133,8 @@ class TrainStream:
         def work() -> tuple[Payload | None, list[Chunk]]:
             upper = session.exchange.backward(position, gradient())
             lower = session.trunk.backward(position, upper, message.apply)
+            if message.apply:
+                self._sessions.tally.stepped()
             if lower is None:
                 return None, []
             return encoded_to_proto(session.exchange.backward_result(position, lower))
@@ -175,6 +181,7 @@ class TrainStream:
             done = self._worker.run(checked, self._session.agreed.version)
         self._session.watch.add("wait", done.wait_s)
         self._session.watch.add("trunk", done.compute_s)
+        self._sessions.tally.computed(done.wait_s, done.compute_s)
         return done
 
     def _finish(self, message: pb.Finish) -> pb.Finished:

@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.exposition import generate_latest
 
 from elsa.errors import AddressError
-from services.rpc.guard import Guard
+from services.rpc.guard import REASONS, Guard
 from services.rpc.introduction import own_version
 from services.rpc.ledger import Ledger
 from services.rpc.node import CloudLink
@@ -57,6 +57,11 @@ def gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=value)
 
 
+def count(name: str, text: str, value: float) -> Metric:
+    """A count without labels."""
+    return CounterMetricFamily(name, text, value=value)
+
+
 def counter(name: str, text: str, label: str, values: Iterable[tuple[str, float]]) -> Metric:
     """A count for each value of one label."""
     family = CounterMetricFamily(name, text, labels=(label,))
@@ -93,15 +98,15 @@ class _Common:
 
 
 class RefusalMetrics:
-    """What a server's guard refused; nothing where there is none."""
+    """What a server's guard refused."""
 
     def __init__(self, guard: Guard | None) -> None:
         self._guard = guard
 
     def collect(self) -> Iterator[Metric]:
         """See docs/metrics.md."""
-        refused = self._guard.refused.items() if self._guard else ()
-        yield counter("elsa_refused", "Calls and messages that the guard refused", "reason", refused)
+        refused = self._guard.refused if self._guard else dict.fromkeys(REASONS.values(), 0)
+        yield counter("elsa_refused", "Calls and messages that the guard refused", "reason", refused.items())
 
 
 class NodeMetrics:

@@ -31,6 +31,11 @@ class Monitoring:
         self._registry = registry_of(role, self.readiness, own, collectors)
 
     def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Begin to answer. Raises AddressError."""
         settings = self._settings
         try:
             if settings.probe_port is not None:
@@ -40,7 +45,6 @@ class Monitoring:
         except BaseException:
             self.close()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None

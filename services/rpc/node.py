@@ -271,7 +271,18 @@ class RunDrivers:
         self._lock = threading.Lock()
         self._drivers: dict[str, RunDriver] = {}
         self._stopped: list[RunDriver] = []
+        self._begins = True
         self._closed = False
+
+    @property
+    def count(self) -> int:
+        """Runs that are worked on."""
+        return len(self._drivers)
+
+    def begin_no_more(self) -> None:
+        """Take no run up any more; those that are worked on go on."""
+        with self._lock:
+            self._begins = False
 
     def follow(self, changes: Iterable[Sequence[pb.Assignment]]) -> None:
         """Do as the cloud says, change after change."""
@@ -298,6 +309,8 @@ class RunDrivers:
                 self._drivers.pop(run_id).stop()
             for run_id, assignment in assignments.items():
                 if run_id not in self._drivers:
+                    if not self._begins:
+                        continue
                     self._drivers[run_id] = self._make(assignment)
                     self._drivers[run_id].start()
                 self._drivers[run_id].update(assignment)

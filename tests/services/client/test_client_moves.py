@@ -14,6 +14,7 @@ from services.client.driver import RunDriver
 from services.client.patience import LONGEST_PAUSE_S, Patience
 from services.client.settings import ClientSettings
 from services.client.stay import Stay, Stays
+from services.client.tally import Tally
 from services.rpc.dial import LOOPBACK
 from services.rpc.ledger import Ledger
 from services.rpc.memory import usable_bytes
@@ -67,7 +68,7 @@ def driving(spec, folder, **settings):
     given = {"name": "ann", "data": {"words": str(write_rows(folder / "ann.jsonl", 24, 1))}, "patience_s": 20}
     owners = ClientSettings(**{**given, **settings})
     ledger = Ledger(lambda: usable_bytes(owners.max_memory_mib))
-    driver = RunDriver(RUN, spec.to_yaml(), settings=owners, link=link, ledger=ledger)
+    driver = RunDriver(RUN, spec.to_yaml(), settings=owners, link=link, ledger=ledger, tally=Tally())
     try:
         yield driver, link
     finally:

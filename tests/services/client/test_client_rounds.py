@@ -25,6 +25,7 @@ from elsa.wire.adapter import encode_adapter
 from services.client.rounds import RoundLoop
 from services.client.site import SiteData
 from services.client.stream import Stream
+from services.client.tally import Tally
 from services.rpc.adapters import Pulled
 from services.rpc.channel import connect
 from services.rpc.pace import Pace, PacedWatch
@@ -57,6 +58,7 @@ def loop_at(spec, data, address, link, stop, patience_s=20.0):
         peer="edge",
         stop=stop,
         evaluated=set(),
+        tally=Tally(),
         patience_s=patience_s,
     )
     return loop, channel
@@ -177,6 +179,7 @@ def failing_loop(edge, errors, spec, patience_s=20.0):
         peer="edge",
         stop=stop,
         evaluated=set(),
+        tally=Tally(),
         patience_s=patience_s,
     )
     return loop, stop
