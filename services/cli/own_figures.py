@@ -1,6 +1,5 @@
 """What this machine measures of itself for `elsa plan`: as a client, and as the edge that it would train with."""
 
-import os
 from dataclasses import asdict
 
 from elsa.errors import InputError
@@ -10,8 +9,8 @@ from elsa.plan.profile_file import Profiles
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec
 from services.cli.plan_figures import Figures
-from services.cli.roles import LARGE_PAGES, SPINS
 from services.rpc.memory import usable_bytes
+from services.rpc.process import compute_on
 
 CLIENT, EDGE = "this-machine", "this-machine-as-edge"
 LINK = LinkProfile(latency_ms=0.5, up_bytes_per_s=5e8, down_bytes_per_s=5e8)
@@ -30,9 +29,7 @@ def own_figures(spec: RunSpec, row_tokens: float | None, threads: int, max_memor
         InputError: where torch is not installed.
         ModelError: if the model cannot be found or carved.
     """
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", LARGE_PAGES)
+    compute_on(threads)
     try:
         from elsa.model.adapter import adapter_config
         from elsa.model.weights import Checkpoint

@@ -1,23 +1,9 @@
-"""`python -m services.cloud`: the cloud, configured by environment variables that begin with ELSA_."""
+"""`python -m services.cloud`: as `elsa cloud`, with settings from the environment alone."""
 
 import sys
 
-from elsa.errors import ElsaError
-from services.cloud.service import run
 from services.cloud.settings import CloudSettings
-from services.rpc.process import set_up_logging
-
-
-def main() -> int:
-    """Serve until told to stop; the exit status, 2 for settings that cannot be used."""
-    set_up_logging()
-    try:
-        run(CloudSettings.load())
-    except ElsaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
-
+from services.rpc.process import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("services.cloud.service", CloudSettings.load))

@@ -1,23 +1,9 @@
-"""`python -m services.edge`: an edge with settings from the environment; `elsa edge` has flags too."""
+"""`python -m services.edge`: as `elsa edge`, with settings from the environment alone."""
 
 import sys
 
-from elsa.errors import ElsaError, InputError
-from services.edge.service import run
 from services.edge.settings import EdgeSettings
-from services.rpc.process import set_up_logging
-
-
-def main() -> int:
-    """Work until told to stop; the exit status, 2 for what its owner can set right, 1 for any other end."""
-    set_up_logging()
-    try:
-        run(EdgeSettings.load())
-    except ElsaError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2 if isinstance(error, InputError) else 1
-    return 0
-
+from services.rpc.process import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("services.edge.service", EdgeSettings.load))
