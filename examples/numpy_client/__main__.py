@@ -1,13 +1,13 @@
 """Takes part in one run, then ends.
 
-    pip install numpy grpcio protobuf pyyaml                 and elsa/v1 of this repository on the path: no torch
-    elsa cloud                                               in one terminal,
-    elsa edge --name edge-1                                  in a second,
-    cd examples && python -m numpy_client --name np-1 --data rows.jsonl      in a third,
-    elsa run submit examples/numpy_client/run.yaml           in a fourth.
+    elsa cloud                                                     in one terminal,
+    elsa edge --name edge-1                                        in a second,
+    elsa data partition builtin --parts 6 --to shards              in a third: rows to train on, then
+    PYTHONPATH=.:examples python -m numpy_client --name np-1 --data shards/client-1.jsonl
+    elsa run submit examples/numpy_client/run.yaml                 in a fourth.
 
-Over TLS give ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY, or the flags, with the certificate of client np-1
-(docs/identity.md).
+The client itself needs numpy, grpcio, protobuf and pyyaml, and of this repository elsa/v1 alone. Over TLS give
+ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY, or the flags, with the certificate of client np-1 (docs/identity.md).
 """
 
 import argparse
@@ -23,7 +23,9 @@ from numpy_client.member import Member
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
     """The flags, with what the environment says where they are not given."""
-    parser = argparse.ArgumentParser(prog="python -m numpy_client", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m numpy_client", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--name", default=os.environ.get("ELSA_NAME", "numpy-1"), help="of this client")
     parser.add_argument("--cloud", default=os.environ.get("ELSA_CLOUD", "127.0.0.1:7400"), help="HOST:PORT")
     parser.add_argument("--dataset", default="default", help="the name under which the rows are offered")
