@@ -34,6 +34,11 @@ from services.rpc.status import code_of, name_of
 log = logging.getLogger(__name__)
 
 KEEPALIVE_MS = 20_000
+HANDSHAKE_MS = 20_000
+"""For TLS and the first words of HTTP/2: who says nothing is not kept; gRPC itself waits two minutes."""
+MOST_STREAMS = 256
+"""Calls of one connection at once; more wait at the caller, or it refuses them. An identity may have half as many
+streams open."""
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 MAX_TEXT_BYTES = 2000
@@ -44,12 +49,16 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
     ("grpc.keepalive_time_ms", KEEPALIVE_MS),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", KEEPALIVE_MS // 2),
     ("grpc.http2.max_ping_strikes", 0),
 )
+
+GUARDED: tuple[tuple[str, int], ...] = (*OPTIONS, ("grpc.max_concurrent_streams", MOST_STREAMS))
+"""Of a server whose callers are others: what they may have open is bounded before the guard sees it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +131,7 @@ def start(
             _Translator(introduction or Introduction()),
             *([GuardInterceptor(guard)] if guard else []),
         ],
-        options=OPTIONS,
+        options=GUARDED if guard else OPTIONS,
     )
     checks = Checks(_names(services))
     address = bind(server, host, port, credentials)
@@ -150,7 +159,7 @@ async def start_aio(
             _AioTranslator(introduction or Introduction()),
             *([AioGuardInterceptor(guard)] if guard else []),
         ],
-        options=OPTIONS,
+        options=GUARDED if guard else OPTIONS,
     )
     checks = AioChecks(_names(services))
     address = bind(server, host, port, credentials)
