@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from issuing import NOW, PURPOSES, Asked, Authority, asked_by_object, files_of, lay_out
+from issuing import DRIVER, NOW, PURPOSES, Asked, Authority, asked_by_object, files_of, lay_out
 from rendered import SETS, Pod, most_edges, notes_of, objects_of, of_kind, pods
 
 from elsa.errors import InputError
@@ -59,6 +59,19 @@ def test_with_the_driver_a_pod_sees_its_own_key_alone(authority: Authority) -> N
     for pod in pods(objects_of("csi")):
         if pod.role != "admin":
             assert set(files_of(pod, objects_of("csi"), authority)) == {"ca.crt", "tls.crt", "tls.key"}
+
+
+def test_the_driver_is_asked_in_words_that_it_knows() -> None:
+    known = {
+        *("issuer-name", "issuer-kind", "issuer-group", "dns-names", "uri-sans", "duration", "renew-before"),
+        *("key-usages", "key-encoding", "fs-group"),
+    }
+    for pod in pods(objects_of("csi")):
+        if pod.role != "admin":
+            attributes = pod.volume("tls")["csi"]["volumeAttributes"]
+            assert {key.removeprefix(f"{DRIVER}/") for key in attributes} <= known
+            assert attributes[f"{DRIVER}/issuer-name"] == "fleet"
+            assert attributes[f"{DRIVER}/issuer-kind"] == "ClusterIssuer"
 
 
 def test_clients_and_the_cloud_see_their_own_key_alone() -> None:

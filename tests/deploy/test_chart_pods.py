@@ -4,6 +4,7 @@ import pytest
 from rendered import SETS, Pod, every_pod, notes_of, objects_of, of_kind, pods
 
 from services.edge import service as edge
+from services.edge.settings import EdgeSettings
 from services.rpc.node import CALL_TIMEOUT_S
 
 RESTRICTED = {
@@ -115,6 +116,12 @@ def test_a_gpu_is_asked_for_by_value_alone() -> None:
     for pod in pods(objects_of("default")):
         assert set(pod.container["resources"]["limits"]) == {"cpu", "memory"}
         assert "runtimeClassName" not in pod.spec
+
+
+def test_what_an_edge_keeps_of_rows_fits_into_tmp() -> None:
+    (edge_pod, *_) = [pod for pod in pods(objects_of("default")) if pod.role == "edge"]
+    room = edge_pod.volume("temporary")["emptyDir"]["sizeLimit"]
+    assert int(room.removesuffix("Gi")) * 1024 > EdgeSettings.model_fields["reuse_disk_mib"].default
 
 
 def test_the_cloud_has_one_writer() -> None:

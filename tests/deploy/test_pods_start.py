@@ -73,6 +73,7 @@ def free_ports() -> Iterator[list[str]]:
     yield ports
 
 
+@pytest.mark.timeout(300)
 def test_a_fleet_starts_from_its_pods_environments(free_ports: list[str], tmp_path: Path) -> None:
     given = objects_in(render(VALUES))
     by_role = {pod.role: pod for pod in pods(given, most=1)}
