@@ -40,11 +40,11 @@ class CloudSettings(RateSettings, MonitorSettings, ServerTlsSettings):
         10_000,
         ge=1,
         le=200_000,
-        description="edges and clients; beyond 10,000, GetRun may name but the first of them",
+        description="most edges and clients together; beyond 10,000, GetRun may name but the first of them",
     )
-    max_open_runs: int = Field(32, ge=1, description="runs that have not ended; a further one is refused")
-    max_spec_bytes: int = Field(16 * 1024, ge=1, description="size of a run's specification")
-    max_adapter_bytes: int = Field(2**30, ge=1, description="size of an adapter that an edge pushes")
+    max_open_runs: int = Field(32, ge=1, description="most runs that have not ended; a further one is refused")
+    max_spec_bytes: int = Field(16 * 1024, ge=1, description="largest specification of a run, in bytes")
+    max_adapter_bytes: int = Field(2**30, ge=1, description="largest adapter that an edge may push, in bytes")
 
     @model_validator(mode="after")
     def _gone_is_longer_than_silent(self) -> Self:

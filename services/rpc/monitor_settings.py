@@ -13,8 +13,8 @@ class MonitorSettings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="port of a plain listener for probes of container engines: gRPC's health service alone, ready by "
-        "the name '', live by the name live; default: none",
+        description="port of a plain listener for container engines' probes, gRPC's health service alone: '' says "
+        "whether this role is ready, 'live' whether it lives; default: none",
     )
     probe_host: str = Field("127.0.0.1", min_length=1, description="address of the listener for probes")
     metrics_port: int | None = Field(

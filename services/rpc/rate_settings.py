@@ -11,26 +11,31 @@ class RateSettings(BaseSettings):
     """Limits of each identity; without TLS nobody has one, and nobody is limited."""
 
     max_calls_per_s: float = Field(
-        RateLimits.calls_per_s, gt=0, allow_inf_nan=False, description="calls a second of each identity"
+        RateLimits.calls_per_s, gt=0, allow_inf_nan=False, description="most calls a second of each identity"
     )
-    max_calls_at_once: int = Field(RateLimits.calls_burst, ge=1, description="calls of each identity in a burst")
+    max_calls_at_once: int = Field(RateLimits.calls_burst, ge=1, description="most calls of each identity in a burst")
     max_streams_per_s: float = Field(
-        RateLimits.streams_per_s, gt=0, allow_inf_nan=False, description="streams that each identity opens a second"
+        RateLimits.streams_per_s,
+        gt=0,
+        allow_inf_nan=False,
+        description="most streams that each identity begins a second",
     )
     max_streams_at_once: int = Field(
-        RateLimits.streams_burst, ge=1, description="streams that each identity opens in a burst"
+        RateLimits.streams_burst, ge=1, description="most streams that each identity begins in a burst"
     )
-    max_open_streams: int = Field(RateLimits.open_streams, ge=1, description="streams that each identity has open")
+    max_open_streams: int = Field(
+        RateLimits.open_streams, ge=1, description="most streams that each identity has open"
+    )
     max_request_bytes_per_s: float = Field(
         RateLimits.request_bytes_per_s,
         gt=0,
         allow_inf_nan=False,
-        description="bytes of requests a second of each identity",
+        description="most bytes of requests a second of each identity",
     )
     max_request_bytes_at_once: int = Field(
         RateLimits.request_bytes_burst,
         ge=MAX_MESSAGE_BYTES,
-        description="bytes of requests of each identity in a burst, a message at the least",
+        description="most bytes of requests of each identity in a burst; at least those of one message",
     )
 
     @property
