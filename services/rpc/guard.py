@@ -137,14 +137,14 @@ class Call:
         self._first = True
         self.caller = guard.admit(method, context.auth_context())
 
-    def open_stream(self) -> None:
+    def open_stream(self, *, holds_thread: bool = False) -> None:
         """Count it as a stream. Raises CapacityError."""
         with self._guard.noting(self._method, self.caller):
-            self._guard.rates.open_stream(self.caller.identity)
+            self._guard.rates.open_stream(self.caller.identity, holds_thread=holds_thread)
 
-    def close_stream(self) -> None:
+    def close_stream(self, *, holds_thread: bool = False) -> None:
         """It has ended."""
-        self._guard.rates.close_stream(self.caller.identity)
+        self._guard.rates.close_stream(self.caller.identity, holds_thread=holds_thread)
 
     def request(self, message: Any, size_bytes: int) -> Any:
         """The one message of a call. Raises as `Guard.check`, and CapacityError."""

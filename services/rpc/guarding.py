@@ -44,20 +44,20 @@ class GuardInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
         def guarded(request: Any, context: grpc.ServicerContext, *more: Any) -> Any:
             call = Call(self._guard, method, context)
             if is_stream(handler):
-                self._open(call, context)
+                self._open(call, context, not getattr(function, "experimental_non_blocking", False))
             checked = self._checked(request, call) if handler.request_streaming else call.request(*request)
             answer = function(checked, context, *more)
             return _while_good(answer, call) if handler.response_streaming and answer is not None else answer
 
         return guarded
 
-    def _open(self, call: Call, context: grpc.ServicerContext) -> None:
-        call.open_stream()
+    def _open(self, call: Call, context: grpc.ServicerContext, holds_thread: bool) -> None:
+        call.open_stream(holds_thread=holds_thread)
         self._streams.add(call, call.caller, context.cancel)
 
         def close() -> None:
             self._streams.remove(call)
-            call.close_stream()
+            call.close_stream(holds_thread=holds_thread)
 
         if not context.add_callback(close):  # the caller has left already
             close()

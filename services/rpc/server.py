@@ -57,6 +57,8 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.http2.max_ping_strikes", 0),
 )
 
+KEPT_THREADS = 4
+"""Of a synchronous server, at most a fourth: no identity may hold all, however many streams it opens."""
 GUARDED: tuple[tuple[str, int], ...] = (*OPTIONS, ("grpc.max_concurrent_streams", MOST_STREAMS))
 """Of a server whose callers are others: what they may have open is bounded before the guard sees it."""
 
@@ -112,7 +114,7 @@ def start(
     introduction: Introduction | None = None,
     calls: Calls | None = None,
 ) -> BoundServer:
-    """Start a synchronous server; every open stream holds one of its `threads`.
+    """Start a synchronous server; every open stream holds one of its `threads`, and no identity may hold all.
 
     Args:
         credentials: for TLS; None for none.
@@ -124,6 +126,8 @@ def start(
     """
     check_host(host, insecure or credentials is not None)
     pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc")
+    if guard is not None:
+        guard.rates.hold_threads_to(threads - min(KEPT_THREADS, threads // 4))
     server = grpc.server(
         pool,
         interceptors=[

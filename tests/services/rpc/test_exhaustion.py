@@ -3,12 +3,16 @@
 import socket
 import ssl
 import struct
+import threading
 import time
 
+import grpc
 import pytest
 from certificates import Authority
+from guarded_servers import THREADS, guarded
 from rpc_servers import KINDS, WAIT_S, services_of, serving
 
+from elsa.v1 import split_pb2, split_pb2_grpc
 from services.doctor.secure import OPENING
 from services.rpc import server
 from services.rpc.guard import Guard
@@ -76,3 +80,43 @@ def settings_of(address, issued):
 
 def test_what_an_identity_may_have_open_fits_one_connection():
     assert dict(server.GUARDED)["grpc.max_concurrent_streams"] >= 2 * RateLimits().open_streams
+
+
+def test_no_identity_holds_all_threads_of_an_edge(authority):
+    """One that opens streams and says nothing in them is stopped in time; others are served."""
+    streams = []
+    with guarded("edge", authority) as edge:
+        ann, bob = authority.issued(Identity("client", "ann")), authority.issued(Identity("client", "bob"))
+        with edge.channel(ann) as greedy, edge.channel(bob) as other:
+            stub = split_pb2_grpc.SplitServiceStub(greedy)
+            held = threading.Event()
+            opened = split_pb2.TrainRequest(open=split_pb2.TrainOpen(client_id="ann"))
+            try:
+                for _ in range(THREADS):
+                    stream = stub.Train(held_open(opened, held), timeout=WAIT_S)
+                    streams.append(stream)
+                    try:
+                        next(stream)
+                    except grpc.RpcError as error:
+                        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                        assert "streams open, as many as it may" in error.details()
+                        break
+                assert 1 < len(streams) <= THREADS
+                split_pb2_grpc.SplitServiceStub(other).Ping(split_pb2.PingRequest(), timeout=WAIT_S)
+            finally:
+                held.set()
+                for stream in streams:
+                    stream.cancel()
+
+
+def held_open(first, held):
+    """A message, and then nothing until told."""
+    yield first
+    held.wait(WAIT_S)
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 8, 64])
+def test_one_client_may_still_use_all_sessions_of_an_edge(capacity):
+    """With a stream, a pull and weights for each, as an edge reckons its threads."""
+    threads = 3 * capacity + 8
+    assert threads - min(server.KEPT_THREADS, threads // 4) >= 3 * capacity
