@@ -113,6 +113,18 @@ def test_a_value_out_of_bounds_is_refused(values: dict[str, Any]) -> None:
         ({"edges": {"autoscaling": {"enabled": True, "least": 9}}}, "raise edges.most"),
         ({"cloud": {"enabled": False}}, "cloud.address"),
         ({"outside": {"enabled": True}}, "networkPolicy.callers"),
+        ({"outside": {"by": "NodePort", "sourceRanges": ["203.0.113.0/24"]}}, "networkPolicy.callers"),
+        ({"metrics": {"serviceMonitor": {"enabled": True}}}, "set metrics.enabled"),
+        ({"cloud": {"database": {"secretName": "database"}}}, "networkPolicy.egress.cloud"),
+        ({"cloud": {"enabled": False, "address": "cloud.example:7400"}}, "networkPolicy.egress.edges"),
+        (
+            {
+                "cloud": {"enabled": False, "address": "cloud.example:7400"},
+                "edges": {"enabled": False},
+                "clients": [{"name": "a", "data": {"x": "builtin"}}],
+            },
+            "networkPolicy.egress.clients",
+        ),
         ({"clients": [{"name": "a", "data": {"x": "builtin"}}] * 2}, "a is that of a client already"),
         ({"clients": [{"name": "elsa-edge-0", "data": {"x": "builtin"}}]}, "elsa-edge-0 is that of an edge already"),
     ],
