@@ -93,7 +93,7 @@ def test_no_identity_holds_all_threads_of_an_edge(authority):
             opened = split_pb2.TrainRequest(open=split_pb2.TrainOpen(client_id="ann"))
             try:
                 for _ in range(THREADS):
-                    stream = stub.Train(held_open(opened, held), timeout=WAIT_S)
+                    stream = stub.Train(held_open(opened, held), timeout=3 * WAIT_S)
                     streams.append(stream)
                     try:
                         next(stream)
@@ -102,7 +102,7 @@ def test_no_identity_holds_all_threads_of_an_edge(authority):
                         assert "streams open, as many as it may" in error.details()
                         break
                 assert 1 < len(streams) <= THREADS
-                split_pb2_grpc.SplitServiceStub(other).Ping(split_pb2.PingRequest(), timeout=WAIT_S)
+                split_pb2_grpc.SplitServiceStub(other).Ping(split_pb2.PingRequest(), timeout=5)
             finally:
                 held.set()
                 for stream in streams:
@@ -112,7 +112,7 @@ def test_no_identity_holds_all_threads_of_an_edge(authority):
 def held_open(first, held):
     """A message, and then nothing until told."""
     yield first
-    held.wait(WAIT_S)
+    held.wait(3 * WAIT_S)
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 8, 64])
