@@ -24,10 +24,10 @@ def test_lint_finds_nothing(name: str) -> None:
     assert found["errors"] == []
 
 
-@every_set
 @pytest.mark.parametrize("version", [OLDEST, NEWEST])
-def test_every_object_is_valid(name: str, version: str) -> None:
-    for each in objects_of(name):
+def test_every_object_is_valid(version: str) -> None:
+    different = {json.dumps(each, sort_keys=True): each for name in SETS for each in objects_of(name)}
+    for each in different.values():
         if each["apiVersion"] not in KNOWN_ELSEWHERE:
             kubernetes_validate.validate(each, version, strict=True)
 
