@@ -80,7 +80,9 @@ class RegisterEdgeRequest(_message.Message):
     edge_id: _builtins.str
     """Name of the edge, unique in the fleet: 1 to 63 letters, digits, dots, dashes or underscores."""
     address: _builtins.str
-    """host:port at which clients reach it: a host of at most 255 visible ASCII characters, a port from 1 to 65535."""
+    """host:port at which clients reach it: a host of at most 255 visible ASCII characters without any of : / , @ but in
+    the brackets of an IPv6 address, a port from 1 to 65535.
+    """
     capacity: _builtins.int
     """Sessions that it can hold at once; 1 to 2^31 - 1."""
     def __init__(

@@ -27,6 +27,10 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _NAMES_ARE = "1 to 63 letters, digits, dots, dashes or underscores, a letter or digit first"
 _LONGEST_HOST = 255
+_HOST = re.compile(r"\[[0-9A-Za-z:.%_-]+\]|[^:/,@\[\]]+")
+"""A name or an IPv4 address, or one of IPv6 in brackets."""
+_SCHEMES = {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "google-c2p"}
+"""What gRPC takes for no host before a colon."""
 
 
 class Fleet:
@@ -118,10 +122,12 @@ def known_node(transaction: Transaction, node_id: str) -> Node:
 
 
 def _is_address(text: str) -> bool:
+    """Whether clients that dial it go to a port of a host: gRPC takes other things too, as sockets of their own."""
     host, _, port = text.rpartition(":")
     visible = host.isascii() and host.isprintable() and " " not in host
+    plain = bool(_HOST.fullmatch(host)) and host.lower() not in _SCHEMES
     fits = 0 < len(host) <= _LONGEST_HOST and len(port) <= 5
-    return visible and fits and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535
+    return visible and plain and fits and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535
 
 
 def _unknown(node_id: str) -> NotFoundError:

@@ -11,6 +11,8 @@ ENROLLING, TRAINING, FAILED = (
     fleet_pb2.RUN_STATE_TRAINING,
     fleet_pb2.RUN_STATE_FAILED,
 )
+SCHEMED = ("unix:/run/a:1", "unix:1", "dns:///h:1", "ipv4:10.0.0.1:22,10.0.0.2:1", "xds:///h:1", "me@h:1", "::1:1")
+"""What gRPC would dial otherwise than a host."""
 
 
 @run_async
@@ -301,7 +303,18 @@ async def test_names_addresses_and_the_size_of_the_fleet_are_checked(tmp_path):
         ):
             async with refused(code, word):
                 await call
-        for address in ("nowhere", ":1", "h:0", "h:65536", "h:²", "a b:1", "h\n:1", f"{'h' * 256}:1", "h:000000001"):
+        for address in (
+            "nowhere",
+            ":1",
+            "h:0",
+            "h:65536",
+            "h:²",
+            "a b:1",
+            "h\n:1",
+            f"{'h' * 256}:1",
+            "h:000000001",
+            *SCHEMED,
+        ):
             async with refused(grpc.StatusCode.INVALID_ARGUMENT, "host:port"):
                 request = fleet_pb2.RegisterEdgeRequest(edge_id="edge-1", address=address, capacity=1)
                 await at.fleet.RegisterEdge(request)
