@@ -17,6 +17,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from elsa.errors import InputError, UnreachableError
+from elsa.parsing import masked
 
 LOCK_KEY = 0x656C7361
 """Names the lock among those of a PostgreSQL database."""
@@ -46,7 +47,7 @@ class Database:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             if type(error) is ValueError:  # of a port that is no number, which may be a piece of a password
                 reason = "it is no URL; write what a password has of / : @ as %2F %3A %40"
-            raise InputError(f"cannot open the database ({reason}); check ELSA_DATABASE_URL") from error
+            raise InputError(f"cannot open the database ({masked(reason)}); check ELSA_DATABASE_URL") from error
         except InputError:
             self.close()
             raise

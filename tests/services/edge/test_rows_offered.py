@@ -16,13 +16,13 @@ def test_what_a_client_claims_beyond_its_offer_does_not_count(tiny_bert):
     start = first_adapter(spec)
     with edge_server() as server:
         run = server.open_run(spec, start, ["ann"])
-        run.rounds.admit(["ann"], offered_rows={"ann": 12})
+        run.rounds.admit(["ann"], offered_rows={"ann": 7})
         trainee = Trainee(spec, start, rows(20, 1)).connect(server).train(1)
         trainee.finish(server)
         trainee.push(server)
         (part,) = run.rounds.close(10).parts.values()
     told = adapter_pb2.ClientReport.FromString(part.reports[0].message)
-    assert part.rows == told.rows == part.reports[0].rows == 12
+    assert part.rows == told.rows == part.reports[0].rows == 7
 
 
 @given(st.integers(1, 2**40), st.none() | st.integers(1, 2**31))
