@@ -48,7 +48,9 @@ async def join_planned(
             )
             for edge in edges
         ]
-        offer = fleet_pb2.ClientOffer(train_rows=100, heldout_rows=3, links=links, profile=profile or client_profile())
+        offer = fleet_pb2.ClientOffer(
+            train_rows=100, heldout_rows=3, links=links, profile=profile or client_profile()
+        )
         request.client.CopyFrom(offer)
     await site.fleet.JoinRun(request)
 
