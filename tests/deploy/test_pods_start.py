@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from issuing import Authority, files_of, lay_out
 from rendered import Pod, objects_in, pods, render
 
-START_S = 90.0
+START_S, PERIOD_S = 120.0, 0.3
 VALUES = {
     "certificates": {"from": "cert-manager"},
     "clients": [{"name": "clinic-a", "data": {"default": "builtin"}}],
@@ -59,8 +59,10 @@ def wait_ready(process: "subprocess.Popen[bytes]", pod: Pod, port: str, folder: 
     end_s = time.monotonic() + START_S
     for name in ("startupProbe", "livenessProbe", "readinessProbe"):
         while not probe(port, pod.container[name]["grpc"].get("service", "")):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PERIOD_S)
             log = (folder / "log").read_text()
-            assert process.poll() is None, log
+            assert process.returncode is None, log
             assert time.monotonic() < end_s, log
 
 
@@ -86,7 +88,7 @@ def test_a_fleet_starts_from_its_pods_environments(free_ports: list[str], tmp_pa
     }
     with ExitStack() as stack:
         processes = []
-        for number, role in enumerate(("cloud", "edge", "client")):
+        for number, role in enumerate(("client", "edge", "cloud")):  # a cluster starts them in no order either
             probes, metrics = others[2 * number : 2 * number + 2]
             pod, folder = by_role[role], tmp_path / role
             lay_out(files_of(pod, given, authority), folder / "tls")
@@ -97,9 +99,10 @@ def test_a_fleet_starts_from_its_pods_environments(free_ports: list[str], tmp_pa
                 "7490": metrics,
             }
             process = stack.enter_context(started(pod, servers | own, folder))
+            processes.append((process, probes, pod, folder))
+        for process, probes, pod, folder in processes:
             wait_ready(process, pod, probes, folder)
-            processes.append((process, probes))
-        for process, probes in reversed(processes):
+        for process, probes, *_ in processes:
             process.send_signal(signal.SIGTERM)
             assert process.wait(START_S) == 0
             assert not probe(probes, "live")
