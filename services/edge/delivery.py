@@ -3,12 +3,15 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from google.protobuf.message import DecodeError
+
 from elsa.aggregate.fednova import averaged
 from elsa.errors import MalformedError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.edge.own_trunks import Adapter
-from services.edge.parts import Closed, Part, Standing
+from services.edge.parts import Closed, Part, Standing, check_fit
+from services.edge.saved import Made, OfCluster
 
 LEAST = 2
 """Clients behind an adapter that goes to the cloud, where the edge has so many at all."""
@@ -42,7 +45,6 @@ class Delivery:
         self._least_steps = least_steps
         self._mean_steps = 0.0
         self._steps: dict[int, float] = {}
-        self._closed = Closed(parts={}, missing=())
         self.adapters: dict[int, Adapter] = {}
         """By cluster, the newest; a cluster none of whose clients delivered is not in it."""
         self._newest: dict[int, Part] = {}
@@ -52,7 +54,6 @@ class Delivery:
 
     def add(self, closed: Closed) -> None:
         """Take the next edge round."""
-        self._closed = closed
         self.cut_short = self.cut_short or closed.cut_short
         for cluster, part in closed.parts.items():
             begun = self._mean_steps if self._together else self._steps.get(cluster, 0.0)
@@ -60,14 +61,44 @@ class Delivery:
             self.adapters[cluster] = part.adapter
             self._newest[cluster] = part
             self._reports.setdefault(cluster, []).extend(_reports(part))
+        if self._together:
+            self._mean, steps = mean_of(closed, self._mean)
+            self._mean_steps += steps
 
     def go_on(self) -> tuple[Adapter, Mapping[int, Adapter]]:
-        """What the next edge round begins from, asked once: the adapter, and those of clusters with their own."""
-        if not self._together:
-            return self._start, self.adapters
-        self._mean, steps = mean_of(self._closed, self._mean)
-        self._mean_steps += steps
-        return self._mean, {}
+        """What the next edge round begins from: the adapter, and those of clusters with their own."""
+        return (self._mean, {}) if self._together else (self._start, self.adapters)
+
+    def made(self) -> Made:
+        """All of it, from which `resume` goes on."""
+        return Made(
+            of_clusters={
+                cluster: OfCluster(rows=part.rows, clients=part.clients, steps=self._steps[cluster])
+                for cluster, part in self._newest.items()
+            },
+            adapters=self.adapters,
+            reports={
+                cluster: adapter_pb2.ClientReports(reports=reports).SerializeToString()
+                for cluster, reports in self._reports.items()
+            },
+            mean=self._mean if self._together else None,
+            mean_steps=self._mean_steps,
+            cut_short=self.cut_short,
+        )
+
+    def resume(self, made: Made) -> None:
+        """Go on as the delivery of the same start that made this. Raises MalformedError for what does not fit it."""
+        for adapter in (*made.adapters.values(), *([made.mean] if made.mean else [])):
+            check_fit(adapter, self._start)
+        self._mean, self._mean_steps = made.mean or self._start, made.mean_steps
+        self.cut_short = made.cut_short
+        for cluster, of_cluster in made.of_clusters.items():
+            adapter = self.adapters[cluster] = made.adapters[cluster]
+            self._steps[cluster] = of_cluster.steps
+            self._newest[cluster] = Part(
+                adapter=adapter, rows=of_cluster.rows, clients=of_cluster.clients, reports=()
+            )
+            self._reports[cluster] = _decoded(made.reports[cluster])
 
     def parcels(self) -> list[Parcel]:
         """What is pushed: an adapter a cluster, and one of all clusters together that are too small to stand alone.
@@ -123,6 +154,13 @@ def mean_of(closed: Closed, before: Adapter) -> tuple[Adapter, float]:
     """
     parts = {str(c): (float(part.rows), part.steps, part.adapter) for c, part in closed.parts.items() if part.clients}
     return averaged(before, parts) if parts else (before, 0.0)
+
+
+def _decoded(reports: bytes) -> list[adapter_pb2.ClientReport]:
+    try:
+        return list(adapter_pb2.ClientReports.FromString(reports).reports)
+    except DecodeError as error:
+        raise MalformedError(f"reports: {error}") from error
 
 
 def _reports(part: Part) -> list[adapter_pb2.ClientReport]:

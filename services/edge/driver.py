@@ -3,10 +3,10 @@
 import logging
 import threading
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
+from functools import partial
 
-from elsa.aggregate.fednova import least_steps
 from elsa.errors import (
     CapacityError,
     DrainingError,
@@ -21,12 +21,13 @@ from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
-from services.edge.delivery import Delivery, Parcel, config_to_proto, offered_rows_of, standings_of
+from services.edge.delivery import Delivery, config_to_proto, offered_rows_of, standings_of
 from services.edge.fit import Fit
+from services.edge.global_round import GlobalRound
 from services.edge.own_trunks import Adapter
 from services.edge.profile import Prepared, Profiler
-from services.edge.rounds import EdgeRounds
 from services.edge.run import EdgeRun, EdgeRuns
+from services.edge.state import EdgeState
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
 from services.rpc.adapters import Pulled, pull_when_there, push
@@ -47,6 +48,7 @@ class RunDriver:
         profiler: says what this edge can do for the run.
         shelf: the room for rows of clients that are kept.
         ledger: of this process's memory.
+        state: what closed edge rounds made, on disk.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class RunDriver:
         profiler: Profiler,
         shelf: Shelf,
         ledger: Ledger,
+        state: EdgeState,
     ) -> None:
         self._run_id = run_id
         self._text = spec
@@ -72,6 +75,7 @@ class RunDriver:
         self._profiler = profiler
         self._shelf = shelf
         self._ledger = ledger
+        self._state = state
         self._account: Account
         self._fit: Fit
         self._assigned: fleet_pb2.Assignment | None = None
@@ -131,6 +135,8 @@ class RunDriver:
             self._leave(PeerError(f"{type(error).__name__}; see the log of {self._link.node_id}"))
         finally:
             self._ledger.end(self._run_id)
+            if self._stop.is_set() and not self._link.stop.is_set():
+                self._state.drop(self._run_id)
 
     def _leave(self, error: ElsaError) -> None:
         """Serve the run no more, and tell the cloud why; nothing if the run has ended anyway."""
@@ -168,6 +174,8 @@ class RunDriver:
         """
         try:
             self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
+            if not self._rejoins:
+                self._state.drop(self._run_id)  # of another run by this name
             self._account = self._ledger.begin(self._run_id, self._spec)
             prepared = self._profiler.prepared(self._spec, self._account.there, joins=not self._rejoins)
             self._fit, most = prepared.fit, prepared.fit.sessions
@@ -212,24 +220,36 @@ class RunDriver:
             self._run = run
             self._admit()
         if not self._may_train.is_set():
-            self._open_round(run, self._pull(0))
+            pulled = self._pull(0)
+            self._open_round(run, pulled, decode_adapter(pulled.data))
 
     def _serve(self, run: EdgeRun, version: int) -> None:
         """Serve round after round while there are clients; those of another edge may come at any time."""
+        restarted = self._rejoins
         while not self._stop.is_set():
             run.rounds.wait_for_clients()
             pulled = self._pull(version)
-            adapter = self._open_round(run, pulled)
+            adapter = decode_adapter(pulled.data)
+            begun = GlobalRound(run, self._state, pulled, adapter)
+            if restarted and begun.resume():
+                self._worker.run(partial(run.trunk.set_global, adapter))
+            else:
+                self._open_round(run, pulled, adapter)
+            restarted = False
             if pulled.version >= self._spec.training.rounds:
                 break  # clients evaluate; the run's end comes as an assignment
             whole_s = pulled.deadline_s or self._spec.rounds.deadline_s
-            delivered = self._edge_rounds(run, pulled.version, adapter, EDGE_SHARE * whole_s)
+            delivered = self._deliver(run, begun.close_all(EDGE_SHARE * whole_s), pulled.version)
+            begun.forget()
             version = pulled.version + 1 if delivered else pulled.version
         self._stop.wait()
 
-    def _open_round(self, run: EdgeRun, pulled: Pulled) -> Adapter:
-        """Serve a version, with the adapters of our clients' clusters beside it; the run's adapter."""
-        adapter = decode_adapter(pulled.data)
+    def _open_round(self, run: EdgeRun, pulled: Pulled, adapter: Adapter) -> None:
+        """Serve a version, with the adapters of our clients' clusters beside it.
+
+        Args:
+            adapter: the run's of that version.
+        """
         own = {cluster: self._pull_cluster(pulled.version, cluster) for cluster in run.rounds.clusters()}
         there = {cluster: tensors for cluster, tensors in own.items() if tensors is not None}
 
@@ -239,31 +259,12 @@ class RunDriver:
             run.rounds.open(pulled.version, 0, adapter, pulled.data, there)
 
         self._worker.run(open_round)
-        return adapter
 
-    def _edge_rounds(self, run: EdgeRun, version: int, adapter: Adapter, all_s: float) -> bool:
-        """All edge rounds of a global round on its `adapter`, within `all_s` seconds, and the push of what they made.
-
-        Returns whether anything did.
-
-        Between them the clusters of an edge whose clients behave alike go on apart, those of a mixture together.
-        """
-        training, count = self._spec.training, self._spec.training.edge_rounds
-        least = least_steps(count * training.local_steps) if training.steps == "proportional" else 0.0
-        delivery = Delivery(adapter, together=self._spec.clustering.edges == "balanced", least_steps=least)
-        for edge_round in range(count):
-            closed = run.rounds.close(all_s / count)
-            run.sessions.forget_round(self._run_id)
-            delivery.add(closed)
-            if edge_round + 1 < count:
-                begin, own = delivery.go_on()
-                run.rounds.open(version, edge_round + 1, begin, of_clusters=own)
+    def _deliver(self, run: EdgeRun, delivery: Delivery, version: int) -> bool:
+        """Push what was made of a version; whether there was anything and the cloud took it."""
         if not delivery.adapters:
             log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
-        return self._push_all(delivery.parcels(), run.rounds, version, cut_short=delivery.cut_short)
-
-    def _push_all(self, parcels: Sequence[Parcel], rounds: EdgeRounds, version: int, *, cut_short: bool) -> bool:
-        """Push what was made of a version; whether there was anything and the cloud took it."""
+        rounds, parcels = run.rounds, delivery.parcels()
         attempt, clustered = uuid.uuid4().hex, rounds.clusters_version is not None
         taken = False
         for parcel in parcels:
@@ -279,7 +280,7 @@ class RunDriver:
                 parts=len(parcels),
                 delivery_id=attempt,
                 clusters_version=rounds.clusters_version,
-                cut_short=cut_short,
+                cut_short=delivery.cut_short,
             )
             taken = self._push(header, encode_adapter(parcel.adapter)) or taken
         return taken

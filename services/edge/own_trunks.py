@@ -1,7 +1,8 @@
 """Trunk tensors that stay with their client: what turned states of different keys have trained is never averaged.
 
 With `privacy.ssop` blind and a key a client, each client's trunk lives in coordinates of its own. This edge keeps it
-from round to round, in memory: after a restart it begins again from the run's first one, which is logged.
+from round to round, and after a restart has what was kept on disk; where that is gone it begins again from the run's
+first one, which is logged.
 """
 
 import logging
@@ -39,6 +40,19 @@ class OwnTrunks:
     def of(self, client: str) -> Adapter | None:
         """A client's own tensors, once it has delivered some."""
         return self._kept.get(client)
+
+    @property
+    def kept(self) -> Mapping[str, Adapter]:
+        """All that are here, by client."""
+        return self._kept
+
+    def part_of(self, adapter: Adapter) -> Adapter:
+        """Those tensors of an adapter that stay with each client."""
+        return {name: adapter[name] for name in sorted(self._own(adapter))}
+
+    def resume(self, kept: Mapping[str, Adapter]) -> None:
+        """Go on with what clients had before a restart."""
+        self._kept |= kept
 
     def keep(self, clients: Collection[str]) -> None:
         """Forget the tensors of all clients but these."""

@@ -68,6 +68,15 @@ class Roster:
         return self._fix()[1]
 
     @property
+    def fixed(self) -> tuple[Mapping[str, int], int | None]:
+        """The clusters of this version that `cluster` speaks of, and from which version they hold."""
+        return self._fix()
+
+    def resume(self, clusters: Mapping[str, int], clusters_version: int | None) -> None:
+        """A version goes on in which the clusters are those, whatever is told since."""
+        self._fixed = clusters, clusters_version
+
+    @property
     def standings(self) -> Mapping[str, Standing]:
         """Of all clients of this version of whom the cloud says anything: their trust as told last."""
         return self._told

@@ -20,6 +20,7 @@ from elsa.errors import (
 from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
 from services.edge.parts import Closed, Standing, Update, check_fit, check_steps, part_of
 from services.edge.roster import Roster
+from services.edge.saved import Kept
 from services.edge.served import NOTHING, Place, Served
 from services.edge.taken import Taken
 from services.rpc.adapters import Pulled
@@ -116,6 +117,26 @@ class EdgeRounds:
                 self._roster.begin()
             self._taking = True
             self._changed.notify_all()
+
+    def kept(self) -> Kept:
+        """What, besides its adapters, makes this version here what it is."""
+        with self._changed:
+            clusters, clusters_version = self._roster.fixed
+            return Kept(clusters=clusters, clusters_version=clusters_version, own=dict(self._own.kept))
+
+    def resume(self, kept: Kept, adapter: Adapter, *, same_version: bool) -> None:
+        """Take up what was kept before a restart: our clients' own tensors and, in the same version, its clusters.
+
+        Raises MalformedError for tensors that are not a client's own of the run's `adapter`.
+        """
+        with self._changed:
+            wanted = self._own.part_of(adapter)
+            own = {client: tensors for client, tensors in kept.own.items() if client in (self._roster.clients or ())}
+            for tensors in own.values():
+                check_fit(tensors, wanted)
+            self._own.resume(own)
+            if same_version:
+                self._roster.resume(kept.clusters, kept.clusters_version)
 
     def drain(self) -> None:
         """Open no round any more; the one that is open may be finished."""

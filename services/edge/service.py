@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -19,6 +20,7 @@ from services.edge.run import EdgeRuns
 from services.edge.sessions import Sessions
 from services.edge.settings import EdgeSettings
 from services.edge.split_servicer import SplitServicer
+from services.edge.state import EdgeState
 from services.edge.worker import STOPPED, Worker
 from services.rpc.calls import Calls
 from services.rpc.dial import Dialer
@@ -65,6 +67,7 @@ class Edge:
         self._ledger = Ledger(lambda: usable_bytes(settings.max_memory_mib))
         self._runs = EdgeRuns(Sessions(settings.capacity, settings.idle_timeout_s))
         self._idle = IdleStreams(settings.idle_timeout_s)
+        self._state = EdgeState(settings.state_folder, settings.name)
         self._shelf = Shelf(settings.reuse_memory_mib << 20, settings.reuse_disk_mib << 20)
         self._drivers = RunDrivers(self._new_driver)
         self._server: BoundServer | None = None
@@ -132,7 +135,7 @@ class Edge:
 
     def follow(self) -> None:
         """Do what the cloud assigns until stopped. Raises UnreachableError once the cloud stays away."""
-        self._drivers.follow(self._link.assignments())
+        self._drivers.follow(self._swept(self._link.assignments()))
 
     def drain(self) -> None:
         """Begin nothing new, and let clients finish the edge rounds that are open, at most `grace_s` seconds."""
@@ -182,7 +185,15 @@ class Edge:
             profiler=self._profiler,
             shelf=self._shelf,
             ledger=self._ledger,
+            state=self._state,
         )
+
+    def _swept(self, changes: Iterable[Sequence[fleet_pb2.Assignment]]) -> Iterator[Sequence[fleet_pb2.Assignment]]:
+        """The same; what was kept of runs that are not among the first is forgotten: they have ended meanwhile."""
+        for number, assignments in enumerate(changes):
+            if number == 0:
+                self._state.keep_only([assignment.run_id for assignment in assignments])
+            yield assignments
 
     def _drop_idle(self) -> None:
         while not self._stop.wait(min(1.0, self._settings.idle_timeout_s / 4)):

@@ -41,9 +41,10 @@ class Fleet:
         )
         address = self._address("cloud")
         common = ("--cloud", address, "--threads", str(self._settings.threads))
+        of_edges = ("--capacity", str(self._settings.capacity), "--state", str(self._state))
         edges = [f"edge-{number}" for number in range(1, self._settings.edges + 1)]
         for name in edges:
-            self._start("edge", name, "--capacity", str(self._settings.capacity), *common)
+            self._start("edge", name, *of_edges, *common)
         devices = self._settings.devices
         linked = any(device.has_link for device in devices)
         at = {name: self._address(name) for name in edges} if linked else {}

@@ -90,8 +90,8 @@ class Role:
 class System:
     """A cloud and who has registered with it."""
 
-    def __init__(self, address, stack, dialer):
-        self.address, self._stack = address, stack
+    def __init__(self, address, stack, dialer, folder):
+        self.address, self._stack, self._folder = address, stack, folder
         channel = dialer.connect(address, CLOUD_HOST)
         stack.callback(channel.close)
         self.runs = run_pb2_grpc.RunServiceStub(channel)
@@ -99,7 +99,8 @@ class System:
         self.nodes = {}
 
     def edge(self, name, **given):
-        settings = EdgeSettings(**{"name": name, "cloud": self.address, "patience_s": 20, **given})
+        fields = {"name": name, "cloud": self.address, "patience_s": 20, "state": self._folder / "state"}
+        settings = EdgeSettings(**{**fields, **given})
         return self._add(name, Role(Edge, settings))
 
     def client(self, name, path, **given):
@@ -161,4 +162,4 @@ def system(folder, dialer=LOOPBACK, **given):
     `dialer`: how the test itself calls the cloud.
     """
     with ExitStack() as stack:
-        yield System(stack.enter_context(cloud_serving(folder, **given)), stack, dialer)
+        yield System(stack.enter_context(cloud_serving(folder, **given)), stack, dialer, folder)

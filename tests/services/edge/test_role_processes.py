@@ -53,7 +53,9 @@ def test_processes_end_promptly_in_the_middle_of_training(tiny_bert, tmp_path):
     spec = spec_of(tiny_bert, training={"rounds": 50, "local_steps": 10_000}, fleet=wants)
     with system(tmp_path) as whole, ExitStack() as stack:
         names = ("ann", "bob")
-        edge, edge_ready = process(stack, tmp_path, "edge", name="edge-1", cloud=whole.address, grace_s=1)
+        edge, edge_ready = process(
+            stack, tmp_path, "edge", name="edge-1", cloud=whole.address, state=tmp_path, grace_s=1
+        )
         clients = {
             name: process(stack, tmp_path, "client", name=name, cloud=whole.address, data=data) for name in names
         }

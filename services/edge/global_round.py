@@ -1,0 +1,103 @@
+"""One global round at an edge: its edge rounds, each kept on disk as it closes, so that a restarted edge goes on."""
+
+import logging
+
+from elsa.aggregate.fednova import least_steps
+from elsa.errors import MalformedError
+from elsa.wire.adapter import sha256
+from services.edge.delivery import Delivery
+from services.edge.own_trunks import Adapter
+from services.edge.run import EdgeRun
+from services.edge.saved import Kept, Saved
+from services.edge.state import EdgeState
+from services.rpc.adapters import Pulled
+
+log = logging.getLogger(__name__)
+
+
+class GlobalRound:
+    """What the clients of a run make of one version at this edge.
+
+    Args:
+        pulled: the version.
+        adapter: its tensors.
+    """
+
+    def __init__(self, run: EdgeRun, state: EdgeState, pulled: Pulled, adapter: Adapter) -> None:
+        self._run = run
+        self._state = state
+        self._version = pulled.version
+        self._start_sha256 = sha256(pulled.data)
+        self._adapter = adapter
+        self._count = run.spec.training.edge_rounds
+        self._closed = 0
+        self._delivery = self._begun()
+
+    def resume(self) -> bool:
+        """Whether a restarted edge goes on within this version; else the version is to be opened.
+
+        Tensors that clients keep to themselves are taken up in any case. What does not fit is ignored with a warning.
+        """
+        saved = self._state.get(self._run.run_id)
+        if saved is None:
+            return False
+        known = (saved.version, saved.start_sha256) == (self._version, self._start_sha256)
+        same = known and saved.edge_rounds > 0
+        try:
+            self._run.rounds.resume(saved.kept, self._adapter, same_version=same)
+            if same:
+                self._delivery.resume(saved.made)
+        except MalformedError as error:
+            log.warning("run %s: what was kept of version %d is ignored: %s", saved.run_id, saved.version, error)
+            self._delivery = self._begun()
+            return False
+        if same:
+            self._closed = min(saved.edge_rounds, self._count)
+            said = (saved.run_id, self._version, self._closed, self._count)
+            log.info("run %s: goes on in version %d after %d of %d edge rounds", *said)
+        return same
+
+    def close_all(self, all_s: float) -> Delivery:
+        """Close the edge rounds that are left, in `all_s` seconds if there were none before; what came of all.
+
+        Between them the clusters of an edge whose clients behave alike go on apart, those of a mixture together.
+
+        Raises as `EdgeRounds.close`.
+        """
+        rounds = self._run.rounds
+        while self._closed < self._count:
+            if self._closed:
+                begin, own = self._delivery.go_on()
+                rounds.open(self._version, self._closed, begin, of_clusters=own)
+            closed = rounds.close(all_s / self._count)
+            self._run.sessions.forget_round(self._run.run_id)
+            self._delivery.add(closed)
+            self._closed += 1
+            self._state.put(self._saved(rounds.kept()))
+        return self._delivery
+
+    def forget(self) -> None:
+        """Nothing of this version is wanted any more; what clients keep to themselves is kept."""
+        kept = self._run.rounds.kept()
+        if kept.own:
+            self._delivery, self._closed = self._begun(), 0
+            self._state.put(self._saved(kept))
+        else:
+            self._state.drop(self._run.run_id)
+
+    def _begun(self) -> Delivery:
+        spec = self._run.spec
+        training, together = spec.training, spec.clustering.edges == "balanced"
+        least = least_steps(self._count * training.local_steps) if training.steps == "proportional" else 0.0
+        return Delivery(self._adapter, together=together, least_steps=least)
+
+    def _saved(self, kept: Kept) -> Saved:
+        return Saved(
+            edge=self._state.edge,
+            run_id=self._run.run_id,
+            version=self._version,
+            edge_rounds=self._closed,
+            start_sha256=self._start_sha256,
+            made=self._delivery.made(),
+            kept=kept,
+        )

@@ -1,0 +1,167 @@
+"""What the closed edge rounds of a global round made at an edge, as one file: a restarted edge goes on from it.
+
+The file is a line with the SHA-256 of all that follows, a line of JSON with the numbers, and a safetensors file with
+the adapters: `mean/…` what all clusters go on from, `made/C/…` what the clients of cluster C made, `reports/C` their
+reports as a message, and `own/NAME/…` what a client keeps to itself.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from elsa.errors import MalformedError
+from services.edge.own_trunks import Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfCluster:
+    """What the clients of a cluster have made, as `delivery.Delivery` knows it."""
+
+    rows: int
+    clients: int
+    steps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """What the clients of an edge have made of a version up to now."""
+
+    of_clusters: Mapping[int, OfCluster]
+    adapters: Mapping[int, Adapter] = field(repr=False)
+    """By cluster, those of `of_clusters`."""
+    reports: Mapping[int, bytes] = field(repr=False)
+    """By cluster, an encoded `ClientReports`."""
+    mean: Adapter | None = field(repr=False)
+    """What all clusters go on from, where they go on together."""
+    mean_steps: float
+    cut_short: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """What `rounds.EdgeRounds` knows of its clients that a restart would lose."""
+
+    clusters: Mapping[str, int]
+    """Of the clients of whom the cloud said anything when the version began."""
+    clusters_version: int | None
+    own: Mapping[str, Adapter] = field(repr=False)
+    """By client, the tensors that stay with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A run at an edge after an edge round."""
+
+    edge: str
+    run_id: str
+    version: int
+    edge_rounds: int
+    """Closed on top of the version; 0 where nothing of it is wanted any more but what clients keep to themselves."""
+    start_sha256: str
+    """Of the version's file, from which all began."""
+    made: Made = field(repr=False)
+    kept: Kept = field(repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Numbers:
+    """The line of JSON."""
+
+    format: Literal[1]
+    edge: str
+    run_id: str
+    version: int
+    edge_rounds: int
+    start_sha256: str
+    clusters: dict[str, int]
+    clusters_version: int | None
+    of_clusters: dict[int, OfCluster]
+    mean_steps: float
+    cut_short: bool
+
+
+_NUMBERS = TypeAdapter(_Numbers)
+
+
+def encode(saved: Saved) -> bytes:
+    """A run at an edge as a file."""
+    numbers = _Numbers(
+        format=1,
+        edge=saved.edge,
+        run_id=saved.run_id,
+        version=saved.version,
+        edge_rounds=saved.edge_rounds,
+        start_sha256=saved.start_sha256,
+        clusters=dict(saved.kept.clusters),
+        clusters_version=saved.kept.clusters_version,
+        of_clusters=dict(saved.made.of_clusters),
+        mean_steps=saved.made.mean_steps,
+        cut_short=saved.made.cut_short,
+    )
+    rest = _NUMBERS.dump_json(numbers) + b"\n" + save(dict(sorted(_tensors(saved))))
+    return hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+
+
+def decode(data: bytes) -> Saved:
+    """A run at an edge. Raises MalformedError for what is torn, altered, or no such file."""
+    digest, _, rest = data.partition(b"\n")
+    if digest != hashlib.sha256(rest).hexdigest().encode():
+        raise MalformedError("it is torn or altered: its digest is another")
+    line, _, file = rest.partition(b"\n")
+    try:
+        numbers, tensors = _NUMBERS.validate_json(line), load(file)
+        made = _made(numbers, tensors)
+    except (ValidationError, SafetensorError, KeyError) as error:
+        raise MalformedError(f"it is of another version of ELSA ({' '.join(str(error).split())[:200]})") from error
+    return Saved(
+        edge=numbers.edge,
+        run_id=numbers.run_id,
+        version=numbers.version,
+        edge_rounds=numbers.edge_rounds,
+        start_sha256=numbers.start_sha256,
+        made=made,
+        kept=Kept(
+            clusters=numbers.clusters,
+            clusters_version=numbers.clusters_version,
+            own={client: _under(f"own/{client}/", tensors) for client in _owners(tensors)},
+        ),
+    )
+
+
+def _tensors(saved: Saved) -> Iterator[tuple[str, np.ndarray]]:
+    made = saved.made
+    yield from _named("mean", made.mean or {})
+    for cluster, adapter in made.adapters.items():
+        yield from _named(f"made/{cluster}", adapter)
+        yield f"reports/{cluster}", np.frombuffer(made.reports[cluster], np.uint8)
+    for client, tensors in saved.kept.own.items():
+        yield from _named(f"own/{client}", tensors)
+
+
+def _named(group: str, tensors: Adapter) -> Iterator[tuple[str, np.ndarray]]:
+    return ((f"{group}/{name}", np.ascontiguousarray(values, "<f4")) for name, values in tensors.items())
+
+
+def _made(numbers: _Numbers, tensors: Adapter) -> Made:
+    return Made(
+        of_clusters=numbers.of_clusters,
+        adapters={cluster: _under(f"made/{cluster}/", tensors) for cluster in numbers.of_clusters},
+        reports={cluster: tensors[f"reports/{cluster}"].tobytes() for cluster in numbers.of_clusters},
+        mean=_under("mean/", tensors) or None,
+        mean_steps=numbers.mean_steps,
+        cut_short=numbers.cut_short,
+    )
+
+
+def _under(group: str, tensors: Adapter) -> dict[str, np.ndarray]:
+    return {name.removeprefix(group): values for name, values in tensors.items() if name.startswith(group)}
+
+
+def _owners(tensors: Adapter) -> set[str]:
+    return {name.split("/")[1] for name in tensors if name.startswith("own/")}

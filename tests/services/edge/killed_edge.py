@@ -1,0 +1,66 @@
+"""An edge as a process that is killed the COUNT-th time that it comes to a point: `killed_edge.py POINT COUNT`.
+
+before     an edge round has closed, and nothing of it is on disk
+within     it is written aside and not yet forced to the disk
+after      it is on disk, and the next edge round is not open
+delivery   the global round is about to be delivered
+pushed     it was delivered, and is not forgotten
+forgotten  it is forgotten
+"""
+
+import os
+import signal
+import sys
+
+from services.edge import driver, state
+from services.edge.settings import EdgeSettings
+from services.rpc.process import main
+
+
+class Schedule:
+    """Kills this process at the chosen point."""
+
+    def __init__(self, point, count):
+        self._point, self._left = point, count
+
+    def at(self, point):
+        if point == self._point:
+            self._left -= 1
+            if not self._left:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def set_up(schedule):
+    put, drop, fsync, push = state.EdgeState.put, state.EdgeState.drop, os.fsync, driver.push
+
+    def putting(self, saved):
+        schedule.at("before")
+        done = put(self, saved)
+        schedule.at("after")
+        return done
+
+    def dropping(self, run_id):
+        there = self.get(run_id) is not None
+        drop(self, run_id)
+        if there:
+            schedule.at("forgotten")
+
+    def syncing(opened):
+        schedule.at("within")
+        fsync(opened)
+
+    def pushing(stub, header, data):
+        if not header.initial:
+            schedule.at("delivery")
+        done = push(stub, header, data)
+        if not header.initial:
+            schedule.at("pushed")
+        return done
+
+    state.EdgeState.put, state.EdgeState.drop = putting, dropping
+    state.os.fsync, driver.push = syncing, pushing
+
+
+if __name__ == "__main__":
+    set_up(Schedule(sys.argv[1], int(sys.argv[2])))
+    sys.exit(main("services.edge.service", EdgeSettings.load))
