@@ -157,7 +157,7 @@ class Run:
         """Follow it no longer."""
         self._timer.cancel()
         self._process.kill()
-        self._process.wait(30)
+        self._process.communicate(timeout=30)
 
     def said(self, pattern: str) -> list[str]:
         """What stands in the first group of the pattern, in each line that fits."""

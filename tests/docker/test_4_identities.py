@@ -1,4 +1,4 @@
-"""Certificates that do not do: refused with the reason, while everybody else goes on. Who is revoked here stays so."""
+"""Certificates that do not do: refused with the reason, while everybody else goes on. Who is revoked stays so."""
 
 import pytest
 from containers import IMAGES, ROLES
