@@ -15,15 +15,15 @@ PRIVATE = 0o600
 FOLDER = 0o700
 
 
-def read(path: Path, what: str) -> bytes:
-    """The bytes of a file that should be `what`. Raises InputError."""
+def read(path: Path, what: str, most_bytes: int = MOST_BYTES) -> bytes:
+    """The bytes of a file that should be `what`, at most so many. Raises InputError."""
     try:
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(most_bytes + 1)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); give {what}") from error
-    if len(data) > MOST_BYTES:
-        raise InputError(f"{path}: more than {MOST_BYTES} bytes; give {what}")
+    if len(data) > most_bytes:
+        raise InputError(f"{path}: more than {most_bytes} bytes; give {what}")
     return data
 
 

@@ -18,6 +18,8 @@ from services.rpc.keypair import UNREADABLE
 DAYS = 30
 """For how long a list speaks, unless told otherwise."""
 WHAT = "the crl.pem of an authority"
+MOST_LIST_BYTES = 1 << 25
+"""Of some half a million revoked certificates: they stay on the list."""
 
 
 class Reason(StrEnum):
@@ -33,7 +35,7 @@ class Reason(StrEnum):
 
 def read_list(path: Path) -> x509.CertificateRevocationList:
     """The list in a file. Raises InputError."""
-    return list_from_pem(read(path, WHAT), str(path))
+    return list_from_pem(read(path, WHAT, MOST_LIST_BYTES), str(path))
 
 
 def list_from_pem(pem: bytes, where: str) -> x509.CertificateRevocationList:

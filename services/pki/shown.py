@@ -15,7 +15,7 @@ from services.pki.certificates import certificates_from_pem, identity_of, is_aut
 from services.pki.files import read
 from services.pki.names import hosts_in
 from services.pki.requests import Requested, read_request
-from services.pki.revocations import list_from_pem, number_of, reason_of, signed_by
+from services.pki.revocations import MOST_LIST_BYTES, list_from_pem, number_of, reason_of, signed_by
 
 Row = tuple[str, str]
 DAY_S = 86_400
@@ -41,7 +41,7 @@ class Against:
 
 def show(path: Path, against: Against) -> list[Shown]:
     """What a file holds: certificates, a request, a list, or that it is a key. Raises InputError, MalformedError."""
-    pem = read(path, "a file of elsa pki")
+    pem = read(path, "a file of elsa pki", MOST_LIST_BYTES)
     if b"-----BEGIN CERTIFICATE-----" in pem:
         return [shown_certificate(one, against) for one in certificates_from_pem(pem, str(path))]
     if b"-----BEGIN CERTIFICATE REQUEST-----" in pem:

@@ -9,9 +9,20 @@ from cryptography import x509
 from elsa.errors import InputError
 from services.pki.authority import Authority
 from services.pki.certificates import utc_now
+from services.pki.keys import read_key
 from services.pki.requests import new_request
-from services.pki.revocations import Reason, list_from_pem, number_of, read_list, reason_of, signed_by
+from services.pki.revocations import (
+    Reason,
+    entry,
+    list_from_pem,
+    new_list,
+    number_of,
+    read_list,
+    reason_of,
+    signed_by,
+)
 from services.rpc.identity import Identity
+from services.rpc.revoked import Revoked
 
 CLINIC = Identity("client", "clinic-a")
 
@@ -135,3 +146,16 @@ def test_of_two_names_that_differ_in_case_one_is_signed_when_asked_at_once(autho
     with ThreadPoolExecutor(4) as pool:
         made = [one for one in pool.map(work, requests) if one is not None]
     assert len(made) == len(authority.issued()) == 1
+
+
+def test_a_list_of_tens_of_thousands_still_grows(authority, signed, revoked, tmp_path):
+    """They stay on it: one that may not grow any more would let the next one that is lost in."""
+    many = [entry(serial, Reason.SUPERSEDED, utc_now()) for serial in range(2**158, 2**158 + 25_000)]
+    key = read_key(tmp_path / "authority" / "ca.key")
+    pem = new_list(authority.certificate, key, many, number=2, days=30, now=utc_now())
+    (tmp_path / "authority" / "crl.pem").write_bytes(pem)
+    assert len(pem) > 1 << 20
+    lost = signed(CLINIC)
+    assert authority.revoke(lost)
+    assert len(revoked()) == 25_001
+    assert Revoked(tmp_path / "authority" / "crl.pem", tmp_path / "authority" / "ca.pem")(lost.serial_number)
