@@ -48,7 +48,6 @@ def test_clients_finish_the_round_that_is_open_and_the_run_goes_on_after_it(tiny
         assert done["committed"] >= 2 and done["committed"] % 2 == 0
         assert (done["dropped"], done["failed"]) == (0, 0)
         role.close()
-        assert tally.sessions == done
         whole.edge("edge-1")
         whole.wait(run_id, lambda event: event.state_changed.state == fleet_pb2.RUN_STATE_COMPLETED)
         assert whole.get(run_id).version == 3
