@@ -288,7 +288,7 @@ class RunDriver:
     def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> bool:
         """Push one adapter; False if it came too late."""
         try:
-            self._link.patiently(lambda: push(self._link.adapters, header, data))
+            self._link.patiently(lambda: push(self._link.adapters, header, data), CapacityError)  # a full disk there
         except StaleRoundError as error:
             log.warning("run %s: came too late: %s", self._run_id, error)
             return False

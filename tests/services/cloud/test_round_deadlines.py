@@ -47,7 +47,7 @@ def test_a_deadline_is_the_median_and_three_deviations():
 
 
 def test_rounds_that_were_cut_and_those_before_a_change_are_not_counted():
-    assert deadline_of(SPEC, [*closed(90, 90), *closed(5, cut=True), *closed(90)]).seconds == 135
+    assert deadline_of(SPEC, [*closed(90, 90), *closed(5, 5, 5, cut=True), *closed(90)]).seconds == 135
     assert deadline_of(SPEC, [*closed(90, 90, 90), *closed(200, anew=True), *closed(200)]).seconds == 600
     assert deadline_of(SPEC, [*closed(90), *closed(200, anew=True), *closed(200, 200)]).seconds == 300
     assert deadline_of(SPEC, closed(90, 90, 90), anew=True).seconds == 600
