@@ -5,7 +5,7 @@ READY := .venv/.ready
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-node check protos manifests release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing clean
+.PHONY: help demo test test-node test-docker check protos manifests release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing bench-compose clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
@@ -26,6 +26,9 @@ test: $(READY) ## Run the tests
 test-node: $(READY) ## Run the tests of the example for Node.js, with its packages
 	npm ci --prefix examples/node --no-audit --no-fund
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m node tests/examples $(ARGS)
+
+test-docker: $(READY) ## Build the images and run the testbed of containers for real (needs an engine, and compose)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m docker tests/docker $(ARGS)
 
 check: $(READY) ## Formatting, lint, types, and that generated code is up to date
 	$(BIN)/ruff format --check .
@@ -68,6 +71,9 @@ bench-sizing: $(READY) ## Measure what a fleet needs: memory of each role, what 
 bench-audit: $(READY) ## Measure what docs/privacy.md states: what a curious edge recovers under each protection
 	$(BIN)/elsa audit --data ../shared/data/trec6/train.jsonl.gz --test ../shared/data/trec6/test.jsonl.gz \
 	  --steps 680 --settings benchmarks/audit.yaml --output elsa-bench/audit $(ARGS)
+
+bench-compose: $(READY) ## Measure the testbed of containers: first step, memory, image sizes, draining
+	$(BIN)/python -m benchmarks.compose $(ARGS)
 
 clean: ## Remove what `make demo`, `make bench-wire` and the tests left
 	rm -rf elsa-demo elsa-bench elsa-state .pytest_cache .mypy_cache .ruff_cache .hypothesis
