@@ -16,9 +16,10 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=igno
 RUN python -m venv --without-pip /opt/elsa
 COPY constraints.txt /
 COPY --from=requirements /requirements.txt /
-# Packages' own tests stay behind.
+# Packages' own tests stay behind, and what only a compiler or a type checker reads.
 RUN pip --python /opt/elsa/bin/python install -c /constraints.txt -r /requirements.txt \
- && find /opt/elsa/lib -type d -name tests -prune -exec rm -r {} +
+ && find /opt/elsa/lib -type d -name tests -prune -exec rm -r {} + \
+ && find /opt/elsa/lib -name '*.py[ix]' -delete -o -name '*.pxd' -delete -o -name '*.[ch]' -delete
 
 FROM packages AS project
 RUN pip install -c /constraints.txt hatchling
