@@ -240,7 +240,8 @@ class RunDriver:
                 break  # clients evaluate; the run's end comes as an assignment
             whole_s = pulled.deadline_s or self._spec.rounds.deadline_s
             delivered = self._deliver(run, begun.close_all(EDGE_SHARE * whole_s), pulled.version)
-            begun.forget()
+            if not delivered:
+                begun.forget()
             version = pulled.version + 1 if delivered else pulled.version
         self._stop.wait()
 

@@ -1,4 +1,8 @@
-"""One global round at an edge: its edge rounds, each kept on disk as it closes, so that a restarted edge goes on."""
+"""One global round at an edge: its edge rounds, each kept on disk as it closes, so that a restarted edge goes on.
+
+What was delivered is kept until the next version's first edge round has closed, so that an edge that is restarted
+before the cloud has closed the round delivers the same again, which counts once, and asks nobody to repeat it.
+"""
 
 import logging
 
@@ -77,7 +81,7 @@ class GlobalRound:
         return self._delivery
 
     def forget(self) -> None:
-        """Nothing of this version is wanted any more; what clients keep to themselves is kept."""
+        """Nothing of this version was wanted; what clients keep to themselves is kept."""
         kept = self._run.rounds.kept()
         if kept.own:
             self._delivery, self._closed = self._begun(), 0

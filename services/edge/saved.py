@@ -62,7 +62,7 @@ class Saved:
     run_id: str
     version: int
     edge_rounds: int
-    """Closed on top of the version; 0 where nothing of it is wanted any more but what clients keep to themselves."""
+    """Closed on top of the version; 0 where nothing of it is wanted but what clients keep to themselves."""
     start_sha256: str
     """Of the version's file, from which all began."""
     made: Made = field(repr=False)

@@ -33,12 +33,12 @@ class EdgeState:
         self._folder = folder
         self.edge = edge
         self._lock = threading.Lock()
-        self._unkept: set[str] = set()
+        self._told = False
 
     def put(self, saved: Saved) -> bool:
         """Keep what a run's newest edge round made, in place of what the one before made; whether that worked.
 
-        Where it did not, the log says so once, and what was kept before is there still.
+        Where it did not, the log says so, once until it does again, and what was kept before is there still.
         """
         try:
             self._write(self._file(saved.run_id), encode(saved))
@@ -46,7 +46,7 @@ class EdgeState:
             self._say_unkept(saved.run_id, error)
             return False
         with self._lock:
-            self._unkept.discard(saved.run_id)
+            self._told = False
         return True
 
     def get(self, run_id: str) -> Saved | None:
@@ -56,7 +56,7 @@ class EdgeState:
             saved = decode(file.read_bytes())
             if (saved.edge, saved.run_id) != (self.edge, run_id):
                 raise MalformedError(f"it is of run {saved.run_id} at {saved.edge}")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, MalformedError) as error:
             log.warning("run %s: %s is ignored (%s); the round begins again", run_id, file, error)
@@ -65,8 +65,6 @@ class EdgeState:
 
     def drop(self, run_id: str) -> None:
         """Keep nothing of a run any more."""
-        with self._lock:
-            self._unkept.discard(run_id)
         _remove(self._file(run_id))
 
     def keep_only(self, run_ids: Collection[str]) -> None:
@@ -99,8 +97,7 @@ class EdgeState:
 
     def _say_unkept(self, run_id: str, error: OSError) -> None:
         with self._lock:
-            told = run_id in self._unkept
-            self._unkept.add(run_id)
+            told, self._told = self._told, True
         if not told:
             log.warning(
                 "run %s: what its edge rounds make cannot be kept in %s (%s): it goes on in memory, and if this edge "
@@ -121,5 +118,7 @@ def _sync(folder: Path) -> None:
 def _remove(file: Path) -> None:
     try:
         file.unlink(missing_ok=True)
+    except NotADirectoryError:  # nothing can be there
+        return
     except OSError as error:
         log.warning("%s is left behind (%s)", file, error)

@@ -4,8 +4,7 @@ before     an edge round has closed, and nothing of it is on disk
 within     it is written aside and not yet forced to the disk
 after      it is on disk, and the next edge round is not open
 delivery   the global round is about to be delivered
-pushed     it was delivered, and is not forgotten
-forgotten  it is forgotten
+pushed     it was delivered
 """
 
 import os
@@ -31,19 +30,13 @@ class Schedule:
 
 
 def set_up(schedule):
-    put, drop, fsync, push = state.EdgeState.put, state.EdgeState.drop, os.fsync, driver.push
+    put, fsync, push = state.EdgeState.put, os.fsync, driver.push
 
     def putting(self, saved):
         schedule.at("before")
         done = put(self, saved)
         schedule.at("after")
         return done
-
-    def dropping(self, run_id):
-        there = self.get(run_id) is not None
-        drop(self, run_id)
-        if there:
-            schedule.at("forgotten")
 
     def syncing(opened):
         schedule.at("within")
@@ -57,8 +50,7 @@ def set_up(schedule):
             schedule.at("pushed")
         return done
 
-    state.EdgeState.put, state.EdgeState.drop = putting, dropping
-    state.os.fsync, driver.push = syncing, pushing
+    state.EdgeState.put, state.os.fsync, driver.push = putting, syncing, pushing
 
 
 if __name__ == "__main__":
