@@ -1,11 +1,13 @@
 """Building models one at a time.
 
 While accelerate, transformers and PEFT build a model they patch torch for the whole process: parameters made then
-land on `meta`, the default type changes. A model that another thread builds or changes then would be broken.
+land on `meta`, the default type changes. A model that another thread builds or changes then would be broken; one that
+only gets its values, as `loading` gives them, would not.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -20,7 +22,14 @@ def alone(build: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
 
     @wraps(build)
     def locked(*args: Parameters.args, **named: Parameters.kwargs) -> Result:
-        with _building:
+        with building():
             return build(*args, **named)
 
     return locked
+
+
+@contextmanager
+def building() -> Iterator[None]:
+    """Within it, no other thread runs what is `alone`."""
+    with _building:
+        yield

@@ -59,7 +59,7 @@ def _finish(model: Any, ties: Mapping[str, str], checkpoint: Checkpoint) -> None
     """Tie what is tied, and freeze all."""
     for name, source in ties.items():
         parent, last = place(model, name)
-        setattr(parent, last, model.get_parameter(source))
+        parent._parameters[last] = model.get_parameter(source)
     for name, parameter in model.named_parameters():
         if parameter.is_meta:
             raise CheckpointError(f"tensor {name} was not loaded from {checkpoint.source}; report this model")

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from elsa.errors import SplitError
-from elsa.model.alone import alone
+from elsa.model.alone import alone, building
 from elsa.model.bare import strip
 from elsa.model.carving import carve, without_vocabulary
 from elsa.model.held import hold_as
@@ -154,7 +154,6 @@ class Segment(Phases):
         return segment
 
     @classmethod
-    @alone
     def _loaded(
         cls,
         checkpoint: Checkpoint,
@@ -166,8 +165,10 @@ class Segment(Phases):
         checkpointing: bool,
         seed: int = 0,
     ) -> "Segment":
+        """Carved alone; loaded, which may take long, beside whatever else builds a model."""
         trained, new = head_modules(bones, checkpoint) if ends else ((), ())
-        segment = cls(bones, owned, ends=ends, base=base, checkpointing=checkpointing, trained=trained, new=new)
+        with building():
+            segment = cls(bones, owned, ends=ends, base=base, checkpointing=checkpointing, trained=trained, new=new)
         load(segment.model, checkpoint, new, seed, bones.config.initializer_range)
         return segment
 
