@@ -44,13 +44,13 @@ class Testbed:
         return done.stdout
 
     @contextmanager
-    def attached(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-        """`docker compose …` in the background, as long as the context."""
+    def attached(self, *arguments: str, stdout: int) -> Iterator[subprocess.Popen[str]]:
+        """`docker compose …` in the background, as long as the context; `stdout` as `subprocess` has it."""
         process = subprocess.Popen(
             [*self._compose, *arguments],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
@@ -84,7 +84,7 @@ def docker(*arguments: str) -> str:
 def first_step_s(testbed: Testbed) -> float:
     """Seconds from `docker compose up` to the first step that an edge has trained with a client."""
     begin = time.monotonic()
-    with testbed.attached("up", "--no-build"):
+    with testbed.attached("up", "--no-build", stdout=subprocess.DEVNULL):
         while not testbed.steps():
             if time.monotonic() - begin > GIVEN_UP_S:
                 raise SystemExit(f"no step within {GIVEN_UP_S:g} s:\n{testbed.run('logs', '--tail', '20')}")
@@ -95,7 +95,7 @@ def memory_and_drain(testbed: Testbed) -> tuple[dict[str, float], dict[str, floa
     """Memory of each role at rest and its most in training, MiB; and the seconds in which an edge stops then."""
     testbed.run("up", "-d", "--no-build", "--wait", *ROLES)
     rest, most = testbed.memory_mib(), {}
-    with testbed.attached("run", "--rm", "-T", "--no-deps", "submit") as run:
+    with testbed.attached("run", "--rm", "-T", "--no-deps", "submit", stdout=subprocess.PIPE) as run:
         for line in run.stdout or ():
             for role, used in testbed.memory_mib().items():
                 most[role] = max(used, most.get(role, 0.0))
