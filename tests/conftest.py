@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is the machine's affair
+hypothesis.settings.register_profile("any machine", deadline=None)  # a busy one is slower
 hypothesis.settings.load_profile("any machine")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; inherited by processes that tests start
 
