@@ -35,6 +35,7 @@ class Testbed:
     def __init__(self, project: str) -> None:
         self._compose = ["docker", "compose", "-p", project]
         self._project = project
+        self.follower = f"{project}-follower"
 
     def run(self, *arguments: str, check: bool = True) -> str:
         """`docker compose …`; what it printed."""
@@ -73,6 +74,7 @@ class Testbed:
 
     def down(self) -> None:
         """Take all down, volumes too."""
+        subprocess.run(["docker", "rm", "-f", self.follower], capture_output=True, check=False)
         self.run("down", "-v", "--remove-orphans", check=False)
 
 
@@ -95,7 +97,9 @@ def memory_and_drain(testbed: Testbed) -> tuple[dict[str, float], dict[str, floa
     """Memory of each role at rest and its most in training, MiB; and the seconds in which an edge stops then."""
     testbed.run("up", "-d", "--no-build", "--wait", *ROLES)
     rest, most = testbed.memory_mib(), {}
-    with testbed.attached("run", "--rm", "-T", "--no-deps", "submit", stdout=subprocess.PIPE) as run:
+    with testbed.attached(
+        "run", "--rm", "-T", "--no-deps", "--name", testbed.follower, "submit", stdout=subprocess.PIPE
+    ) as run:
         for line in run.stdout or ():
             for role, used in testbed.memory_mib().items():
                 most[role] = max(used, most.get(role, 0.0))

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +98,11 @@ class Testbed:
 
     def submit(self, spec: str) -> "Run":
         """Submit a run as the admin, and follow it."""
-        flags = ("--rm", "-T", "--no-deps")
+        name = self.container("followed", self._specs)
+        flags = ("--rm", "-T", "--no-deps", "--name", name)
         command = ["docker", "compose", "-p", self.project, "run", *flags, "submit"]
         return Run(
+            name,
             subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -110,7 +111,7 @@ class Testbed:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 text=True,
-            )
+            ),
         )
 
     def down(self) -> None:
@@ -132,9 +133,9 @@ class Testbed:
 class Run:
     """A run that is followed; ended, whatever happens, after `RUN_S`."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, name: str, process: "subprocess.Popen[str]") -> None:
+        self._name = name
         self._process = process
-        self._begin = time.monotonic()
         self._timer = threading.Timer(RUN_S, process.kill)
         self._timer.start()
         self.lines: list[str] = []
@@ -154,8 +155,9 @@ class Run:
         return self._process.wait(30)
 
     def stop(self) -> None:
-        """Follow it no longer."""
+        """Follow it no longer: its container is removed, if it is there still."""
         self._timer.cancel()
+        subprocess.run(["docker", "rm", "-f", self._name], capture_output=True, check=False)
         self._process.kill()
         self._process.communicate(timeout=30)
 
