@@ -3,8 +3,8 @@
 #   docker build -f docker/edge.Dockerfile -t elsa-edge .
 #
 # Build arguments:
-#   TORCH_INDEX_URL      where torch comes from, PyPI if empty; https://download.pytorch.org/whl/cpu has it without
-#                        CUDA, some gigabytes smaller
+#   TORCH_INDEX_URL      where torch comes from, PyPI if empty, which for Linux has the build for CUDA; the index that
+#                        PyTorch names for the CPU has one without, some gigabytes smaller
 #   PIP_EXTRA_INDEX_URL  another package index beside PyPI, for all packages
 #   VERSION, REVISION    what the image's labels say (org.opencontainers.image.version, .revision)
 #
