@@ -54,8 +54,11 @@ class AdapterServiceServicer:
     def PushAdapter(self, request_iterator, context):
         """Takes one adapter: first a header, then its chunks. To an edge, a client pushes its bottom and top tensors after
         Finish; to the cloud, an edge pushes its whole-model aggregate. Pushed again with the same digest, it is taken
-        for the first. Codes: FAILED_PRECONDITION for a round that is over, NOT_FOUND for an unknown run or session,
-        INVALID_ARGUMENT for names, shapes or values that do not fit, DATA_LOSS for a wrong checksum.
+        for the first. Codes: FAILED_PRECONDITION for a round that is over or not open yet, NOT_FOUND for an unknown run,
+        node or session, PERMISSION_DENIED for a caller that is no member here and for another's session, ABORTED for a run
+        that has ended, INVALID_ARGUMENT for names, shapes or values that do not fit, DATA_LOSS for a wrong checksum,
+        RESOURCE_EXHAUSTED for a larger adapter than the cloud takes or has room for, UNAVAILABLE for a push that fell
+        silent, and while an edge does not know its clients yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,8 +66,10 @@ class AdapterServiceServicer:
 
     def PullAdapter(self, request, context):
         """Gives the newest adapter that is at or past the one asked for: header, then chunks. Waits up to wait_s for it;
-        then UNAVAILABLE, as where the same caller asks again: it waits once. ABORTED if the run ended without it,
-        PERMISSION_DENIED for a caller that is no member here.
+        then UNAVAILABLE, as where the same caller asks again: it waits once. Codes: ABORTED if the run ended without it,
+        NOT_FOUND for an unknown run, node or adapter of a cluster, PERMISSION_DENIED for a caller that is no member here,
+        FAILED_PRECONDITION at an edge that has nothing of the round before, and for a version of a cluster that is not the
+        current one, INVALID_ARGUMENT for a wait out of bounds, UNAVAILABLE while an edge does not know its clients yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

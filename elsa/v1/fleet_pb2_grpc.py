@@ -87,21 +87,25 @@ class FleetServiceServicer:
     """
 
     def RegisterEdge(self, request, context):
-        """Makes an edge known, or known again after a restart: a name that is known keeps its runs.
+        """Makes an edge known, or known again after a restart: a name that is known keeps its runs. Codes: INVALID_ARGUMENT
+        for a name, address or capacity out of bounds, PERMISSION_DENIED for a name that a client has, RESOURCE_EXHAUSTED
+        where the fleet is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RegisterClient(self, request, context):
-        """Makes a client known, or known again after a restart.
+        """Makes a client known, or known again after a restart. Codes: INVALID_ARGUMENT for a name or data sets out of
+        bounds, PERMISSION_DENIED for a name that an edge has, RESOURCE_EXHAUSTED where the fleet is full.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Heartbeat(self, request, context):
-        """Says that a node is alive and how far it is. NOT_FOUND asks it to register again.
+        """Says that a node is alive and how far it is. Codes: NOT_FOUND asks it to register again, INVALID_ARGUMENT for
+        more progress than is taken.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -115,7 +119,7 @@ class FleetServiceServicer:
         with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
         unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
         answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
-        not of the node's role or out of bounds.
+        not of the node's role or out of bounds, and for another base than that of the run's edges.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,7 +127,7 @@ class FleetServiceServicer:
 
     def WatchAssignment(self, request, context):
         """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
-        so that a node that missed some misses nothing.
+        so that a node that missed some misses nothing. NOT_FOUND for a node that is not registered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,8 +135,9 @@ class FleetServiceServicer:
 
     def ShareKeys(self, request, context):
         """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
-        run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
-        INVALID_ARGUMENT for what is out of bounds.
+        run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION for a run that
+        does not train yet and for one that has the key of another client, ABORTED for one that has ended,
+        INVALID_ARGUMENT for a run that shares no key and for what is out of bounds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -150,7 +155,8 @@ class FleetServiceServicer:
     def UploadFingerprint(self, request, context):
         """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
         first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
-        another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+        another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering, and
+        for a version for which nobody is asked.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

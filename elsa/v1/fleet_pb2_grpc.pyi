@@ -34,11 +34,18 @@ class FleetServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FleetServiceAsyncStub: ...
     RegisterEdge: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RegisterEdgeRequest, _fleet_pb2.RegisterEdgeResponse]
-    """Makes an edge known, or known again after a restart: a name that is known keeps its runs."""
+    """Makes an edge known, or known again after a restart: a name that is known keeps its runs. Codes: INVALID_ARGUMENT
+    for a name, address or capacity out of bounds, PERMISSION_DENIED for a name that a client has, RESOURCE_EXHAUSTED
+    where the fleet is full.
+    """
     RegisterClient: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.RegisterClientRequest, _fleet_pb2.RegisterClientResponse]
-    """Makes a client known, or known again after a restart."""
+    """Makes a client known, or known again after a restart. Codes: INVALID_ARGUMENT for a name or data sets out of
+    bounds, PERMISSION_DENIED for a name that an edge has, RESOURCE_EXHAUSTED where the fleet is full.
+    """
     Heartbeat: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.HeartbeatRequest, _fleet_pb2.HeartbeatResponse]
-    """Says that a node is alive and how far it is. NOT_FOUND asks it to register again."""
+    """Says that a node is alive and how far it is. Codes: NOT_FOUND asks it to register again, INVALID_ARGUMENT for
+    more progress than is taken.
+    """
     JoinRun: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.JoinRunRequest, _fleet_pb2.JoinRunResponse]
     """Takes part in a run, or says why not. While the run enrolls, a later answer replaces an earlier one. From then on
     a refusal alone is taken, whatever the state of a run that has not ended: the member leaves the run with that
@@ -47,16 +54,17 @@ class FleetServiceStub:
     with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
     unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
     answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
-    not of the node's role or out of bounds.
+    not of the node's role or out of bounds, and for another base than that of the run's edges.
     """
     WatchAssignment: _grpc.UnaryStreamMultiCallable[_fleet_pb2.WatchAssignmentRequest, _fleet_pb2.WatchAssignmentResponse]
     """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
-    so that a node that missed some misses nothing.
+    so that a node that missed some misses nothing. NOT_FOUND for a node that is not registered.
     """
     ShareKeys: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ShareKeysRequest, _fleet_pb2.ShareKeysResponse]
     """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
-    run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
-    INVALID_ARGUMENT for what is out of bounds.
+    run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION for a run that
+    does not train yet and for one that has the key of another client, ABORTED for one that has ended,
+    INVALID_ARGUMENT for a run that shares no key and for what is out of bounds.
     """
     GetProbes: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.GetProbesRequest, _fleet_pb2.GetProbesResponse]
     """Gives a client of a run that clusters its probes. Codes: NOT_FOUND for an unknown run or client,
@@ -66,7 +74,8 @@ class FleetServiceStub:
     UploadFingerprint: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.UploadFingerprintRequest, _fleet_pb2.UploadFingerprintResponse]
     """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
     first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
-    another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+    another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering, and
+    for a version for which nobody is asked.
     """
     ListEdges: _grpc.UnaryUnaryMultiCallable[_fleet_pb2.ListEdgesRequest, _fleet_pb2.ListEdgesResponse]
     """Lists the edges that are registered, in order of their names, some hundreds at a time: for operators, who look
@@ -79,11 +88,18 @@ class FleetServiceAsyncStub(FleetServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RegisterEdge: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RegisterEdgeRequest, _fleet_pb2.RegisterEdgeResponse]  # type: ignore[assignment]
-    """Makes an edge known, or known again after a restart: a name that is known keeps its runs."""
+    """Makes an edge known, or known again after a restart: a name that is known keeps its runs. Codes: INVALID_ARGUMENT
+    for a name, address or capacity out of bounds, PERMISSION_DENIED for a name that a client has, RESOURCE_EXHAUSTED
+    where the fleet is full.
+    """
     RegisterClient: _aio.UnaryUnaryMultiCallable[_fleet_pb2.RegisterClientRequest, _fleet_pb2.RegisterClientResponse]  # type: ignore[assignment]
-    """Makes a client known, or known again after a restart."""
+    """Makes a client known, or known again after a restart. Codes: INVALID_ARGUMENT for a name or data sets out of
+    bounds, PERMISSION_DENIED for a name that an edge has, RESOURCE_EXHAUSTED where the fleet is full.
+    """
     Heartbeat: _aio.UnaryUnaryMultiCallable[_fleet_pb2.HeartbeatRequest, _fleet_pb2.HeartbeatResponse]  # type: ignore[assignment]
-    """Says that a node is alive and how far it is. NOT_FOUND asks it to register again."""
+    """Says that a node is alive and how far it is. Codes: NOT_FOUND asks it to register again, INVALID_ARGUMENT for
+    more progress than is taken.
+    """
     JoinRun: _aio.UnaryUnaryMultiCallable[_fleet_pb2.JoinRunRequest, _fleet_pb2.JoinRunResponse]  # type: ignore[assignment]
     """Takes part in a run, or says why not. While the run enrolls, a later answer replaces an earlier one. From then on
     a refusal alone is taken, whatever the state of a run that has not ended: the member leaves the run with that
@@ -92,16 +108,17 @@ class FleetServiceAsyncStub(FleetServiceStub):
     with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
     unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
     answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
-    not of the node's role or out of bounds.
+    not of the node's role or out of bounds, and for another base than that of the run's edges.
     """
     WatchAssignment: _aio.UnaryStreamMultiCallable[_fleet_pb2.WatchAssignmentRequest, _fleet_pb2.WatchAssignmentResponse]  # type: ignore[assignment]
     """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
-    so that a node that missed some misses nothing.
+    so that a node that missed some misses nothing. NOT_FOUND for a node that is not registered.
     """
     ShareKeys: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ShareKeysRequest, _fleet_pb2.ShareKeysResponse]  # type: ignore[assignment]
     """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
-    run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
-    INVALID_ARGUMENT for what is out of bounds.
+    run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION for a run that
+    does not train yet and for one that has the key of another client, ABORTED for one that has ended,
+    INVALID_ARGUMENT for a run that shares no key and for what is out of bounds.
     """
     GetProbes: _aio.UnaryUnaryMultiCallable[_fleet_pb2.GetProbesRequest, _fleet_pb2.GetProbesResponse]  # type: ignore[assignment]
     """Gives a client of a run that clusters its probes. Codes: NOT_FOUND for an unknown run or client,
@@ -111,7 +128,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     UploadFingerprint: _aio.UnaryUnaryMultiCallable[_fleet_pb2.UploadFingerprintRequest, _fleet_pb2.UploadFingerprintResponse]  # type: ignore[assignment]
     """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
     first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
-    another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+    another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering, and
+    for a version for which nobody is asked.
     """
     ListEdges: _aio.UnaryUnaryMultiCallable[_fleet_pb2.ListEdgesRequest, _fleet_pb2.ListEdgesResponse]  # type: ignore[assignment]
     """Lists the edges that are registered, in order of their names, some hundreds at a time: for operators, who look
@@ -127,7 +145,10 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.RegisterEdgeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.RegisterEdgeResponse, _abc.Awaitable[_fleet_pb2.RegisterEdgeResponse]]:
-        """Makes an edge known, or known again after a restart: a name that is known keeps its runs."""
+        """Makes an edge known, or known again after a restart: a name that is known keeps its runs. Codes: INVALID_ARGUMENT
+        for a name, address or capacity out of bounds, PERMISSION_DENIED for a name that a client has, RESOURCE_EXHAUSTED
+        where the fleet is full.
+        """
 
     @_abc_1.abstractmethod
     def RegisterClient(
@@ -135,7 +156,9 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.RegisterClientRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.RegisterClientResponse, _abc.Awaitable[_fleet_pb2.RegisterClientResponse]]:
-        """Makes a client known, or known again after a restart."""
+        """Makes a client known, or known again after a restart. Codes: INVALID_ARGUMENT for a name or data sets out of
+        bounds, PERMISSION_DENIED for a name that an edge has, RESOURCE_EXHAUSTED where the fleet is full.
+        """
 
     @_abc_1.abstractmethod
     def Heartbeat(
@@ -143,7 +166,9 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fleet_pb2.HeartbeatRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.HeartbeatResponse, _abc.Awaitable[_fleet_pb2.HeartbeatResponse]]:
-        """Says that a node is alive and how far it is. NOT_FOUND asks it to register again."""
+        """Says that a node is alive and how far it is. Codes: NOT_FOUND asks it to register again, INVALID_ARGUMENT for
+        more progress than is taken.
+        """
 
     @_abc_1.abstractmethod
     def JoinRun(
@@ -158,7 +183,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         with the reasons. A member that is out already may refuse again, and nothing happens. Codes: NOT_FOUND for an
         unknown run or node, PERMISSION_DENIED for a run that was not offered to it, FAILED_PRECONDITION for any other
         answer to a run that has its members, ABORTED for a run that has ended, INVALID_ARGUMENT for an answer that is
-        not of the node's role or out of bounds.
+        not of the node's role or out of bounds, and for another base than that of the run's edges.
         """
 
     @_abc_1.abstractmethod
@@ -168,7 +193,7 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_fleet_pb2.WatchAssignmentResponse], _abc.AsyncIterator[_fleet_pb2.WatchAssignmentResponse]]:
         """Streams what a node is to do: at once its assignments as they are, then every change. Each message is complete,
-        so that a node that missed some misses nothing.
+        so that a node that missed some misses nothing. NOT_FOUND for a node that is not registered.
         """
 
     @_abc_1.abstractmethod
@@ -178,8 +203,9 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_fleet_pb2.ShareKeysResponse, _abc.Awaitable[_fleet_pb2.ShareKeysResponse]]:
         """Hands on keys that one client has wrapped for others; the cloud cannot open them. Codes: NOT_FOUND for an unknown
-        run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION while the run enrolls,
-        INVALID_ARGUMENT for what is out of bounds.
+        run or client, PERMISSION_DENIED for a client that is not a member, FAILED_PRECONDITION for a run that
+        does not train yet and for one that has the key of another client, ABORTED for one that has ended,
+        INVALID_ARGUMENT for a run that shares no key and for what is out of bounds.
         """
 
     @_abc_1.abstractmethod
@@ -201,7 +227,8 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_fleet_pb2.UploadFingerprintResponse, _abc.Awaitable[_fleet_pb2.UploadFingerprintResponse]]:
         """Takes a client's fingerprint. While the run warms up a second one replaces the first; once it has clustered, a
         first one is taken still, and its client joins the nearest cluster. Codes: as for GetProbes; INVALID_ARGUMENT for
-        another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering.
+        another probe set, shape, or values that are not finite; FAILED_PRECONDITION for a second one after clustering, and
+        for a version for which nobody is asked.
         """
 
     @_abc_1.abstractmethod

@@ -87,7 +87,8 @@ class RunServiceServicer:
     """
 
     def SubmitRun(self, request, context):
-        """Takes a specification and makes a run of it. INVALID_ARGUMENT names the field at fault.
+        """Takes a specification and makes a run of it. Codes: INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED
+        while as many runs are open as the cloud takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,7 +117,7 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CancelRun(self, request, context):
-        """Ends a run. FAILED_PRECONDITION if it has ended already.
+        """Ends a run. NOT_FOUND if there is none of that id, FAILED_PRECONDITION if it has ended already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -147,7 +148,7 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportAdapter(self, request, context):
-        """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version.
+        """Streams a PEFT folder, file after file. NOT_FOUND if there is no run of that id, or it has no such version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -34,7 +34,9 @@ class RunServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RunServiceAsyncStub: ...
     SubmitRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.SubmitRunRequest, _run_pb2.SubmitRunResponse]
-    """Takes a specification and makes a run of it. INVALID_ARGUMENT names the field at fault."""
+    """Takes a specification and makes a run of it. Codes: INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED
+    while as many runs are open as the cloud takes.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.GetRunResponse]
     """Gives one run. NOT_FOUND if there is none of that id."""
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
@@ -44,7 +46,7 @@ class RunServiceStub:
     NOT_FOUND if there is none of that id.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]
-    """Ends a run. FAILED_PRECONDITION if it has ended already."""
+    """Ends a run. NOT_FOUND if there is none of that id, FAILED_PRECONDITION if it has ended already."""
     ReportEvaluation: _grpc.UnaryUnaryMultiCallable[_run_pb2.ReportEvaluationRequest, _run_pb2.ReportEvaluationResponse]
     """Takes a client's evaluation of a global adapter; a second one of the same version is dropped. Codes: NOT_FOUND for
     an unknown run or client, PERMISSION_DENIED for a client that does not take part, FAILED_PRECONDITION for a run that
@@ -57,7 +59,7 @@ class RunServiceStub:
     FAILED_PRECONDITION for one whose splits are not planned or that has no plan yet.
     """
     ExportAdapter: _grpc.UnaryStreamMultiCallable[_run_pb2.ExportAdapterRequest, _run_pb2.ExportAdapterResponse]
-    """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version."""
+    """Streams a PEFT folder, file after file. NOT_FOUND if there is no run of that id, or it has no such version."""
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -65,7 +67,9 @@ class RunServiceAsyncStub(RunServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SubmitRun: _aio.UnaryUnaryMultiCallable[_run_pb2.SubmitRunRequest, _run_pb2.SubmitRunResponse]  # type: ignore[assignment]
-    """Takes a specification and makes a run of it. INVALID_ARGUMENT names the field at fault."""
+    """Takes a specification and makes a run of it. Codes: INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED
+    while as many runs are open as the cloud takes.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_pb2.GetRunRequest, _run_pb2.GetRunResponse]  # type: ignore[assignment]
     """Gives one run. NOT_FOUND if there is none of that id."""
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
@@ -75,7 +79,7 @@ class RunServiceAsyncStub(RunServiceStub):
     NOT_FOUND if there is none of that id.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]  # type: ignore[assignment]
-    """Ends a run. FAILED_PRECONDITION if it has ended already."""
+    """Ends a run. NOT_FOUND if there is none of that id, FAILED_PRECONDITION if it has ended already."""
     ReportEvaluation: _aio.UnaryUnaryMultiCallable[_run_pb2.ReportEvaluationRequest, _run_pb2.ReportEvaluationResponse]  # type: ignore[assignment]
     """Takes a client's evaluation of a global adapter; a second one of the same version is dropped. Codes: NOT_FOUND for
     an unknown run or client, PERMISSION_DENIED for a client that does not take part, FAILED_PRECONDITION for a run that
@@ -88,7 +92,7 @@ class RunServiceAsyncStub(RunServiceStub):
     FAILED_PRECONDITION for one whose splits are not planned or that has no plan yet.
     """
     ExportAdapter: _aio.UnaryStreamMultiCallable[_run_pb2.ExportAdapterRequest, _run_pb2.ExportAdapterResponse]  # type: ignore[assignment]
-    """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version."""
+    """Streams a PEFT folder, file after file. NOT_FOUND if there is no run of that id, or it has no such version."""
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     """Keeps the runs."""
@@ -99,7 +103,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.SubmitRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.SubmitRunResponse, _abc.Awaitable[_run_pb2.SubmitRunResponse]]:
-        """Takes a specification and makes a run of it. INVALID_ARGUMENT names the field at fault."""
+        """Takes a specification and makes a run of it. Codes: INVALID_ARGUMENT names the field at fault, RESOURCE_EXHAUSTED
+        while as many runs are open as the cloud takes.
+        """
 
     @_abc_1.abstractmethod
     def GetRun(
@@ -133,7 +139,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.CancelRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_pb2.CancelRunResponse, _abc.Awaitable[_run_pb2.CancelRunResponse]]:
-        """Ends a run. FAILED_PRECONDITION if it has ended already."""
+        """Ends a run. NOT_FOUND if there is none of that id, FAILED_PRECONDITION if it has ended already."""
 
     @_abc_1.abstractmethod
     def ReportEvaluation(
@@ -170,6 +176,6 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.ExportAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_pb2.ExportAdapterResponse], _abc.AsyncIterator[_run_pb2.ExportAdapterResponse]]:
-        """Streams a PEFT folder, file after file. NOT_FOUND if the run has no such version."""
+        """Streams a PEFT folder, file after file. NOT_FOUND if there is no run of that id, or it has no such version."""
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

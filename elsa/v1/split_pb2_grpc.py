@@ -62,16 +62,22 @@ class SplitServiceServicer:
     """
 
     def Train(self, request_iterator, context):
-        """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract, NOT_FOUND for an unknown
-        run or resume token, FAILED_PRECONDITION for a round that is over, ABORTED for a run that ended,
-        RESOURCE_EXHAUSTED when the edge is full, DATA_LOSS for a chunk with the wrong checksum.
+        """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract and for another base than the
+        edge's, NOT_FOUND for an unknown run or resume token and for a session that was dropped or taken up on another
+        stream, PERMISSION_DENIED for another edge's client, FAILED_PRECONDITION for a round that is not open, ABORTED for a
+        run that ended, RESOURCE_EXHAUSTED when the edge is full, UNAVAILABLE while the edge does not know its clients yet,
+        DATA_LOSS for a chunk with the wrong checksum.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Predict(self, request_iterator, context):
-        """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train.
+        """Runs micro-batches forward only, with the edge's adapter of a given version. Codes: INVALID_ARGUMENT for a message
+        that breaks its contract and for another base than the edge's, NOT_FOUND for an unknown run, session or adapter of
+        a cluster, PERMISSION_DENIED for another edge's client and another client's session, FAILED_PRECONDITION for a
+        version that is not the current one, ABORTED for a run that ended, UNAVAILABLE while the edge does not know its
+        clients yet, DATA_LOSS for a chunk with the wrong checksum.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -93,7 +99,7 @@ class SplitServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Ping(self, request, context):
-        """Answers at once: measures latency and, with a payload, throughput.
+        """Answers at once: measures latency and, with a payload, throughput. INVALID_ARGUMENT for more bytes than it takes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

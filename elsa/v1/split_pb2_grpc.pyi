@@ -40,12 +40,19 @@ class SplitServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SplitServiceAsyncStub: ...
     Train: _grpc.StreamStreamMultiCallable[_split_pb2.TrainRequest, _split_pb2.TrainResponse]
-    """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract, NOT_FOUND for an unknown
-    run or resume token, FAILED_PRECONDITION for a round that is over, ABORTED for a run that ended,
-    RESOURCE_EXHAUSTED when the edge is full, DATA_LOSS for a chunk with the wrong checksum.
+    """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract and for another base than the
+    edge's, NOT_FOUND for an unknown run or resume token and for a session that was dropped or taken up on another
+    stream, PERMISSION_DENIED for another edge's client, FAILED_PRECONDITION for a round that is not open, ABORTED for a
+    run that ended, RESOURCE_EXHAUSTED when the edge is full, UNAVAILABLE while the edge does not know its clients yet,
+    DATA_LOSS for a chunk with the wrong checksum.
     """
     Predict: _grpc.StreamStreamMultiCallable[_split_pb2.PredictRequest, _split_pb2.PredictResponse]
-    """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train."""
+    """Runs micro-batches forward only, with the edge's adapter of a given version. Codes: INVALID_ARGUMENT for a message
+    that breaks its contract and for another base than the edge's, NOT_FOUND for an unknown run, session or adapter of
+    a cluster, PERMISSION_DENIED for another edge's client and another client's session, FAILED_PRECONDITION for a
+    version that is not the current one, ABORTED for a run that ended, UNAVAILABLE while the edge does not know its
+    clients yet, DATA_LOSS for a chunk with the wrong checksum.
+    """
     FetchBlocks: _grpc.UnaryStreamMultiCallable[_split_pb2.FetchBlocksRequest, _split_pb2.FetchBlocksResponse]
     """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
     and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
@@ -58,7 +65,7 @@ class SplitServiceStub:
     run that ended, RESOURCE_EXHAUSTED when the edge sends to as many clients as it may.
     """
     Ping: _grpc.UnaryUnaryMultiCallable[_split_pb2.PingRequest, _split_pb2.PingResponse]
-    """Answers at once: measures latency and, with a payload, throughput."""
+    """Answers at once: measures latency and, with a payload, throughput. INVALID_ARGUMENT for more bytes than it takes."""
 
 @_typing.type_check_only
 class SplitServiceAsyncStub(SplitServiceStub):
@@ -66,12 +73,19 @@ class SplitServiceAsyncStub(SplitServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Train: _aio.StreamStreamMultiCallable[_split_pb2.TrainRequest, _split_pb2.TrainResponse]  # type: ignore[assignment]
-    """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract, NOT_FOUND for an unknown
-    run or resume token, FAILED_PRECONDITION for a round that is over, ABORTED for a run that ended,
-    RESOURCE_EXHAUSTED when the edge is full, DATA_LOSS for a chunk with the wrong checksum.
+    """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract and for another base than the
+    edge's, NOT_FOUND for an unknown run or resume token and for a session that was dropped or taken up on another
+    stream, PERMISSION_DENIED for another edge's client, FAILED_PRECONDITION for a round that is not open, ABORTED for a
+    run that ended, RESOURCE_EXHAUSTED when the edge is full, UNAVAILABLE while the edge does not know its clients yet,
+    DATA_LOSS for a chunk with the wrong checksum.
     """
     Predict: _aio.StreamStreamMultiCallable[_split_pb2.PredictRequest, _split_pb2.PredictResponse]  # type: ignore[assignment]
-    """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train."""
+    """Runs micro-batches forward only, with the edge's adapter of a given version. Codes: INVALID_ARGUMENT for a message
+    that breaks its contract and for another base than the edge's, NOT_FOUND for an unknown run, session or adapter of
+    a cluster, PERMISSION_DENIED for another edge's client and another client's session, FAILED_PRECONDITION for a
+    version that is not the current one, ABORTED for a run that ended, UNAVAILABLE while the edge does not know its
+    clients yet, DATA_LOSS for a chunk with the wrong checksum.
+    """
     FetchBlocks: _aio.UnaryStreamMultiCallable[_split_pb2.FetchBlocksRequest, _split_pb2.FetchBlocksResponse]  # type: ignore[assignment]
     """Streams the frozen base as far as a client needs it: the files beside the weights and the tensors of its own blocks
     and ends. While the run enrolls and its clients are not known yet, whoever names it may have the manifest and the
@@ -84,7 +98,7 @@ class SplitServiceAsyncStub(SplitServiceStub):
     run that ended, RESOURCE_EXHAUSTED when the edge sends to as many clients as it may.
     """
     Ping: _aio.UnaryUnaryMultiCallable[_split_pb2.PingRequest, _split_pb2.PingResponse]  # type: ignore[assignment]
-    """Answers at once: measures latency and, with a payload, throughput."""
+    """Answers at once: measures latency and, with a payload, throughput. INVALID_ARGUMENT for more bytes than it takes."""
 
 class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs the blocks between a client's bottom and top."""
@@ -95,9 +109,11 @@ class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_split_pb2.TrainRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_split_pb2.TrainResponse], _abc.AsyncIterator[_split_pb2.TrainResponse]]:
-        """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract, NOT_FOUND for an unknown
-        run or resume token, FAILED_PRECONDITION for a round that is over, ABORTED for a run that ended,
-        RESOURCE_EXHAUSTED when the edge is full, DATA_LOSS for a chunk with the wrong checksum.
+        """Trains one session. Codes: INVALID_ARGUMENT for a message that breaks its contract and for another base than the
+        edge's, NOT_FOUND for an unknown run or resume token and for a session that was dropped or taken up on another
+        stream, PERMISSION_DENIED for another edge's client, FAILED_PRECONDITION for a round that is not open, ABORTED for a
+        run that ended, RESOURCE_EXHAUSTED when the edge is full, UNAVAILABLE while the edge does not know its clients yet,
+        DATA_LOSS for a chunk with the wrong checksum.
         """
 
     @_abc_1.abstractmethod
@@ -106,7 +122,12 @@ class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_split_pb2.PredictRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_split_pb2.PredictResponse], _abc.AsyncIterator[_split_pb2.PredictResponse]]:
-        """Runs micro-batches forward only, with the edge's adapter of a given version. Codes as for Train."""
+        """Runs micro-batches forward only, with the edge's adapter of a given version. Codes: INVALID_ARGUMENT for a message
+        that breaks its contract and for another base than the edge's, NOT_FOUND for an unknown run, session or adapter of
+        a cluster, PERMISSION_DENIED for another edge's client and another client's session, FAILED_PRECONDITION for a
+        version that is not the current one, ABORTED for a run that ended, UNAVAILABLE while the edge does not know its
+        clients yet, DATA_LOSS for a chunk with the wrong checksum.
+        """
 
     @_abc_1.abstractmethod
     def FetchBlocks(
@@ -131,6 +152,6 @@ class SplitServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _split_pb2.PingRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_split_pb2.PingResponse, _abc.Awaitable[_split_pb2.PingResponse]]:
-        """Answers at once: measures latency and, with a payload, throughput."""
+        """Answers at once: measures latency and, with a payload, throughput. INVALID_ARGUMENT for more bytes than it takes."""
 
 def add_SplitServiceServicer_to_server(servicer: SplitServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,6 +1,7 @@
-"""A tiny BERT with a tokenizer, and edges that need no cloud."""
+"""A tiny BERT with a tokenizer, and what holds the ends of calls against docs/api.md."""
 
 import pytest
+from listed_codes import note_all, unlisted
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -39,3 +40,20 @@ def tiny_bert(tmp_path_factory):
                 torch.nn.init.normal_(parameter, std=0.1)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ended():
+    """The calls of our servicers that ended with an error, with its code."""
+    seen = set()
+    with pytest.MonkeyPatch.context() as patched:
+        note_all(patched, seen)
+        yield seen
+
+
+@pytest.fixture(autouse=True)
+def _ends_are_listed(_ended):
+    """No call of any test here ends with a code that docs/api.md does not list."""
+    _ended.clear()
+    yield
+    assert not unlisted(_ended), "name the codes in the protos' comments, and run make protos"
