@@ -1,7 +1,8 @@
 """Holds the API against what was released: `elsa.v1` only grows.
 
     python protos/versions.py            says what would break callers of a release; exits with 1 if something would
-    python protos/versions.py release    writes protos/released/VERSION.txt, the API as it is now
+    python protos/versions.py release    writes protos/released/VERSION.txt, the API as it is now; exits with 1 if one
+                                         is there that says something else, which stays
 
 A released API is a file of facts, one a line, that people and diffs can read: each field with its number, type, label
 and oneof, each enum value, each method with its types and streams, each reserved number and name. A later API must
@@ -135,14 +136,23 @@ def written(release: str, said: Facts) -> str:
     return "\n".join([head, *(f"{thing}: {what}" for thing, what in said.items())]) + "\n"
 
 
-def main(arguments: list[str]) -> int:
+def release(folder: Path, number: str, said: Facts) -> str:
+    """Write a release down. Returns why that cannot be; empty if its list says this now."""
+    path, text = folder / f"{number}.txt", written(number, said)
+    if path.exists() and path.read_text() != text:
+        return f"{path.name} is there and says something else; what was released stays: raise the version"
+    path.write_text(text)
+    return ""
+
+
+def main(arguments: list[str], folder: Path = RELEASED) -> int:
     """Check, or with `release` write. The exit code."""
-    releases = {path.stem: read(path.read_text()) for path in sorted(RELEASED.glob("*.txt"))}
-    found = [f"{release}: {line}" for release, said in releases.items() for line in breaks(said, current())]
+    releases = {path.stem: read(path.read_text()) for path in sorted(folder.glob("*.txt"))}
+    found = [f"breaks {release}: {line}" for release, said in releases.items() for line in breaks(said, current())]
+    if arguments == ["release"] and not found and (fault := release(folder, version("elsa"), current())):
+        found = [fault]
     for line in found:
-        sys.stderr.write(f"breaks {line}\n")
-    if arguments == ["release"] and not found:
-        (RELEASED / f"{version('elsa')}.txt").write_text(written(version("elsa"), current()))
+        sys.stderr.write(f"{line}\n")
     return 1 if found else 0
 
 

@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from hypothesis import given
 from hypothesis import strategies as st
-from versions import breaks, current, facts, main, read, written
+from versions import breaks, current, facts, main, read, release, written
 
 from elsa.v1 import adapter_pb2, fleet_pb2, run_pb2, split_pb2, tensor_pb2
 
@@ -218,6 +218,28 @@ def test_facts_of_nested_messages_and_enums_count():
 
 def test_a_release_is_read_as_it_was_written():
     assert read(written("9.9.9", NOW)) == NOW
+
+
+def test_a_release_is_written_once_and_never_altered(tmp_path):
+    assert release(tmp_path, "9.9.9", NOW) == ""
+    before = (tmp_path / "9.9.9.txt").read_text()
+    assert read(before) == NOW
+    assert release(tmp_path, "9.9.9", NOW) == ""
+    more = {**NOW, "elsa.v1.New": "message"}  # which is no break
+    assert "9.9.9.txt is there and says something else" in release(tmp_path, "9.9.9", more)
+    assert (tmp_path / "9.9.9.txt").read_text() == before
+    assert release(tmp_path, "9.9.10", more) == ""
+
+
+def test_a_list_that_says_something_else_ends_the_command(tmp_path, capsys):
+    assert main(["release"], tmp_path) == 0
+    (path,) = tmp_path.iterdir()
+    *kept, _ = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(kept))
+    assert main([], tmp_path) == 0
+    assert main(["release"], tmp_path) == 1
+    assert "raise the version" in capsys.readouterr().err
+    assert path.read_text() == "".join(kept)
 
 
 def test_there_is_a_release():
