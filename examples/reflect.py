@@ -7,9 +7,11 @@
 
 Needs grpcio, grpcio-reflection and protobuf. Requests are JSON, and so are answers, a line each. ELSA_CLOUD says
 where the server is (127.0.0.1:7400). Over TLS set ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY to the files of an
-admin, and for an edge ELSA_HOST_NAME to its name, such as edge-1.edge.elsa.internal.
+admin, and for an edge ELSA_HOST_NAME to its name, such as edge-1.edge.elsa.internal; without them it calls this
+machine alone.
 """
 
+import ipaddress
 import os
 import sys
 from collections.abc import Iterator
@@ -28,14 +30,25 @@ UNTIL_S = 3600.0
 
 
 def connect() -> grpc.Channel:
-    """A channel to the server that the environment names."""
+    """A channel to the server that the environment names, over TLS but to this machine."""
     address = os.environ.get("ELSA_CLOUD", "127.0.0.1:7400")
     files = [os.environ.get(f"ELSA_TLS_{part}") for part in ("CA", "KEY", "CERT")]
-    if not all(files):
+    if not any(files) and is_loopback(address):
         return grpc.insecure_channel(address)
+    if not all(files):
+        raise SystemExit(f"to call {address}, set all of ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY")
     credentials = grpc.ssl_channel_credentials(*(Path(file or "").read_bytes() for file in files))
     host = os.environ.get("ELSA_HOST_NAME", "cloud.elsa.internal")
     return grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", host)])
+
+
+def is_loopback(address: str) -> bool:
+    """Whether it is one of this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def describe(pool: DescriptorPool, name: str) -> Iterator[str]:

@@ -3,10 +3,12 @@
 //   cd examples/node && npm ci
 //   node run_client.js ../docstrings.yaml adapter [HOST:PORT]
 //
-// Over TLS set ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY to the files of an admin (docs/identity.md).
+// Over TLS set ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY to the files of an admin (docs/identity.md); without them it
+// calls this machine alone.
 "use strict";
 
 const fs = require("node:fs");
+const net = require("node:net");
 const path = require("node:path");
 const grpc = require("@grpc/grpc-js");
 const { loadSync } = require("@grpc/proto-loader");
@@ -17,9 +19,16 @@ const SHAPE = { keepCase: true, longs: Number, enums: String, defaults: true, on
 function connect(address) {
   const { RunService } = grpc.loadPackageDefinition(loadSync("elsa/v1/run.proto", SHAPE)).elsa.v1;
   const files = ["CA", "KEY", "CERT"].map((part) => process.env[`ELSA_TLS_${part}`]);
-  if (!files.every(Boolean)) return new RunService(address, grpc.credentials.createInsecure());
+  if (!files.some(Boolean) && isLoopback(address)) return new RunService(address, grpc.credentials.createInsecure());
+  if (!files.every(Boolean))
+    throw new Error(`to call ${address}, set all of ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY`);
   const credentials = grpc.credentials.createSsl(...files.map((file) => fs.readFileSync(file)));
   return new RunService(address, credentials, { "grpc.ssl_target_name_override": "cloud.elsa.internal" });
+}
+
+function isLoopback(address) {
+  const host = address.slice(0, address.lastIndexOf(":")).replace(/^\[|\]$/g, "");
+  return host === "localhost" || host === "::1" || (net.isIPv4(host) && host.startsWith("127."));
 }
 
 function submit(runs, spec) {
@@ -53,8 +62,9 @@ async function fetchAdapter(runs, run_id, folder) {
 }
 
 async function main(spec, folder, address = "127.0.0.1:7400") {
-  const runs = connect(address);
+  let runs;
   try {
+    runs = connect(address);
     const run_id = await submit(runs, fs.readFileSync(spec, "utf8"));
     if ((await follow(runs, run_id)) !== "RUN_STATE_COMPLETED") return 1;
     await fetchAdapter(runs, run_id, folder);
@@ -63,7 +73,7 @@ async function main(spec, folder, address = "127.0.0.1:7400") {
     console.error(`${grpc.status[error.code] ?? "error"}: ${error.details ?? error.message}`);
     return 1;
   } finally {
-    runs.close();
+    runs?.close();
   }
 }
 

@@ -7,10 +7,12 @@
     elsa run submit examples/numpy_client/run.yaml                 in a fourth.
 
 The client itself needs numpy, grpcio, protobuf and pyyaml, and of this repository elsa/v1 alone. Over TLS give
-ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY, or the flags, with the certificate of client np-1 (docs/identity.md).
+ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY, or the flags, with the certificate of client np-1 (docs/identity.md);
+without them it calls this machine alone.
 """
 
 import argparse
+import ipaddress
 import os
 import sys
 from pathlib import Path
@@ -32,17 +34,31 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="JSONL file of rows")
     parser.add_argument("--heldout", type=Path, help="rows to evaluate on; default: a share of --data")
     for part in ("ca", "cert", "key"):
-        parser.add_argument(f"--tls-{part}", type=Path, default=os.environ.get(f"ELSA_TLS_{part.upper()}"))
+        parser.add_argument(f"--tls-{part}", type=Path, default=os.environ.get(f"ELSA_TLS_{part.upper()}") or None)
     return parser.parse_args(given)
 
 
 def dialed(address: str, host: str, tls: list[Path | None]) -> grpc.Channel:
-    """A channel to the server that is known as `host`, over TLS where the three files are given."""
-    if not all(tls):
+    """A channel to the server that is known as `host`, over TLS but to this machine.
+
+    Raises ValueError without the three files, if there is one of them or the server is elsewhere.
+    """
+    if not any(tls) and is_loopback(address):
         return grpc.insecure_channel(address)
+    if not all(tls):
+        raise ValueError(f"to call {host} at {address}, give all of --tls-ca, --tls-cert and --tls-key")
     ca, certificate, key = (Path(path).read_bytes() for path in tls if path)
     credentials = grpc.ssl_channel_credentials(ca, key, certificate)
     return grpc.secure_channel(address, credentials, options=[("grpc.ssl_target_name_override", host)])
+
+
+def is_loopback(address: str) -> bool:
+    """Whether it is one of this machine."""
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def main(given: list[str] | None = None) -> int:
@@ -51,7 +67,10 @@ def main(given: list[str] | None = None) -> int:
     tls = [flags.tls_ca, flags.tls_cert, flags.tls_key]
     try:
         cloud = Cloud(dialed(flags.cloud, "cloud.elsa.internal", tls), flags.name, flags.dataset)
-        run_id = cloud.offered().run_id
+        offered = cloud.offered()
+    except ValueError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
     except grpc.RpcError as error:
         print(f"cloud {flags.cloud}: {error.details()}", file=sys.stderr)  # noqa: T201
         return 1
@@ -59,19 +78,19 @@ def main(given: list[str] | None = None) -> int:
         member = Member(
             cloud,
             lambda edge, address: dialed(address, f"{edge}.edge.elsa.internal", tls),
-            cloud.offered(),
+            offered,
             lambda line: print(line, flush=True),  # noqa: T201
         )
         member.join(flags.data, flags.heldout)
-        member.work(cloud.training(run_id))
+        member.work(cloud.training(offered.run_id))
         return 0
     except RunOverError as error:
         print(error, file=sys.stderr)  # noqa: T201
     except (ValueError, grpc.RpcError) as error:
         reason = error.details() if isinstance(error, grpc.RpcError) else str(error)
-        print(f"leaves run {run_id}: {reason}", file=sys.stderr)  # noqa: T201
+        print(f"leaves run {offered.run_id}: {reason}", file=sys.stderr)  # noqa: T201
         if not isinstance(error, grpc.RpcError) or error.code() is not grpc.StatusCode.ABORTED:
-            cloud.answer(run_id, refusal=str(reason)[:500])
+            cloud.answer(offered.run_id, refusal=str(reason)[:500])
     finally:
         cloud.close()
     return 1

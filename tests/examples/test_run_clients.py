@@ -86,6 +86,28 @@ def test_so_it_is_under_tls(wordpiece_bert, tmp_path, command):
         assert "client ann may not call SubmitRun: it is for admins" in err
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*PYTHON, "spec", "folder"],
+        [*REFLECT, "list"],
+        pytest.param([*NODE, "spec", "folder"], marks=pytest.mark.node),
+    ],
+    ids=["python", "reflect", "node"],
+)
+def test_nobody_is_called_in_the_clear_but_this_machine(tmp_path, command):
+    """Neither elsewhere, nor where a file of TLS is forgotten."""
+    (tmp_path / "spec").write_text("")
+    command = [str(tmp_path / part) if part in ("spec", "folder") else part for part in command]
+    given = {"ELSA_TLS_CA": str(tmp_path / "ca.pem")}
+    for address, tls in (("cloud.example:7400", {}), ("192.0.2.1:7400", given), ("127.0.0.1:1", given)):
+        more = [] if command[-1] == "list" else [address]
+        code, _, err = ran(command, *more, tls={"ELSA_CLOUD": address, **tls})
+        assert code == 1
+        assert f"to call {address}, set all of ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY" in err
+    assert not (tmp_path / "folder").exists()
+
+
 def reflected(at, *arguments, tls=None):
     code, out, err = ran(REFLECT, *arguments, tls={"ELSA_CLOUD": at.address, **(tls or {})})
     return out if code == 0 else (code, err)
