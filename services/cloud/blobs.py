@@ -33,10 +33,20 @@ class Blobs:
                 f"cannot keep blobs at {masked(url)} ({masked(str(error))}); check ELSA_BLOBS_URL"
             ) from error
 
-    def claim(self, owner: str) -> None:
-        """Make these the blobs of one installation, which alone sweeps them. InputError if they are another's."""
+    def claim(self, owner: str, *, new: bool) -> None:
+        """Make these the blobs of one installation, which alone sweeps them. InputError if they are another's.
+
+        Args:
+            new: the installation has put no blobs anywhere yet. Else it has to be named here: a folder where it is not
+                is another one, or a disk that is not mounted.
+        """
         place = f"{self._root}/owner"
         if not self._files.exists(place):
+            if not new:
+                raise InputError(
+                    f"{self._root} has no blobs of this database, which has put some; mount their disk or restore "
+                    "them with their file `owner`, or set ELSA_BLOBS_URL to where they are"
+                )
             self._write_aside(place, owner.encode())
         elif self._files.cat_file(place).decode(errors="replace").strip() != owner:
             raise InputError(

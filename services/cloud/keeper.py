@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from weakref import WeakValueDictionary
 
+from elsa.errors import InputError
 from services.cloud.blobs import Blobs
 from services.cloud.store import Store
 
@@ -71,6 +72,23 @@ class Keeper:
                     await self.drop([digest])
                     swept += 1
         return swept
+
+    async def claim(self) -> None:
+        """Make the blobs this database's own, which alone sweeps them.
+
+        Raises InputError if they are another's, or are not those that this one has put: what is lost then is not what
+        records say it is.
+        """
+        with self._store.transaction() as transaction:
+            new, versions = not transaction.needed(), transaction.newest_versions()
+        await asyncio.to_thread(self._blobs.claim, self._store.installation_id, new=new)
+        for version in versions:
+            digest = version.sha256 or ""
+            if not await asyncio.to_thread(self._blobs.has, digest):
+                raise InputError(
+                    f"the blob of version {version.version} of run {version.run_id}, {digest}, is gone; restore it from "
+                    "a backup, or set ELSA_BLOBS_URL to where it is"
+                )
 
     async def forget_lost(self) -> int:
         """Forget updates whose blobs are gone, as after a backup was put back: their edges may deliver again.

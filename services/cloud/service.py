@@ -64,8 +64,8 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
     store, changes = Store(settings.database), Changes()
     try:
         blobs = Blobs(settings.blobs)
-        blobs.claim(store.installation_id)
         keeper = Keeper(store, blobs)
+        await keeper.claim()
         await keeper.forget_lost()
         fleet = Fleet(store, heartbeat_s=settings.heartbeat_s, max_nodes=settings.max_nodes, clock=clock)
         exports = Exports(settings.state / "exports", blobs)

@@ -36,6 +36,7 @@ from services.cloud.records import (
     KeyHolder,
     Member,
     Role,
+    Round,
     Run,
     Standing,
     Update,
@@ -180,6 +181,11 @@ class Transaction:
         """The updates that open runs have yet to aggregate."""
         waits = (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
         return self._select(Update, select(UPDATES).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits))
+
+    def newest_versions(self) -> list[Round]:
+        """The versions that open runs go on from, of those that have one."""
+        newest = (ROUNDS.c.run_id == RUNS.c.run_id) & (ROUNDS.c.version == RUNS.c.version)
+        return self._select(Round, select(ROUNDS).join(RUNS, newest).where(RUNS.c.state.in_(_OPEN)))
 
     def count(self, kind: type) -> int:
         """How many records there are."""
