@@ -37,8 +37,8 @@ class Blobs:
         """Make these the blobs of one installation, which alone sweeps them. InputError if they are another's.
 
         Args:
-            new: the installation has put no blobs anywhere yet. Else it has to be named here: a folder where it is not
-                is another one, or a disk that is not mounted.
+            new: the installation has put no blobs anywhere yet. Else it has to be named here: where it is not is
+                another folder, or a disk that is not mounted.
         """
         place = f"{self._root}/owner"
         if not self._files.exists(place):

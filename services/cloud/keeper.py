@@ -86,8 +86,8 @@ class Keeper:
             digest = version.sha256 or ""
             if not await asyncio.to_thread(self._blobs.has, digest):
                 raise InputError(
-                    f"the blob of version {version.version} of run {version.run_id}, {digest}, is gone; restore it from "
-                    "a backup, or set ELSA_BLOBS_URL to where it is"
+                    f"the blob of version {version.version} of run {version.run_id}, {digest}, is gone; restore "
+                    "it from a backup, or set ELSA_BLOBS_URL to where it is"
                 )
 
     async def forget_lost(self) -> int:

@@ -1,4 +1,4 @@
-"""A cloud whose blobs are not where they were, as of a disk that is not mounted, does not start and changes nothing."""
+"""A cloud whose blobs are not where they were, as of a disk that is not mounted, does not start; all stays."""
 
 import shutil
 
