@@ -106,11 +106,11 @@ def sign(
 
     Example: elsa pki sign ops.csr --expect admin/ops --days 90
     """
-    from services.pki.certificates import certificates_from_pem
     from services.pki.files import read, replace
     from services.pki.places import check_certificate_place
     from services.pki.requests import read_request
     from services.pki.shown import shown_request
+    from services.rpc.certificates import certificates_in
 
     expected = None if expect is None else _identity(*_halves(expect), "--expect")
     pem, to = read(request, "a request in PEM"), output or request.with_suffix(".pem")
@@ -121,7 +121,7 @@ def sign(
     _tell_of_others(authority, asked)
     signed = authority.sign(pem, expect=expected, days=days)
     replace(to, signed)
-    [made] = certificates_from_pem(signed, str(to))
+    [made] = certificates_in(signed, str(to))
     typer.echo(f"{to} is signed, until {made.not_valid_after_utc:%Y-%m-%d}; it goes back with {folder / 'ca.pem'}")
 
 
@@ -142,8 +142,9 @@ def renew(
     Example: elsa pki renew clinic-a.pem --key clinic-a-2.key --new-key
     """
     from services.pki import keys
-    from services.pki.certificates import hosts_of, identity_of, read_certificate
+    from services.pki.certificates import hosts_of, read_certificate
     from services.pki.places import write_request
+    from services.rpc.certificates import identity_of
 
     present, to = read_certificate(certificate), output or certificate.with_suffix(".csr")
     try:

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 
 from elsa.errors import ElsaError
 from services.doctor.finding import Finding, Kind, parted
-from services.pki.certificates import identity_of, read_certificates
+from services.pki.certificates import read_certificates
+from services.rpc.certificates import identity_of
 from services.rpc.identity import Identity, Role
 from services.rpc.keypair import Keypair, TlsFiles, read_keypair
 from services.rpc.revoked import Revoked
@@ -37,7 +38,7 @@ def check_own(files: TlsFiles | None, role: Role, name: str | None, now_s: float
         return Own(findings=(_bad(f"{files.certificate}: revoked by {files.crl}; {AGAIN}"), _role(said, role, name)))
     try:
         read_keypair(files, said.role, None, datetime.fromtimestamp(now_s, UTC))
-    except ElsaError as error:  # it is not its time; by the server's clock it may be
+    except ElsaError as error:  # out of its time; by the server's clock it may hold
         return Own(findings=(_bad(error), _role(said, role, name)), keypair=keypair)
     until = f"until {certificate.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
     good = Finding(kind=Kind.TLS, verdict="good", what=f"{files.certificate} can be used, {until}")

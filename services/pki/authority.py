@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from elsa.errors import InputError, UnauthenticatedError
 from services.pki.certificates import (
     Clock,
-    identity_of,
     is_authority,
     issued_by,
     names_just,
@@ -28,7 +27,8 @@ from services.pki.files import FOLDER, locked, replace, write_key
 from services.pki.issuing import authority_certificate, node_certificate
 from services.pki.keys import Passphrase, key_to_pem, new_key, read_key
 from services.pki.requests import read_request
-from services.pki.revocations import DAYS, Reason, entry, new_list, number_of, read_list, signed_by
+from services.pki.revocations import DAYS, Reason, entry, new_list, number_of, read_list
+from services.rpc.certificates import identity_of, is_list_of
 from services.rpc.identity import Identity, Role
 
 SPELLED_OUT: tuple[Role, ...] = ("admin", "cloud")
@@ -157,7 +157,7 @@ class Authority:
         if not path.exists():
             raise InputError(f"{path}: is lost; restore it from a copy, such as a server's, and do this again")
         found = read_list(path)
-        if not signed_by(found, self.certificate):
+        if not is_list_of(found, self.certificate):
             raise InputError(f"{path}: is not signed by this authority; restore it from a copy, such as a server's")
         return found
 

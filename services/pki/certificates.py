@@ -1,17 +1,16 @@
-"""Certificates: reading their files, whom they name, and who issued them."""
+"""Certificates of the authority's files: reading them, whom they name, and who may issue."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from elsa.errors import InputError, UnauthenticatedError
 from services.pki.files import read
 from services.pki.names import hosts_in
+from services.rpc.certificates import certificates_in, identity_of, is_signed_by, names_of
 from services.rpc.identity import Identity
-from services.rpc.keypair import UNREADABLE
 
 Clock = Callable[[], datetime]
 
@@ -23,18 +22,7 @@ def utc_now() -> datetime:
 
 def read_certificates(path: Path) -> list[x509.Certificate]:
     """All certificates of a file, one at least. Raises InputError."""
-    return certificates_from_pem(read(path, "a certificate in PEM"), str(path))
-
-
-def certificates_from_pem(pem: bytes, where: str) -> list[x509.Certificate]:
-    """All certificates in `pem`, one at least. Raises InputError for none, or one that cannot be understood."""
-    try:
-        found = x509.load_pem_x509_certificates(pem)
-        for one in found:  # parsed when asked for
-            _ = one.extensions, one.public_key(), one.subject, one.issuer, one.not_valid_before_utc
-    except UNREADABLE as error:
-        raise InputError(f"{where}: no certificate in PEM that can be read; give one from elsa pki sign") from error
-    return found
+    return certificates_in(read(path, "a certificate in PEM"), str(path))
 
 
 def read_certificate(path: Path) -> x509.Certificate:
@@ -43,19 +31,6 @@ def read_certificate(path: Path) -> x509.Certificate:
     if len(found) != 1:
         raise InputError(f"{path}: holds {len(found)} certificates; give a file with one")
     return found[0]
-
-
-def names_of(certificate: x509.Certificate) -> x509.SubjectAlternativeName:
-    """The alternative names; none if it has none."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return x509.SubjectAlternativeName([])
-
-
-def identity_of(certificate: x509.Certificate) -> Identity:
-    """Whom the certificate names. Raises UnauthenticatedError."""
-    return Identity.among(names_of(certificate).get_values_for_type(x509.UniformResourceIdentifier))
 
 
 def names_just(certificate: x509.Certificate, identity: Identity) -> bool:
@@ -82,8 +57,4 @@ def is_authority(certificate: x509.Certificate) -> bool:
 
 def issued_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
     """Whether `authority`, and none of the same name, signed it."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-        return False
-    return is_authority(authority)
+    return is_signed_by(certificate, authority) and is_authority(authority)

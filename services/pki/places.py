@@ -7,10 +7,11 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from elsa.errors import InputError, MalformedError, UnauthenticatedError
-from services.pki.certificates import identity_of, read_certificate
+from services.pki.certificates import read_certificate
 from services.pki.files import read, replace, write_key
 from services.pki.keys import key_to_pem
 from services.pki.requests import read_request, request_with
+from services.rpc.certificates import identity_of
 from services.rpc.identity import Identity
 
 

@@ -11,8 +11,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from elsa.errors import MalformedError
 from services.pki.keys import is_p256, key_to_pem, new_key
 from services.pki.names import checked_hosts, names_from_extension, names_to_extension, subject_of
+from services.rpc.certificates import UNREADABLE
 from services.rpc.identity import Identity
-from services.rpc.keypair import UNREADABLE
 
 REMEDY = "make it by elsa pki request ROLE NAME"
 

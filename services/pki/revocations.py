@@ -6,14 +6,13 @@ from enum import StrEnum
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from elsa.errors import InputError
 from services.pki.files import read
 from services.pki.issuing import SKEW, issuer_key
-from services.rpc.keypair import UNREADABLE
+from services.rpc.certificates import UNREADABLE
 
 DAYS = 30
 """For how long a list speaks, unless told otherwise."""
@@ -47,19 +46,6 @@ def list_from_pem(pem: bytes, where: str) -> x509.CertificateRevocationList:
     except UNREADABLE as error:
         raise InputError(f"{where}: no list of revoked certificates in PEM; give {WHAT}") from error
     return found
-
-
-def signed_by(found: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    """Whether `authority` signed the list."""
-    key = authority.public_key()
-    try:
-        return (
-            found.issuer == authority.subject
-            and isinstance(key, ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey)
-            and found.is_signature_valid(key)
-        )
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return False
 
 
 def entry(serial: int, reason: Reason, now: datetime) -> x509.RevokedCertificate:

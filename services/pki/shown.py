@@ -11,11 +11,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from elsa.errors import InputError, UnauthenticatedError
 from services.pki import keys
-from services.pki.certificates import certificates_from_pem, identity_of, is_authority, issued_by, names_of
+from services.pki.certificates import is_authority, issued_by
 from services.pki.files import read
 from services.pki.names import hosts_in
 from services.pki.requests import Requested, read_request
-from services.pki.revocations import MOST_LIST_BYTES, list_from_pem, number_of, reason_of, signed_by
+from services.pki.revocations import MOST_LIST_BYTES, list_from_pem, number_of, reason_of
+from services.rpc.certificates import certificates_in, identity_of, is_list_of, names_of
 
 Row = tuple[str, str]
 DAY_S = 86_400
@@ -43,7 +44,7 @@ def show(path: Path, against: Against) -> list[Shown]:
     """What a file holds: certificates, a request, a list, or that it is a key. Raises InputError, MalformedError."""
     pem = read(path, "a file of elsa pki", MOST_LIST_BYTES)
     if b"-----BEGIN CERTIFICATE-----" in pem:
-        return [shown_certificate(one, against) for one in certificates_from_pem(pem, str(path))]
+        return [shown_certificate(one, against) for one in certificates_in(pem, str(path))]
     if b"-----BEGIN CERTIFICATE REQUEST-----" in pem:
         return [shown_request(read_request(pem, str(path)))]
     if b"-----BEGIN X509 CRL-----" in pem:
@@ -94,7 +95,7 @@ def shown_list(found: x509.CertificateRevocationList, against: Against) -> Shown
         *((f"{one.serial_number:x}", f"{_date(one.revocation_date_utc)}, {reason_of(one)}") for one in found),
     )
     faults = [*_time_faults(begin, until, against.now)]
-    if against.authorities is not None and not any(signed_by(found, one) for one in against.authorities):
+    if against.authorities is not None and not any(is_list_of(found, one) for one in against.authorities):
         faults.append("is not signed by the authority of --ca")
     return Shown(rows=rows, faults=tuple(faults))
 
@@ -131,7 +132,7 @@ def _revocation_faults(
     certificate: x509.Certificate, revoked: x509.CertificateRevocationList, against: Against
 ) -> list[str]:
     """What the list of --crl says; only its own authority's list, in its time, says anything."""
-    known = against.authorities is None or any(signed_by(revoked, one) for one in against.authorities)
+    known = against.authorities is None or any(is_list_of(revoked, one) for one in against.authorities)
     if not known or revoked.issuer != certificate.issuer or _issuer_key(revoked) != _issuer_key(certificate):
         return ["is of another authority than the list of --crl, which says nothing of it"]
     faults = [f"the list of --crl {fault}" for fault in _list_time_faults(revoked, against.now)]

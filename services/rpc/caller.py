@@ -8,8 +8,8 @@ from functools import lru_cache
 from cryptography import x509
 
 from elsa.errors import UnauthenticatedError
+from services.rpc.certificates import UNREADABLE, identity_of
 from services.rpc.identity import Identity
-from services.rpc.keypair import UNREADABLE
 
 CERTIFICATE_KEY = "x509_pem_cert"
 """Where gRPC keeps the caller's certificate, once TLS has checked it against the authority."""
@@ -43,11 +43,7 @@ def caller_of(auth_context: Mapping[str, Iterable[bytes]]) -> Caller:
 def _read(pem: bytes) -> Caller:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except x509.ExtensionNotFound:
-        uris = []
+        identity, ends = identity_of(certificate), certificate.not_valid_after_utc
     except UNREADABLE as error:
         raise UnauthenticatedError(f"the certificate cannot be read: {error}") from error
-    identity = Identity.among(uris)
-    return Caller(identity=identity, serial=certificate.serial_number, not_after=certificate.not_valid_after_utc)
+    return Caller(identity=identity, serial=certificate.serial_number, not_after=ends)

@@ -12,11 +12,11 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from elsa.errors import InputError, UnauthenticatedError
+from services.rpc.certificates import UNREADABLE, certificates_in, identity_of, is_signed_by, names_of
 from services.rpc.identity import SERVERS, Identity, Role
 
 log = logging.getLogger(__name__)
@@ -24,14 +24,6 @@ log = logging.getLogger(__name__)
 LATE_SHARE = 0.1
 """Of a certificate's life; when less is left, the log asks for a new one."""
 Stamp = tuple[int, int, int] | None
-UNREADABLE = (
-    ValueError,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-    UnsupportedAlgorithm,
-)
-"""What parsing raises for bytes that are no certificate, request or list, many of them only when a field is read."""
 SERVES, CALLS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 
@@ -94,26 +86,6 @@ def stamp_of(path: Path) -> Stamp:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def certificates_in(pem: bytes, said: str) -> list[x509.Certificate]:
-    """One certificate or more. Raises InputError."""
-    try:
-        found = x509.load_pem_x509_certificates(pem)
-        for one in found:  # parsed when asked for
-            _ = one.extensions, one.public_key(), one.subject, one.issuer, one.not_valid_before_utc
-        return found
-    except UNREADABLE as error:
-        raise InputError(f"{said}: holds no certificate in PEM; elsa pki sign writes one") from error
-
-
-def is_signed_by(certificate: x509.Certificate, authority: x509.Certificate) -> bool:
-    """Whether `authority` issued `certificate`: its name and its signature."""
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (TypeError, InvalidSignature, *UNREADABLE):
-        return False
-    return True
-
-
 def _read_key(path: Path, certificate: x509.Certificate, said: str) -> bytes:
     pem = read_file("--tls-key", path)
     _check_rights(path)
@@ -150,9 +122,8 @@ def _check_time(certificate: x509.Certificate, said: str, now: datetime) -> None
 
 
 def _identity_of(certificate: x509.Certificate, said: str) -> Identity:
-    names = _names_of(certificate)
     try:
-        return Identity.among(names.get_values_for_type(x509.UniformResourceIdentifier) if names else [])
+        return identity_of(certificate)
     except UnauthenticatedError as error:
         raise InputError(f"{said}: {error}") from error
 
@@ -177,14 +148,6 @@ def _check_purposes(certificate: x509.Certificate, identity: Identity, said: str
     if not set(needed) <= set(given):
         lacking = "serve" if SERVES in set(needed) - set(given) else "call"
         raise InputError(f"{said}: may not be used to {lacking}; have it signed by elsa pki sign")
-    names = _names_of(certificate)
-    hosts = names.get_values_for_type(x509.DNSName) if names else []
+    hosts = names_of(certificate).get_values_for_type(x509.DNSName)
     if identity.role in SERVERS and identity.host.lower() not in [host.lower() for host in hosts]:
         raise InputError(f"{said}: lacks the host name {identity.host}; have it signed by elsa pki sign")
-
-
-def _names_of(certificate: x509.Certificate) -> x509.SubjectAlternativeName | None:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None

@@ -11,7 +11,8 @@ import pytest
 from cryptography import x509
 
 from services.pki import certificates
-from services.pki.certificates import hosts_of, identity_of
+from services.pki.certificates import hosts_of
+from services.rpc.certificates import identity_of
 from services.rpc.identity import Identity
 
 DOCS = Path(__file__).parents[3] / "docs" / "identity.md"

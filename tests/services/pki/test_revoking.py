@@ -19,8 +19,8 @@ from services.pki.revocations import (
     number_of,
     read_list,
     reason_of,
-    signed_by,
 )
+from services.rpc.certificates import is_list_of
 from services.rpc.identity import Identity
 from services.rpc.revoked import Revoked
 
@@ -40,15 +40,15 @@ def serials(found):
 def test_a_new_authority_has_revoked_nobody_and_says_so_signed(authority, revoked):
     assert serials(revoked()) == []
     assert number_of(revoked()) == 1
-    assert signed_by(revoked(), authority.certificate)
+    assert is_list_of(revoked(), authority.certificate)
 
 
 def test_the_list_verifies_under_its_authority_alone(authority, signed, revoked, tmp_path):
     authority.revoke(signed(CLINIC))
     other = Authority.create(tmp_path / "other")
     assert revoked().issuer == other.certificate.subject
-    assert signed_by(revoked(), authority.certificate)
-    assert not signed_by(revoked(), other.certificate)
+    assert is_list_of(revoked(), authority.certificate)
+    assert not is_list_of(revoked(), other.certificate)
 
 
 @pytest.mark.parametrize("reason", Reason)

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from elsa.errors import InputError, MalformedError
 from services.pki.authority import Authority
-from services.pki.certificates import hosts_of, identity_of, issued_by, utc_now
+from services.pki.certificates import hosts_of, issued_by, utc_now
 from services.pki.names import checked_host
 from services.pki.requests import new_request, read_request
+from services.rpc.certificates import identity_of
 from services.rpc.identity import CLOUD_HOST, ROLES, SERVERS, Identity
 
 CLINIC, EDGE = Identity("client", "clinic-a"), Identity("edge", "edge-1")

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from services.pki.authority import Authority
-from services.pki.certificates import identity_of, read_certificate, utc_now
+from services.pki.certificates import read_certificate, utc_now
 from services.pki.revocations import read_list
+from services.rpc.certificates import identity_of
 from services.rpc.identity import Identity
 from services.rpc.keypair import TlsFiles, read_keypair
 from services.testbed.authority import keep, main
