@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 from certificates import Authority
+from cryptography import x509
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -78,13 +79,18 @@ def test_an_altered_certificate_leaves_the_one_before_in_use(issued, tmp_path, p
 
 @change
 @often
-def test_an_altered_authority_is_refused_in_words_or_signed_nothing(issued, tmp_path, place, byte):
+def test_an_altered_authority_is_refused_in_words_or_has_its_name_and_key_still(
+    authority, issued, tmp_path, place, byte
+):
+    """Its own signature and its extensions are not looked at: the file is what is trusted, and it is ours."""
     ca = tmp_path / "ca.pem"
     ca.write_bytes(altered(issued.ca_pem, place, byte))
     try:
         read_keypair(TlsFiles(ca=ca, certificate=issued.certificate, key=issued.key), "edge", None, datetime.now(UTC))
     except InputError:
         return
+    taken = x509.load_pem_x509_certificate(ca.read_bytes())
+    assert (taken.subject, taken.public_key()) == (authority.subject, authority.key.public_key())
 
 
 @change
