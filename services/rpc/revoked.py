@@ -1,61 +1,114 @@
 """Which certificates are revoked: the authority's signed list (CRL), read again whenever its file changes.
 
-While a fleet goes over from one authority to another the file may hold the lists of both, one after the other.
+While a fleet goes over from one authority to another the file may hold the lists of both, one after the other. What
+stands there and what stands in the file of authorities need not come in the same moment, nor in any order.
 """
 
 import logging
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from elsa.errors import InputError
-from services.rpc.keypair import UNREADABLE, certificates_in, read_file, stamp_of
+from services.rpc.certificates import UNREADABLE, certificates_in, is_list_of
+from services.rpc.keypair import read_file, stamp_of
 
 log = logging.getLogger(__name__)
 
 REMIND_S = 3600.0
+RETRY_S = 10.0
+"""After which a file that could not be used is read again, whether it seems to have changed or not."""
 _BEGIN = b"-----BEGIN X509 CRL-----"
 _LIST = re.compile(_BEGIN + rb".+?-----END X509 CRL-----", re.DOTALL)
+NONE = "no list of revoked certificates in PEM; elsa pki revoke writes one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _List:
+    """Of one authority: the numbers on it, and when the next is due in unix seconds."""
+
+    serials: frozenset[int] = frozenset()
+    ends: float = float("inf")
+
+    def with_(self, found: x509.CertificateRevocationList) -> "_List":
+        due = found.next_update_utc.timestamp() if found.next_update_utc is not None else float("inf")
+        return _List(serials=self.serials.union(one.serial_number for one in found), ends=min(self.ends, due))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    """What the file says: the list of each authority by its key, and what is wrong with the rest, if anything.
+
+    Attributes:
+        lacks: whether an authority has no list there.
+    """
+
+    lists: Mapping[bytes, _List]
+    fault: str = ""
+    lacks: bool = False
 
 
 class Revoked:
     """`Revoked(...)(serial)`: whether the list in the file `crl`, signed by a certificate in `ca`, revokes it.
 
-    Any thread may call it. A changed file that cannot be used leaves the list of before in force, which the log
-    says. Raises InputError if the first cannot be used.
+    Any thread may call it. It is read again when either file changes. A list that cannot be used leaves its
+    authority's list of before in force, which the log says at once and then once an hour. Raises InputError if none
+    can be used at first, or if one cannot and an authority in `ca` has no other.
     """
 
     def __init__(self, crl: Path, ca: Path, clock: Callable[[], float] = time.time) -> None:
         self._crl, self._ca, self._clock = crl, ca, clock
         self._lock = threading.Lock()
-        self._stamp = stamp_of(crl)
-        self._serials, self._ends = self._read()
-        self._remind_at = 0.0
+        self._stamp = self._stamp_now()
+        self._remind_at, self._warn_at, self._retry_at = 0.0, 0.0, float("inf")
+        found = self._read()
+        if found.fault and found.lacks:
+            raise InputError(found.fault)
+        self._take(found)
 
     def __call__(self, serial: int) -> bool:
         """Whether the certificate of this number is revoked."""
         with self._lock:
             self._refresh()
+            self._warn()
             self._remind()
             return serial in self._serials
 
     def _refresh(self) -> None:
-        stamp = stamp_of(self._crl)
-        if stamp == self._stamp:
+        stamp = self._stamp_now()
+        if stamp != self._stamp:
+            self._stamp, self._warn_at = stamp, 0.0
+        elif self._clock() < self._retry_at:
             return
-        self._stamp = stamp
+        self._retry_at = float("inf")
         try:
-            self._serials, self._ends = self._read()
+            found = self._read()
         except InputError as error:
-            log.warning("the list of revoked certificates of before stays in force: %s", error)
+            self._retry_at = self._clock() + RETRY_S
+            self._fault = f"the list of revoked certificates of before stays in force: {error}"
             return
-        self._remind_at = 0.0
+        self._take(_Found(lists={**self._lists, **found.lists}, fault=found.fault) if found.fault else found)
         log.info("%s revokes %d certificates", self._crl, len(self._serials))
+
+    def _take(self, found: _Found) -> None:
+        self._lists = found.lists
+        self._serials = frozenset[int]().union(*(each.serials for each in found.lists.values()))
+        self._ends = min((each.ends for each in found.lists.values()), default=float("inf"))
+        self._fault, self._remind_at = found.fault, 0.0
+
+    def _warn(self) -> None:
+        """Say at once, and then once an hour, what cannot be used."""
+        now = self._clock()
+        if self._fault and now >= self._warn_at:
+            self._warn_at = now + REMIND_S
+            log.warning("%s", self._fault)
 
     def _remind(self) -> None:
         """Say once an hour that a newer list is due."""
@@ -65,28 +118,46 @@ class Revoked:
             due = f"{datetime.fromtimestamp(self._ends, UTC):%Y-%m-%d %H:%M}"
             log.warning("--tls-crl %s: a newer list was due at %s UTC; sign one and put it there", self._crl, due)
 
-    def _read(self) -> tuple[frozenset[int], float]:
-        """The numbers on the list, and when the next is due in unix seconds. Raises InputError."""
-        said, pem = f"--tls-crl {self._crl}", read_file("--tls-crl", self._crl)
-        try:
-            lists = [x509.load_pem_x509_crl(part) for part in _LIST.findall(pem)]
-            serials = frozenset(each.serial_number for found in lists for each in found)
-            ends = [found.next_update_utc.timestamp() for found in lists if found.next_update_utc is not None]
-        except UNREADABLE as error:
-            raise InputError(f"{said}: no list of revoked certificates in PEM; elsa pki revoke writes one") from error
-        if not lists or len(lists) != pem.count(_BEGIN):
-            raise InputError(f"{said}: no list of revoked certificates in PEM; elsa pki revoke writes one")
+    def _stamp_now(self) -> tuple[object, ...]:
+        return stamp_of(self._crl), stamp_of(self._ca)
+
+    def _read(self) -> _Found:
+        """What the file says. Raises InputError where no authority signed any list in it."""
+        said, lists = f"--tls-crl {self._crl}", dict[bytes, _List]()
+        found = _lists_in(read_file("--tls-crl", self._crl), said)
         authorities = certificates_in(read_file("--tls-ca", self._ca), f"--tls-ca {self._ca}")
-        if not all(any(_is_of(found, authority) for authority in authorities) for found in lists):
+        unsigned = 0
+        for one in found:
+            by = next((authority for authority in authorities if is_list_of(one, authority)), None)
+            if by is None:
+                unsigned += 1
+                continue
+            lists[_key_of(by)] = lists.get(_key_of(by), _List()).with_(one)
+        if not lists:
             raise InputError(
                 f"{said}: not signed by the authority in --tls-ca {self._ca}; give that authority's list"
             )
-        return serials, min(ends, default=float("inf"))
+        fault = f"{said}: no authority in --tls-ca {self._ca} has signed {unsigned} of its {len(found)} lists"
+        return _Found(
+            lists=lists,
+            fault=f"{fault}; put their authority there, or take them out" if unsigned else "",
+            lacks=any(_key_of(authority) not in lists for authority in authorities),
+        )
 
 
-def _is_of(found: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
-    key = authority.public_key()
+def _lists_in(pem: bytes, said: str) -> list[x509.CertificateRevocationList]:
+    """All lists in `pem`, one at least, each of which can be read. Raises InputError."""
     try:
-        return found.issuer == authority.subject and found.is_signature_valid(key)  # type: ignore[arg-type]
-    except (TypeError, *UNREADABLE):  # a kind of key or of signature that is not understood
-        return False
+        lists = [x509.load_pem_x509_crl(part) for part in _LIST.findall(pem)]
+        for found in lists:  # parsed when asked for
+            _ = found.next_update_utc, found.issuer, [each.serial_number for each in found]
+    except UNREADABLE as error:
+        raise InputError(f"{said}: {NONE}") from error
+    if not lists or len(lists) != pem.count(_BEGIN):
+        raise InputError(f"{said}: {NONE}")
+    return lists
+
+
+def _key_of(authority: x509.Certificate) -> bytes:
+    """By which an authority is known, though its certificate be renewed."""
+    return authority.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

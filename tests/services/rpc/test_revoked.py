@@ -1,10 +1,12 @@
 """The list of revoked certificates: read anew when it changes, the last good one kept, an overdue one told of."""
 
+import os
+
 import pytest
 from certificates import Authority
 
 from elsa.errors import InputError
-from services.rpc.revoked import REMIND_S, Revoked
+from services.rpc.revoked import REMIND_S, RETRY_S, Revoked
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +78,74 @@ def test_an_overdue_list_holds_and_is_told_of_once_an_hour(authority, tmp_path, 
     assert revoked(3) and caplog.text == ""
 
 
-def test_the_lists_of_two_authorities_may_stand_in_one_file(authority, tmp_path):
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another authority of the same name."""
+    return Authority(tmp_path_factory.mktemp("other"))
+
+
+def test_the_lists_of_two_authorities_may_stand_in_one_file(authority, other, tmp_path):
     """As while a fleet goes over from one to the other; neither's revoked get in."""
-    other = Authority(tmp_path / "other", "another")
-    (both := tmp_path / "both.pem").write_bytes(authority.ca.read_bytes() + other.ca.read_bytes())
+    both = write(tmp_path / "both.pem", authority.ca.read_bytes() + other.ca.read_bytes())
     path = write(tmp_path / "crl.pem", authority.crl([3]) + b"\n" + other.crl([5]))
     revoked = Revoked(path, both)
     assert [revoked(serial) for serial in (3, 4, 5)] == [True, False, True]
-    with pytest.raises(InputError, match="not signed by the authority"):
-        Revoked(path, authority.ca)
+
+
+def test_a_list_that_comes_before_its_authority_counts_from_the_authority_on(authority, other, tmp_path, caplog):
+    """What the old authority revokes in the same file counts at once."""
+    ca, path = write(tmp_path / "ca.pem", authority.ca.read_bytes()), write(tmp_path / "crl.pem", authority.crl([]))
+    revoked = Revoked(path, ca)
+    write(path, authority.crl([3]) + other.crl([5]))
+    assert [revoked(serial) for serial in (3, 5)] == [True, False]
+    assert revoked(3) and caplog.text.count("no authority in --tls-ca") == 1
+    write(ca, authority.ca.read_bytes() + other.ca.read_bytes())
+    assert [revoked(serial) for serial in (3, 4, 5)] == [True, False, True]
+
+
+def test_a_role_starts_with_a_list_too_many_and_not_with_one_too_few(authority, other, tmp_path, caplog):
+    """Of an authority that is not trusted nobody gets in; of one whose list is lost the revoked would."""
+    path = write(tmp_path / "crl.pem", authority.crl([3]) + other.crl([5]))
+    assert Revoked(path, authority.ca)(3) and "no authority in --tls-ca" in caplog.text
+    third = Authority(tmp_path / "third")
+    both = write(tmp_path / "both.pem", authority.ca.read_bytes() + third.ca.read_bytes())
+    with pytest.raises(InputError, match=r"no authority in --tls-ca .* signed"):
+        Revoked(path, both)
+
+
+def test_an_authority_whose_list_cannot_be_used_keeps_its_list_of_before(authority, other, tmp_path):
+    both = write(tmp_path / "both.pem", authority.ca.read_bytes() + other.ca.read_bytes())
+    path = write(tmp_path / "crl.pem", authority.crl([3]) + other.crl([5]))
+    revoked = Revoked(path, both)
+    write(path, authority.crl([4]) + Authority(tmp_path / "third").crl([]))
+    assert [revoked(serial) for serial in (3, 4, 5)] == [False, True, True]
+
+
+def test_a_list_that_could_not_be_read_is_read_again_though_nothing_tells_that_it_changed(
+    authority, tmp_path, caplog
+):
+    path, now = write(tmp_path / "crl.pem", authority.crl([3])), [1e9]
+    revoked = Revoked(path, authority.ca, lambda: now[0])
+    good = authority.crl([4])
+    path.write_bytes(b"?" * len(good))
+    stamp = path.stat()
+    assert revoked(3)
+    path.write_bytes(good)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    now[0] += RETRY_S / 2
+    assert revoked(3)
+    now[0] += RETRY_S
+    assert revoked(4) and not revoked(3)
+
+
+def test_a_list_that_stays_unusable_is_told_of_once_an_hour(authority, tmp_path, caplog):
+    path, now = write(tmp_path / "crl.pem", authority.crl([3])), [1e9]
+    revoked = Revoked(path, authority.ca, lambda: now[0])
+    write(path, b"text")
+    for later in (0, 2 * RETRY_S, REMIND_S - 3 * RETRY_S, 2 * RETRY_S, REMIND_S):
+        now[0] += later
+        assert revoked(3)
+    assert caplog.text.count("before stays in force") == 3
 
 
 def test_a_second_list_that_is_cut_short_is_not_passed_over(authority, tmp_path):
