@@ -14,7 +14,7 @@ import grpc
 
 from elsa.errors import DrainingError, ElsaError, UnreachableError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
-from services.rpc.server import KEEPALIVE_MS
+from services.rpc.server import KEEPALIVE_MS, is_loopback
 from services.rpc.status import translated
 
 log = logging.getLogger(__name__)
@@ -59,17 +59,22 @@ OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.service_config", SERVICE_CONFIG),
 )
 
+STRAIGHT = (("grpc.enable_http_proxy", 0),)
+
 
 def connect(address: str, credentials: grpc.ChannelCredentials | None = None, host: str = "") -> grpc.Channel:
     """A channel to `address`, host:port. Nothing is sent yet; roles call it by way of `services.rpc.dial`.
+
+    gRPC goes by a proxy of the environment; to loopback none leads.
 
     Args:
         credentials: for TLS; None for none.
         host: with TLS, the name that the peer's certificate must carry.
     """
+    options = (*OPTIONS, *(STRAIGHT if is_loopback(address.rpartition(":")[0]) else ()))
     if credentials is None:
-        return grpc.insecure_channel(address, options=OPTIONS)
-    return grpc.secure_channel(address, credentials, options=(*OPTIONS, ("grpc.ssl_target_name_override", host)))
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, credentials, options=(*options, ("grpc.ssl_target_name_override", host)))
 
 
 def patiently(

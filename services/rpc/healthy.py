@@ -10,6 +10,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 TIMEOUT_S = 3.0
+OPTIONS = (("grpc.enable_http_proxy", 0),)
+"""No proxy of the environment leads to this machine."""
 
 
 def main() -> int:
@@ -17,7 +19,7 @@ def main() -> int:
     port = os.environ.get("ELSA_PROBE_PORT", "")
     if not port:
         return _say("ELSA_PROBE_PORT is not set; set it for the role and for this check")
-    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)
         except grpc.RpcError as error:

@@ -51,6 +51,18 @@ def healthy(dialer, address, host, peer="edge one"):
         return health_pb2_grpc.HealthStub(channel).Check(request, timeout=WAIT_S).status
 
 
+@pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_call_on_loopback_goes_by_no_proxy_of_the_environment(authority, monkeypatch, host, tls):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.setenv("no_proxy", "")
+    credentials = credentials_of(authority, FIRST) if tls else None
+    with serving("sync", services_of(split=Pings()), credentials=credentials) as address:
+        port = address.rpartition(":")[2]
+        dialer = dialer_of(authority) if tls else LOOPBACK
+        assert healthy(dialer, f"{host}:{port}", FIRST.host) == health_pb2.HealthCheckResponse.SERVING
+
+
 class Pings(split_pb2_grpc.SplitServiceServicer):
     """Answers pings, and notes who asked."""
 
