@@ -41,7 +41,7 @@ def check_client_fits(
     )
     raise CapacityError(
         f"{name} needs {words(need, at_least)} for bottom {split.bottom} and top {split.top} ({by_kind(need)}), "
-        f"{mebibytes(memory_bytes)} are there: {remedies}"
+        f"{mebibytes(memory_bytes)} are there; {remedies}"
     )
 
 

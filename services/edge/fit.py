@@ -57,7 +57,7 @@ class Fit:
         remedies = ["raise max_memory_mib, or give clients more blocks", *self._remedies(at_least)]
         raise CapacityError(
             f"blocks {self.held.start} to {self.held.stop - 1} of {self.source} and one session need "
-            f"{_words(need, at_least)} ({by_kind(need)}), {mebibytes(self.memory_bytes)} are there: "
+            f"{_words(need, at_least)} ({by_kind(need)}), {mebibytes(self.memory_bytes)} are there; "
             f"{'; or '.join(remedies)}"
         )
 

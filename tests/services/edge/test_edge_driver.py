@@ -39,7 +39,7 @@ def test_too_little_memory_is_refused_with_both_figures(tiny_bert, tmp_path, mon
     monkeypatch.setattr(Segment, "edge", lambda *given, **named: loaded.append(given))
     detail = refusal(tmp_path, spec_of(tiny_bert, **WANTS), max_memory_mib=100)
     assert re.search(r"blocks 1 to 2 of \S+ and one session need at least [1-9]\S* MiB \(weights", detail)
-    assert "0.1 MiB are there: raise max_memory_mib" in detail
+    assert "0.1 MiB are there; raise max_memory_mib" in detail
     assert not loaded
 
 

@@ -93,7 +93,7 @@ def test_a_refusal_says_what_is_needed_of_each_kind_what_is_there_and_what_would
     need = needs_of(fit_of(1)[0], 9).of(1, 9)
     assert f"blocks 2 to 10 of model and one session need {need.total / 2**20:.1f} MiB" in said
     assert f"weights {need.weights / 2**20:.1f} MiB" in said and "activations" in said
-    assert "1.0 MiB are there: raise max_memory_mib, or give clients more blocks" in said
+    assert "1.0 MiB are there; raise max_memory_mib, or give clients more blocks" in said
     for setting in ("training.checkpointing: true", "model.base_dtype: int8", "training.micro_batches: 8"):
         assert f"ask for {setting}, which needs" in said
     _, frugal = fit_of(1, training={"checkpointing": True, "micro_batches": 8}, model={"base_dtype": "int8"})

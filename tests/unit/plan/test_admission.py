@@ -67,4 +67,4 @@ def test_each_remedy_is_told_with_what_it_needs_and_only_where_it_is_left(settin
 
 def test_a_client_that_was_told_all_remedies_is_told_to_get_memory():
     last = replace(BUSY, checkpointing=True, base="int8", micro_batches=8)
-    assert re.search(r"are there: give it more memory, or a split with smaller ends$", refusal(last))
+    assert re.search(r"are there; give it more memory, or a split with smaller ends$", refusal(last))
