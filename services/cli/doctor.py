@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from elsa.errors import SpecError
 from services.doctor.finding import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -115,11 +114,13 @@ def _peers(addresses: list[str], names: list[str]) -> "list[Peer]":
     from services.rpc.identity import Identity
 
     if names and len(names) != len(addresses):
-        raise SpecError(f"--edge-name: {len(names)} for {len(addresses)} of --edge; give one for each, or none")
+        raise typer.BadParameter(
+            f"{len(names)} for {len(addresses)} of --edge; give one for each, or none", param_hint="--edge-name"
+        )
     for name in names:
         try:
             Identity("edge", name)
         except UnauthenticatedError as error:
-            raise SpecError(f"--edge-name: {error}") from error
+            raise typer.BadParameter(str(error), param_hint="--edge-name") from error
     names = names or [""] * len(addresses)
     return [Peer(server="edge", address=at, name=name) for at, name in zip(addresses, names, strict=True)]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import typer
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
@@ -21,7 +22,7 @@ from services.doctor.peer import Peer
 from services.doctor.room import Folder
 from services.edge.settings import EdgeSettings
 from services.rpc.identity import Role
-from services.rpc.tls_settings import TlsSettings, files_of
+from services.rpc.tls_settings import LONE_LIST, TlsSettings, files_of
 
 EVERYWHERE = ("0.0.0.0", "::", "[::]")
 """Addresses to listen on that nobody can call."""
@@ -56,12 +57,19 @@ def subject_of(
     asks_edges: bool,
     timeout_s: float,
 ) -> Subject:
-    """What to look at on a machine that is to be a `role`. Raises SpecError for settings that cannot be used."""
+    """What to look at on a machine that is to be a `role`.
+
+    Raises:
+        typer.BadParameter: for a role that does not exist, or a flag that this one has not.
+        SpecError: for settings that cannot be used.
+    """
     if role not in SETTINGS:
-        raise SpecError(f"--as {role}: no role; it is one of {', '.join(SETTINGS)}")
+        raise typer.BadParameter(f"{role!r} is no role; it is one of {', '.join(SETTINGS)}", param_hint="--as")
     kind = SETTINGS[role]
     settings: Any = merged(kind, _known(kind, role, given), config, role)
     crl = crl or getattr(settings, "tls_crl", None)
+    if crl is not None and settings.tls is None:
+        raise SpecError(f"settings of the {role}: {LONE_LIST}")
     return Subject(
         role=cast(Role, role),
         name=getattr(settings, "name", None),
@@ -82,7 +90,8 @@ def subject_of(
 def _known(kind: type[TlsSettings], role: str, given: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(name for name in given if name not in kind.model_fields)
     if unknown:
-        raise SpecError(f"--{unknown[0].replace('_', '-')}: a {role} has no such setting; leave it out")
+        flag = f"--{unknown[0].replace('_', '-')}"
+        raise typer.BadParameter(f"a {role} has no such setting; leave it out", param_hint=flag)
     return dict(given)
 
 

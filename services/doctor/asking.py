@@ -4,6 +4,7 @@ The calls change nothing: an admin lists one run, an edge asks for an adapter an
 client pings an edge. Others ask for its health.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,9 @@ from services.rpc.introduction import TIME_KEY, VERSION_KEY, introduced
 from services.rpc.keypair import Keypair
 from services.rpc.status import NAME_KEY
 from services.rpc.tls import channel_credentials
+
+_TIME = re.compile(r"[0-9]{1,15}")
+"""Milliseconds since 1970, for the next thirty thousand years."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ def ask(
         text=text,
         error=dict(metadata).get(NAME_KEY, ""),
         version=told.get(VERSION_KEY, ""),
-        clock_s=int(stamp) / 1000 - (begin_s + end_s) / 2 if stamp.isdecimal() and stamp.isascii() else None,
+        clock_s=int(stamp) / 1000 - (begin_s + end_s) / 2 if _TIME.fullmatch(stamp) else None,
         unsure_s=(end_s - begin_s) / 2,
     )
 

@@ -17,7 +17,7 @@ from services.doctor import answers, asking, model, network, own, room, secure
 from services.doctor.bounded import within
 from services.doctor.finding import Finding, Kind
 from services.doctor.peer import Peer
-from services.pki.certificates import identity_of
+from services.rpc.certificates import identity_of
 from services.rpc.identity import Role
 from services.rpc.introduction import own_version
 from services.rpc.keypair import Keypair, TlsFiles
@@ -114,9 +114,8 @@ class Visit:
         yield from (each for each in mine if each.kind is not Kind.TLS)
         if finding.verdict != "bad":
             yield from self._ask(self._named(peer, shaken), keypair)
-        elif not secure.is_of_its_time(shaken, self._by.clock()):  # is it our clock?
-            asked = self._ask(self._named(peer, shaken), keypair)
-            yield from (each for each in asked if each.kind is Kind.CLOCK)
+        elif doubt := secure.doubt_clock(peer, self._mine.keypair, shaken, self._by.clock()):
+            yield doubt
 
     def edges(self, cloud: Peer) -> tuple[list[Finding], list[Peer]]:
         """Those that the cloud knows, and what is to be said of them before they are called."""

@@ -6,6 +6,7 @@ torch is needed to look into one; nothing is loaded, and nothing of a hub is dow
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ def check_model(
         return Model(finding=_elsewhere(source, role, error, timeout_s))
     except ElsaError as error:
         return Model(finding=_refused(error))
+    except OSError as error:  # a folder that may not be entered
+        return Model(finding=_unread(source, error))
     try:
         blocks, tensors = _whole(checkpoint, spec)
     except ElsaError as error:
@@ -131,6 +134,11 @@ def _size(files: Mapping[str, int]) -> str:
 
 def _is_hub_name(source: str) -> bool:
     return source != "minilm" and not source.startswith(("/", ".", "~")) and source.count("/") <= 1
+
+
+def _unread(source: str, error: OSError) -> Finding:
+    remedy = f"let user {os.getuid()} read it"
+    return _found("bad", f"{error.filename or source} cannot be read ({error.strerror or error})", remedy)
 
 
 def _refused(error: ElsaError) -> Finding:

@@ -2,19 +2,23 @@
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from typing import Any
-from urllib.parse import urlsplit
 
 from services.doctor.bounded import within
 from services.doctor.finding import Finding, Kind
 from services.doctor.peer import Peer
+from services.rpc.server import is_loopback
 
 LookUp = Callable[..., Sequence[Any]]
 PROXIES, NO_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy"), ("no_grpc_proxy", "no_proxy")
-"""What gRPC reads, the first that is set; in lower case alone."""
+"""What gRPC reads, the first that is set, be it empty; in lower case alone."""
+SCHEME = "http://"
+"""Of a proxy that gRPC goes by; it goes by no other."""
 RESOLVER = "check the name, and this machine's resolver (/etc/resolv.conf, /etc/hosts)"
 
 
@@ -68,20 +72,31 @@ def reach(peer: Peer, places: Sequence[tuple[str, int]], timeout_s: float) -> tu
 def proxied(peer: Peer, environment: Mapping[str, str] | None = None) -> Finding | None:
     """A warning where gRPC would go by a proxy of the environment, which other programs may not use; else None."""
     environment = os.environ if environment is None else environment
-    name = next((name for name in PROXIES if environment.get(name)), None)
-    if name is None or peer.place is None:
+    name = next((name for name in PROXIES if name in environment), None)
+    if name is None or peer.place is None or not environment[name].lower().startswith(SCHEME):
         return None
     host = peer.place[0]
-    spared = next((environment[each] for each in NO_PROXIES if environment.get(each)), "")
-    if any(part and host.endswith(part) for part in map(str.strip, spared.split(","))):
+    spared = next((environment[each] for each in NO_PROXIES if each in environment), "")
+    if is_loopback(host) or any(_spares(part, host) for part in map(str.strip, spared.split(","))):
         return None
     return Finding(
         kind=Kind.PORT,
         verdict="warn",
-        what=f"calls go by the proxy {_without_password(environment[name])} ({name})",
+        what=f"calls go by the proxy {_host_of(environment[name])} ({name})",
         remedy=f"unless that is meant, set no_proxy={host}",
         of=str(peer),
     )
+
+
+def _spares(part: str, host: str) -> bool:
+    """Whether a part of no_proxy keeps calls to `host` from the proxy: how it ends, or a network that it is in."""
+    if part and host.lower().endswith(part.lower()):
+        return True
+    network, _, bits = part.partition("/")
+    try:
+        return bits.isdecimal() and ip_address(host) in ip_network(f"{ip_address(network)}/{bits}", strict=False)
+    except ValueError:  # no address, or no network
+        return False
 
 
 def _fault(error: OSError, timeout_s: float) -> tuple[str, str]:
@@ -97,6 +112,7 @@ def _fault(error: OSError, timeout_s: float) -> tuple[str, str]:
     return f"takes no connection ({error.strerror or error})", "check the address, the server and firewalls"
 
 
-def _without_password(url: str) -> str:
-    parts = urlsplit(url if "//" in url else f"//{url}")
-    return parts.netloc.rpartition("@")[2] or "of the environment"
+def _host_of(url: str) -> str:
+    """Host and port of a proxy: what follows the last @, since a password may hold what elsewhere ends a host."""
+    found = re.match(r"[^/?#]*", url[len(SCHEME) :].rpartition("@")[2])
+    return (found[0] if found else "") or "of the environment"

@@ -15,7 +15,7 @@ from elsa.plan.admission import check_client_fits, mebibytes
 from elsa.plan.memory import client_needs
 from elsa.plan.shape import Workload
 from elsa.spec import RunSpec
-from services.doctor.finding import Finding, Kind, Verdict
+from services.doctor.finding import Finding, Kind, Verdict, parted
 from services.rpc.identity import Role
 from services.rpc.memory import available_bytes, usable_bytes
 
@@ -54,7 +54,7 @@ def check_memory(
         try:
             return _memory("good", f"{what}; {_needed(spec, checkpoint, role, name, usable)}")
         except ElsaError as error:
-            return _memory("bad", *_parted(error))
+            return _memory("bad", *parted(error))
     if usable < LITTLE_MEMORY_BYTES and role != "admin":
         return _memory(
             "warn", what, f"most roles want more than {mebibytes(LITTLE_MEMORY_BYTES)}; see docs/deploy.md"
@@ -64,11 +64,11 @@ def check_memory(
 
 def check_disk(folder: Folder, usage: Callable[[Path], Any] = shutil.disk_usage) -> Finding:
     """Whether a folder, or that in which it would be made, can be written, and how much is free there."""
-    place = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if path.exists())
     what = f"{folder.path} ({folder.use})"
-    if not place.is_dir():
-        return _disk("bad", f"{what}: {place} is no folder", "name another folder in the settings")
     try:
+        place = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if path.exists())
+        if not place.is_dir():
+            return _disk("bad", f"{what}: {place} is no folder", "name another folder in the settings")
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"\0")
         free = int(usage(place).free)
@@ -114,12 +114,3 @@ def _memory(verdict: Verdict, what: str, remedy: str = "") -> Finding:
 
 def _disk(verdict: Verdict, what: str, remedy: str = "") -> Finding:
     return Finding(kind=Kind.DISK, verdict=verdict, what=what, remedy=remedy)
-
-
-def _parted(error: Exception) -> tuple[str, str]:
-    said = str(error)
-    for mark in (": raise ", ": give ", "; "):
-        what, found, remedy = said.partition(mark)
-        if found:
-            return what, f"{mark.strip(': ;')} {remedy}".strip()
-    return said, ""

@@ -8,15 +8,16 @@ import socket
 import ssl
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from elsa.errors import ElsaError, UnauthenticatedError
+from elsa.errors import ElsaError, InputError, UnauthenticatedError
 from services.doctor.finding import Finding, Kind, parted
 from services.doctor.peer import Peer
-from services.pki.certificates import identity_of, names_of
-from services.rpc.keypair import LATE_SHARE, TlsFiles, certificates_in, is_signed_by, read_file
+from services.rpc.certificates import certificate_of, certificates_in, identity_of, is_signed_by, names_of
+from services.rpc.keypair import LATE_SHARE, Keypair, TlsFiles, read_file
 from services.rpc.revoked import Revoked
 from services.rpc.server import is_loopback
 
@@ -31,14 +32,24 @@ class Handshake:
     """What came of it.
 
     Attributes:
-        certificate: the peer's; None where it speaks no TLS.
+        certificate: the peer's; None where it speaks no TLS, or shows one that cannot be read.
         taken: whether the peer went on after our side of it.
         fault: why there was none, if it did not get so far.
+        unreadable: what is wrong with a certificate that cannot be read.
     """
 
     certificate: x509.Certificate | None = None
     taken: bool = False
     fault: str = ""
+    unreadable: str = ""
+
+    @classmethod
+    def of(cls, der: bytes | None, *, taken: bool) -> Self:
+        """One at whose end the peer has shown these bytes as its certificate."""
+        try:
+            return cls(certificate=certificate_of(der) if der else None, taken=taken)
+        except InputError as error:
+            return cls(unreadable=str(error), taken=taken)
 
 
 def shake_hands(peer: Peer, place: tuple[str, int], files: TlsFiles | None, timeout_s: float) -> Handshake:
@@ -54,9 +65,7 @@ def shake_hands(peer: Peer, place: tuple[str, int], files: TlsFiles | None, time
             socket.create_connection(place, timeout=timeout_s) as plain,
             context.wrap_socket(plain, server_hostname=peer.host or place[0]) as secure,
         ):
-            shown = secure.getpeercert(binary_form=True)
-            certificate = x509.load_der_x509_certificate(shown) if shown else None
-            return Handshake(certificate=certificate, taken=_goes_on(secure))
+            return Handshake.of(secure.getpeercert(binary_form=True), taken=_goes_on(secure))
     except TimeoutError:
         return Handshake(fault=f"no handshake in {timeout_s:g} s")
     except (OSError, ValueError) as error:  # ssl.SSLError is one of the system's
@@ -83,6 +92,8 @@ def check_tls(
     def found(verdict: str, what: str, remedy: str = "") -> Finding:
         return Finding(kind=Kind.TLS, verdict=verdict, what=what, remedy=remedy, of=str(peer))  # type: ignore[arg-type]
 
+    if shaken.unreadable:
+        return found("bad", *parted(f"shows {shaken.unreadable}"))
     if files is None:
         return _without_tls(peer, shaken, insecure)
     if shaken.certificate is None:
@@ -111,10 +122,28 @@ def check_tls(
     return found("good", what)
 
 
-def is_of_its_time(shaken: Handshake, now_s: float) -> bool:
-    """Whether the certificate that was shown holds by our clock; none does."""
-    shown, now = shaken.certificate, datetime.fromtimestamp(now_s, UTC)
-    return shown is None or shown.not_valid_before_utc <= now <= shown.not_valid_after_utc
+def doubt_clock(peer: Peer, own: Keypair | None, shaken: Handshake, now_s: float) -> Finding | None:
+    """A warning where by our clock our certificate and the peer's are both over, or both to come; else None.
+
+    Who shows a certificate that is out of its time cannot be asked what time it is: gRPC calls nobody whose
+    certificate does not hold by this machine's clock.
+    """
+    if own is None or shaken.certificate is None:
+        return None
+    ours, now = certificates_in(own.certificate, "--tls-cert")[0], datetime.fromtimestamp(now_s, UTC)
+    if now > max(ours.not_valid_after_utc, shaken.certificate.not_valid_after_utc):
+        said = f"have both run out, ours at {ours.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
+    elif now < min(ours.not_valid_before_utc, shaken.certificate.not_valid_before_utc):
+        said = f"are both not valid yet, ours from {ours.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on"
+    else:
+        return None
+    return Finding(
+        kind=Kind.CLOCK,
+        verdict="warn",
+        what=f"by this machine's clock it is {now:%Y-%m-%d %H:%M} UTC: our certificate and its own {said}",
+        remedy="if it is not, set the clock by NTP (chrony, timesyncd)",
+        of=str(peer),
+    )
 
 
 def _goes_on(secure: ssl.SSLSocket) -> bool:

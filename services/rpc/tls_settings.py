@@ -9,6 +9,7 @@ from pydantic_settings import BaseSettings
 from services.rpc.keypair import TlsFiles
 
 FILES = ("tls_ca", "tls_cert", "tls_key")
+LONE_LIST = f"tls_crl is given without TLS; give {', '.join(FILES)} too"
 
 
 class TlsSettings(BaseSettings):
@@ -52,7 +53,7 @@ class ServerTlsSettings(TlsSettings):
     @model_validator(mode="after")
     def _crl_needs_tls(self) -> Self:
         if self.tls_crl is not None and self.tls_ca is None:
-            raise ValueError(f"tls_crl is given without TLS; give {', '.join(FILES)} too")
+            raise ValueError(LONE_LIST)
         return self
 
     @property

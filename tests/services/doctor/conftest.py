@@ -1,6 +1,7 @@
 """An authority, a real cloud under TLS, and the doctor run on a machine of this fleet."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from fleet_harness import cloud_serving
 from services.doctor.examination import Instruments, Subject, examine
 from services.doctor.peer import Peer
 from services.rpc.identity import Identity
+
+LONG_AGO = timedelta(hours=1)
+"""So that certificates hold still by a clock that is some minutes behind."""
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +42,7 @@ def crl(authority, tmp_path_factory):
 @pytest.fixture(scope="module")
 def cloud(authority, crl, tmp_path_factory):
     """The address of a real cloud under TLS."""
-    own = authority.issued(Identity("cloud", "main"))
+    own = authority.issued(Identity("cloud", "main"), begun=LONG_AGO)
     settings = {"tls_ca": own.ca, "tls_cert": own.certificate, "tls_key": own.key, "tls_crl": crl}
     with cloud_serving(tmp_path_factory.mktemp("cloud"), gone_after_s=60, **settings) as address:
         yield address
@@ -49,7 +53,7 @@ def of_cloud(cloud, authority):
     """`of_cloud(role="admin", **other)`: what is found of the cloud by a machine with a good certificate."""
 
     def look(role="admin", name="ops", *, by=None, files=None, address=cloud, **given):
-        files = tls_of(authority.issued(Identity(role, name))) if files is None else files
+        files = tls_of(authority.issued(Identity(role, name), begun=LONG_AGO)) if files is None else files
         subject = Subject(role=role, name=name, cloud=Peer(server="cloud", address=address), files=files, **given)
         return list(examine(subject, by or Instruments()))
 

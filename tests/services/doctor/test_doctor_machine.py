@@ -14,6 +14,7 @@ from services.doctor.model import check_model
 from services.doctor.room import Folder, check_disk, check_memory
 
 MIB = 1 << 20
+NOBODY = 65534
 Usage = namedtuple("Usage", "free")
 
 
@@ -133,6 +134,24 @@ def test_a_folder_that_is_a_file_or_read_only_is_bad(tmp_path):
         assert found.verdict == "bad" and "cannot be written" in found.what
     found = check_disk(Folder(path=tmp_path / "read-only", use="state"), refuse)
     assert found.verdict == "bad" and f"user {os.getuid()}" in found.remedy
+
+
+@pytest.fixture
+def closed(tmp_path):
+    """A folder in a folder that this process may not enter, root's rights or not."""
+    (parent := tmp_path / "closed").mkdir(mode=0)
+    before = os.geteuid()
+    if not before:
+        os.seteuid(NOBODY)
+    yield parent / "state"
+    os.seteuid(before)
+
+
+def test_a_folder_that_nobody_may_look_into_is_bad(closed):
+    found = check_disk(Folder(path=closed / "a", use="state"))
+    assert found.verdict == "bad" and "cannot be written (Permission denied)" in found.what
+    found = looked_at(closed).finding
+    assert found.verdict == "bad" and "Permission denied" in found.what
 
 
 def test_what_is_injected_is_what_is_used(tmp_path):

@@ -5,6 +5,8 @@ import threading
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.doctor.bounded import within
 from services.doctor.network import proxied, reach, resolve
@@ -93,7 +95,15 @@ def test_a_silent_port_is_waited_for_so_long_alone(blackhole):
     assert "did not answer in 0.5 s" in finding.what and "firewalls" in finding.remedy
 
 
-@pytest.mark.parametrize("spared", [{}, {"no_proxy": "other.example, 10.0.0.1"}])
+@pytest.mark.parametrize(
+    "spared",
+    [
+        {},
+        {"no_proxy": "other.example, 10.0.0.1"},
+        {"no_proxy": "*"},
+        {"no_grpc_proxy": "", "no_proxy": ".example"},
+    ],
+)
 def test_a_proxy_is_told_without_its_password(spared):
     finding = proxied(at("cloud.example:7400"), {"https_proxy": "http://me:hunter2@proxy.example:3128", **spared})
     assert finding.verdict == "warn"
@@ -102,10 +112,53 @@ def test_a_proxy_is_told_without_its_password(spared):
 
 
 @pytest.mark.parametrize(
-    "environment", [{}, {"HTTPS_PROXY": "http://p:1"}, {"http_proxy": "http://p:1", "no_proxy": ".example,localhost"}]
+    ("url", "shown"),
+    [
+        ("http://me:pa/ss@proxy", "proxy"),
+        ("http://me:hunt#er2@proxy:1/path", "proxy:1"),
+        ("http://me:hunt?er2@proxy", "proxy"),
+        ("http://me:p@ss@proxy", "proxy"),
+        ("http://[::1", "[::1"),
+        ("HTTP://[::1]:3128/", "[::1]:3128"),
+        ("http://", "of the environment"),
+    ],
 )
-def test_where_grpc_takes_no_proxy_nothing_is_said(environment):
-    assert proxied(at("cloud.example:7400"), environment) is None
+def test_of_a_url_that_is_odd_the_host_alone_is_shown(url, shown):
+    assert (
+        proxied(at("cloud.example:7400"), {"grpc_proxy": url}).what == f"calls go by the proxy {shown} (grpc_proxy)"
+    )
+
+
+@given(password=st.text(min_size=8))
+def test_no_password_of_any_letters_is_shown(password):
+    finding = proxied(at("cloud.example:7400"), {"http_proxy": f"http://me:{password}@proxy.example:3128"})
+    assert finding.what == "calls go by the proxy proxy.example:3128 (http_proxy)"
+
+
+@pytest.mark.parametrize(
+    ("address", "environment"),
+    [
+        ("cloud.example:7400", {}),
+        ("cloud.example:7400", {"HTTPS_PROXY": "http://p:1"}),
+        ("cloud.example:7400", {"https_proxy": "https://p:1"}),
+        ("cloud.example:7400", {"https_proxy": "p:1"}),
+        ("cloud.example:7400", {"https_proxy": "", "http_proxy": "http://p:1"}),
+        ("cloud.example:7400", {"http_proxy": "http://p:1", "no_proxy": ".example,localhost"}),
+        ("cloud.example:7400", {"http_proxy": "http://p:1", "no_proxy": "CLOUD.EXAMPLE"}),
+        ("10.1.2.3:7400", {"http_proxy": "http://p:1", "no_proxy": "x, 10.0.0.0/8 "}),
+        ("10.1.2.3:7400", {"http_proxy": "http://p:1", "no_proxy": "10.9.9.9/8"}),
+        ("[fd00::1]:7400", {"http_proxy": "http://p:1", "no_proxy": "fd00::/8"}),
+        ("127.0.0.1:7400", {"http_proxy": "http://p:1"}),
+        ("localhost:7400", {"http_proxy": "http://p:1"}),
+    ],
+)
+def test_where_calls_take_no_proxy_nothing_is_said(address, environment):
+    assert proxied(at(address), environment) is None
+
+
+@pytest.mark.parametrize("spared", ["11.0.0.0/8", "10.0.0.0/99", "10.0.0.0/255.0.0.0", "fd00::/8", "/8", "10.0.0.0/"])
+def test_a_network_that_is_another_or_none_spares_no_address(spared):
+    assert proxied(at("10.1.2.3:7400"), {"http_proxy": "http://p:1", "no_proxy": spared}).verdict == "warn"
 
 
 def test_what_is_waited_for_gives_its_result_or_its_error():

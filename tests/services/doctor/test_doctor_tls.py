@@ -7,8 +7,13 @@ import time
 from contextlib import suppress
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import ObjectIdentifier
 from doctor_harness import of, tls_of
 from fleet_harness import cloud_serving
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rpc_servers import services_of, serving
 
 from elsa.v1 import run_pb2, run_pb2_grpc
@@ -85,11 +90,26 @@ def test_our_own_expired_certificate_is_told_and_the_server_is_looked_at_still(o
     assert "ends the connection once it has seen our own certificate" in servers.what
 
 
-def test_a_clock_that_makes_good_certificates_bad_is_found_out(of_cloud):
-    """By ours, none is valid yet; the server takes them, and tells its time."""
-    findings = of_cloud(by=Instruments(clock=lambda: time.time() - 400))
-    assert "check this machine's clock" in [each.remedy for each in findings]
-    assert "400" in of(findings, "clock").what or "399.9" in of(findings, "clock").what
+@pytest.mark.parametrize(
+    ("days", "ahead_s", "said"),
+    [(-1, 0, "have both run out, ours at"), (1, -3600, "are both not valid yet, ours from")],
+)
+def test_where_both_certificates_are_out_of_their_time_our_clock_is_doubted(of_cloud, authority, days, ahead_s, said):
+    """gRPC, which goes by the system's clock, would not shake hands to ask for the time."""
+    ours = tls_of(authority.issued(Identity("admin", "ops"), days=days))
+    by = Instruments(clock=lambda: time.time() + ahead_s)
+    with Showing(authority.issued(Identity("cloud", "main"), days=days)) as address:
+        findings = of_cloud(address=address, files=ours, by=by)
+    found = of(findings, "clock", "warn")
+    assert said in found.what and "NTP" in found.remedy
+    assert not [each for each in findings if each.kind == "version"]
+
+
+def test_where_theirs_alone_is_out_of_its_time_nothing_is_said_of_clocks(of_cloud, authority):
+    with Showing(authority.issued(Identity("cloud", "main"), days=-1)) as address:
+        findings = of_cloud(address=address)
+    assert "expired at" in of(findings, "TLS").what
+    assert not [each for each in findings if each.kind == "clock"]
 
 
 def test_a_server_that_does_not_take_ours_is_bad(of_cloud, stranger, authority, tmp_path):
@@ -118,6 +138,41 @@ def test_a_server_of_another_authority_is_bad(of_cloud, stranger):
 def test_a_server_with_a_wrong_certificate_is_bad(of_cloud, authority, identity, given, said):
     with Showing(authority.issued(identity, **given)) as address:
         assert said in of(of_cloud(address=address), "TLS").what
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+def test_a_server_whose_certificate_cannot_be_read_is_bad(of_cloud, authority):
+    """It holds a name of a kind that is not understood: an x400Address."""
+    own = authority.issued(Identity("cloud", "main"), odd=[x509.RegisteredID(ObjectIdentifier("1.2.3.4"))])
+    der = x509.load_pem_x509_certificate(own.certificate_pem).public_bytes(Encoding.DER)
+    odd = der.replace(b"\x88\x03\x2a\x03\x04", b"\xa3\x03\x2a\x03\x04")
+    assert odd != der
+    own.certificate.write_bytes(ssl.DER_cert_to_PEM_cert(odd).encode())
+    with Showing(own) as address:
+        found = of(of_cloud(address=address), "TLS")
+    assert "shows a certificate that cannot be read" in found.what and found.remedy
+
+
+@pytest.fixture(scope="module")
+def shown(authority):
+    """The certificate of a cloud as DER, and what it is held against."""
+    own = authority.issued(Identity("cloud", "main"))
+    return ssl.PEM_cert_to_DER_cert(own.certificate_pem.decode()), tls_of(own)
+
+
+@pytest.mark.filterwarnings("ignore:Attribute's length must be:UserWarning")
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
+@given(place=st.integers(0, 10_000), byte=st.integers(0, 255), peer=st.sampled_from(("cloud", "edge")))
+def test_an_altered_certificate_of_a_server_is_bad_in_words(shown, place, byte, peer):
+    der, files = shown
+    altered = bytearray(der)
+    altered[place % len(der)] = byte
+    shaken = secure.Handshake.of(bytes(altered), taken=True)
+    for given_files in (files, None):
+        found = secure.check_tls(Peer(server=peer, address="a:1"), shaken, given_files, time.time())
+        assert found.verdict == "bad" or (bytes(altered) == der and peer == "cloud")
 
 
 def test_a_server_without_tls_is_told(of_cloud):
@@ -158,6 +213,16 @@ def test_clocks_apart_are_told(of_cloud, skew_s, verdict):
     if skew_s:
         assert f"is {abs(skew_s)}." in found.what or f"is {abs(skew_s) - 1}.9" in found.what
         assert "NTP" in found.remedy
+
+
+@pytest.mark.parametrize("stamp", ["9" * 400, "9" * 5000, "9" * 16, "²", "-1", "1.5", ""])
+def test_a_time_that_no_clock_tells_is_none(authority, of_cloud, monkeypatch, stamp):
+    monkeypatch.setattr(Introduction, "__call__", lambda _: (("elsa-version", "1.0.0"), ("elsa-unix-ms", stamp)))
+    own = authority.issued(Identity("cloud", "main"))
+    with serving(
+        "sync", services_of(runs=Runs()), credentials=credentials(own, "cloud"), introduction=Introduction()
+    ) as address:
+        assert of(of_cloud(address=address), "clock", "skipped").what == "it told no time"
 
 
 def test_a_slow_call_is_no_skew():

@@ -67,17 +67,19 @@ class Authority:
         days: float = 1,
         eku: Iterable[x509.ObjectIdentifier] | None = None,
         uris: Sequence[str] = (),
+        odd: Sequence[x509.GeneralName] = (),
+        begun: timedelta = EARLIER,
     ) -> Files:
         """A certificate of `identity`, in new files; with negative `days` one that is over.
 
         A server's has the identity's host name besides `hosts`, which are DNS names or IP addresses; `eku` takes the
-        place of the role's own purposes; `uris` are added.
+        place of the role's own purposes; `uris` and `odd` names are added. It holds since `begun` before now.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, identity.name if identity else "nobody")])
-        builder = _builder(name, self.subject, key.public_key(), days)
+        builder = _builder(name, self.subject, key.public_key(), days, begun)
         builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        names = _names(identity, hosts, uris)
+        names = [*_names(identity, hosts, uris), *odd]
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         purposes = list(eku) if eku is not None else PURPOSES[identity.role] if identity else [CALL]
@@ -113,10 +115,10 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: float, begun: timedelta = EARLIER
 ) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
-    begins = now - EARLIER - max(timedelta(0), -timedelta(days=days))
+    begins = now - begun - max(timedelta(0), -timedelta(days=days))
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key)
     builder = builder.serial_number(x509.random_serial_number())
     return builder.not_valid_before(begins).not_valid_after(now + timedelta(days=days))
