@@ -5,12 +5,15 @@ before the cloud has closed the round delivers the same again, which counts once
 """
 
 import logging
+import time
+from collections.abc import Callable
 
 from elsa.aggregate.fednova import least_steps
 from elsa.errors import MalformedError
 from elsa.wire.adapter import sha256
 from services.edge.delivery import Delivery
 from services.edge.own_trunks import Adapter
+from services.edge.parts import Closed
 from services.edge.run import EdgeRun
 from services.edge.saved import Kept, Saved
 from services.edge.state import EdgeState
@@ -27,8 +30,16 @@ class GlobalRound:
         adapter: its tensors.
     """
 
-    def __init__(self, run: EdgeRun, state: EdgeState, pulled: Pulled, adapter: Adapter) -> None:
+    def __init__(
+        self,
+        run: EdgeRun,
+        state: EdgeState,
+        pulled: Pulled,
+        adapter: Adapter,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._run = run
+        self._clock = clock
         self._state = state
         self._version = pulled.version
         self._start_sha256 = sha256(pulled.data)
@@ -40,11 +51,13 @@ class GlobalRound:
     def resume(self) -> bool:
         """Whether a restarted edge goes on within this version; else the version is to be opened.
 
-        Tensors that clients keep to themselves are taken up in any case. What does not fit is ignored with a warning.
+        Tensors that clients keep to themselves, and how long edge rounds take, are taken up in any case. What does
+        not fit is ignored with a warning.
         """
         saved = self._state.get(self._run.run_id)
         if saved is None:
             return False
+        self._run.timetable.resume(saved.taken_s)
         known = (saved.version, saved.start_sha256) == (self._version, self._start_sha256)
         same = known and saved.edge_rounds > 0
         try:
@@ -62,23 +75,31 @@ class GlobalRound:
         return same
 
     def close_all(self, all_s: float) -> Delivery:
-        """Close the edge rounds that are left, in `all_s` seconds if there were none before; what came of all.
+        """Close the edge rounds that are left, in `all_s` seconds together; what came of all.
 
         Between them the clusters of an edge whose clients behave alike go on apart, those of a mixture together.
 
         Raises as `EdgeRounds.close`.
         """
-        rounds = self._run.rounds
+        rounds, ends_s = self._run.rounds, self._clock() + all_s
         while self._closed < self._count:
             if self._closed:
                 begin, own = self._delivery.go_on()
                 rounds.open(self._version, self._closed, begin, of_clusters=own)
-            closed = rounds.close(all_s / self._count)
+            closed = self._close(ends_s)
             self._run.sessions.forget_round(self._run.run_id)
             self._delivery.add(closed)
             self._closed += 1
             self._state.put(self._saved(rounds.kept()))
         return self._delivery
+
+    def _close(self, ends_s: float) -> Closed:
+        """Close the open edge round, so that those after it can be closed by `ends_s` too."""
+        timetable, began_s = self._run.timetable, self._clock()
+        closed = self._run.rounds.close(timetable.share_s(self._closed, ends_s - began_s))
+        if closed.parts and not closed.cut_short:
+            timetable.add(self._closed, self._clock() - began_s)
+        return closed
 
     def forget(self) -> None:
         """Nothing of this version was wanted; what clients keep to themselves is kept."""
@@ -102,6 +123,7 @@ class GlobalRound:
             version=self._version,
             edge_rounds=self._closed,
             start_sha256=self._start_sha256,
+            taken_s=self._run.timetable.taken,
             made=self._delivery.made(),
             kept=kept,
         )

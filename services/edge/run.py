@@ -22,6 +22,7 @@ from services.edge.rooms import Rooms
 from services.edge.rounds import EdgeRounds
 from services.edge.served import Place
 from services.edge.sessions import Agreed, Committed, Session, Sessions
+from services.edge.timetable import Timetable
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Worker
 
@@ -49,6 +50,7 @@ class EdgeRun:
         told = spec.seed if spec.trust.enabled else None
         most = spec.training.local_steps if spec.training.steps == "proportional" else None
         self.rounds = EdgeRounds(spec.rounds.quorum, own_names(spec, trunk), seed=told, most_steps=most)
+        self.timetable = Timetable(spec.training.edge_rounds)
         self.ends = ClientEnds(spec, trunk.segment.width, shelf)
         segment = trunk.segment
         self.base = RunBase(spec, trunk.checkpoint, segment.blocks_total, sorted(segment.owned), base_digest)

@@ -6,7 +6,7 @@ reports as a message, and `own/NAME/…` what a client keeps to itself.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -65,6 +65,8 @@ class Saved:
     """Closed on top of the version; 0 where nothing of it is wanted but what clients keep to themselves."""
     start_sha256: str
     """Of the version's file, from which all began."""
+    taken_s: Mapping[int, Sequence[float]] = field(default_factory=dict)
+    """Seconds that edge rounds took of late, by their number, as `timetable.Timetable` knows it."""
     made: Made = field(repr=False)
     kept: Kept = field(repr=False)
 
@@ -84,6 +86,7 @@ class _Numbers:
     of_clusters: dict[int, OfCluster]
     mean_steps: float
     cut_short: bool
+    taken_s: dict[int, tuple[float, ...]] = field(default_factory=dict)
 
 
 _NUMBERS = TypeAdapter(_Numbers)
@@ -103,6 +106,7 @@ def encode(saved: Saved) -> bytes:
         of_clusters=dict(saved.made.of_clusters),
         mean_steps=saved.made.mean_steps,
         cut_short=saved.made.cut_short,
+        taken_s={number: tuple(taken) for number, taken in saved.taken_s.items()},
     )
     rest = _NUMBERS.dump_json(numbers) + b"\n" + save(dict(sorted(_tensors(saved))))
     return hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
@@ -125,6 +129,7 @@ def decode(data: bytes) -> Saved:
         version=numbers.version,
         edge_rounds=numbers.edge_rounds,
         start_sha256=numbers.start_sha256,
+        taken_s=numbers.taken_s,
         made=made,
         kept=Kept(
             clusters=numbers.clusters,

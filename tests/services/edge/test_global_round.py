@@ -17,6 +17,7 @@ from services.edge.own_trunks import none_of
 from services.edge.parts import Report, Standing, Update
 from services.edge.rounds import EdgeRounds
 from services.edge.state import EdgeState
+from services.edge.timetable import Timetable
 from services.rpc.adapters import Pulled
 
 RUN, VERSION, ROUNDS = "tiny-1", 3, 3
@@ -38,6 +39,7 @@ class RunHere:
     rounds: EdgeRounds
     run_id: str = RUN
     sessions: NoSessions = field(default_factory=NoSessions)
+    timetable: Timetable = field(default_factory=lambda: Timetable(ROUNDS))
 
 
 def run_here(spec, own=none_of, standings=STANDINGS, clients=tuple(CLUSTERS), version=3):
