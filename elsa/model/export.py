@@ -37,6 +37,8 @@ class _About(BaseModel):
     max_tokens: int = Field(ge=2)
     turned: Turned | None = None
     cluster: int | None = None
+    source: str = ""
+    """What the writer knows it by: see `source_of`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,19 +64,23 @@ def export(
     max_tokens: int,
     turned: Turned | None = None,
     cluster: int | None = None,
+    source: str = "",
 ) -> None:
     """Write an adapter folder; one that an earlier export wrote there is replaced.
 
     Args:
         cluster: whose clients alone made it; None for all of a run.
         turned: with SS-OP and blind edges, who shares a key: the card then says that plain PEFT is of no use.
+        source: what it is made from, in the writer's own words, for `source_of`.
 
     Raises:
         InputError: if the place is taken by something else or cannot be written.
     """
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _ABOUT).is_file())):
         raise InputError(f"{folder} exists and is no adapter folder; choose another one or remove it")
-    about = _About(task=config.task, labels=labels, max_tokens=max_tokens, turned=turned, cluster=cluster)
+    about = _About(
+        task=config.task, labels=labels, max_tokens=max_tokens, turned=turned, cluster=cluster, source=source
+    )
     mark = uuid.uuid4().hex[:8]
     beside, old = (folder.with_name(f".{folder.name}.{mark}.{what}") for what in ("new", "old"))
     try:
@@ -111,6 +117,14 @@ def load_folder(folder: Path) -> Exported:
     return Exported(
         tensors=tensors, config=config, labels=about.labels, max_tokens=about.max_tokens, turned=about.turned
     )
+
+
+def source_of(folder: Path) -> str:
+    """What `export` was told that an adapter folder is made from; empty if that is not known, or nothing is there."""
+    try:
+        return _About.model_validate_json((folder / _ABOUT).read_text(encoding="utf-8")).source
+    except (FileNotFoundError, ValueError):
+        return ""
 
 
 def put_in_place(new: Path, folder: Path, old: Path) -> None:

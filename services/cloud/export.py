@@ -1,10 +1,14 @@
 """A run's adapters as PEFT folders below the state folder, and those as streams of files."""
 
+import hashlib
+import json
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
 from elsa.errors import NotFoundError
-from elsa.model.export import export
+from elsa.model.adapter_config import AdapterConfig
+from elsa.model.export import export, source_of
 from elsa.spec import RunSpec
 from elsa.wire.adapter import decode_adapter
 from services.cloud.blobs import Blobs
@@ -22,35 +26,49 @@ class Made:
 
 
 class Exports:
-    """PEFT folders below `root`, one a version, written once. Calls block: use them in a thread."""
+    """PEFT folders below `root`, one a version, written once. Calls block: use them in a thread.
+
+    What lies in a version's place may be of a run that a restored database does not know: it is written anew then.
+    """
 
     def __init__(self, root: Path, blobs: Blobs) -> None:
         self._root = root
         self._blobs = blobs
+        self._lock = threading.Lock()
 
     def write(self, run: Run, made: Made) -> Path:
-        """The folder of an adapter, written if it is not there. Raises NotFoundError, InputError."""
+        """The folder of an adapter, written if it is not there. Raises NotFoundError, ChecksumError, InputError."""
         name = f"version-{made.version}" + ("" if made.cluster is None else f"-cluster-{made.cluster}")
         folder = self._root / run.run_id / name
-        if folder.is_dir():
-            return folder
         if run.config is None:
             raise NotFoundError(f"run {run.run_id} has no version {made.version}; ask for an earlier one")
-        spec = RunSpec.from_yaml(run.spec)
-        tensors = decode_adapter(self._blobs.get(made.sha256))
+        source = _source(made.sha256, run.spec, run.config)
+        with self._lock:  # of two, one writes, and none replaces what the other has begun to read
+            if source_of(folder) != source:
+                self._write(folder, run.spec, run.config, made, source)
+        return folder
+
+    def _write(self, folder: Path, text: str, config: AdapterConfig, made: Made, source: str) -> None:
+        spec, tensors = RunSpec.from_yaml(text), decode_adapter(self._blobs.get(made.sha256))
         ssop = spec.privacy.ssop
         export(
             folder,
             tensors,
-            run.config,
+            config,
             labels=spec.data.labels,
             max_tokens=spec.model.max_tokens,
             turned=ssop.key if ssop is not None and ssop.edge == "blind" else None,
             cluster=made.cluster,
+            source=source,
         )
-        return folder
 
     def files(self, run: Run, made: Made) -> list[tuple[str, bytes]]:
         """Names and contents of the folder's files, in order of their names. Raises as `write`."""
         folder = self.write(run, made)
         return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file()]
+
+
+def _source(sha256: str, text: str, config: AdapterConfig) -> str:
+    """The SHA-256 of all that decides what is in a version's folder."""
+    whole = json.dumps([sha256, text, config.to_peft_json()])
+    return hashlib.sha256(whole.encode()).hexdigest()
