@@ -16,7 +16,7 @@ TEXT = f"""Say what is wrong: names, ports, TLS, roles, clocks, versions, model,
 It reads the settings that the role would read on this machine: flags, ELSA_..., --config. All checks run that can,
 whatever others found; nothing is changed anywhere. docs/doctor.md says what each looks at.
 
-Exit status: 0 if nothing is bad (there may be warnings), 1 for settings that cannot be read, 2 for a wrong flag, else
+Exit status: 0 if nothing is bad (there may be warnings), 1 for settings that cannot be used, 2 for a wrong flag, else
 the kind of the first that is bad:
 
 {CODES}
