@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from elsa.aggregate.fednova import least_steps
@@ -17,6 +17,7 @@ from elsa.errors import (
 from elsa.model.adapter_config import AdapterConfig
 from elsa.spec import RunSpec
 from elsa.wire.adapter import decode_adapter
+from services.cloud.counting import check_own, counted
 from services.cloud.events import UpdateReceived
 from services.cloud.fleet import check_number
 from services.cloud.lifecycle import RunState
@@ -158,8 +159,10 @@ def _check_update(transaction: Transaction, run: Run, push: Push, taken: str | N
             f"another update of {push.node_id} on version {push.version} was taken ({taken[:12]}); "
             f"pull version {push.version + 1}"
         )
-    if push.node_id not in working_edges(transaction.all(Member, run_id=run.run_id)):
+    members = transaction.all(Member, run_id=run.run_id)
+    if push.node_id not in working_edges(members):
         raise StaleRoundError(f"{push.node_id} has no clients in run {run.run_id}")
+    check_own(push.node_id, push.reports, members)
 
 
 def keep(transaction: Transaction, push: Push, now: float) -> list[str]:
@@ -181,41 +184,44 @@ def keep(transaction: Transaction, push: Push, now: float) -> list[str]:
         transaction.put(first)
         transaction.put(replace(run, version=0, config=push.config))
         return []
-    void = [update for update in _earlier(transaction, push) if update.delivery_id != push.delivery_id]
+    updates = transaction.all(Update, run_id=run.run_id, version=push.version)
+    void = [update for update in updates if _is_void(update, push)]
     for update in void:
         transaction.delete(update)
-    offered = {member.node_id: member.train_rows for member in transaction.all(Member, run_id=run.run_id)}
-    rows = min(push.rows, _most_rows(transaction, push, offered))
-    if rows < push.rows:
-        log.warning("%s claims %d rows of which its clients offered %d: so many count", push.node_id, push.rows, rows)
-    reports = tuple(replace(told, rows=min(told.rows, offered.get(told.client_id, 0))) for told in push.reports)
-    update = Update(
-        run_id=run.run_id,
+    others = [update for update in updates if not _is_void(update, push)]
+    update = _update(transaction, push, others)
+    transaction.put(update)
+    body = UpdateReceived(edge_id=push.node_id, version=push.version, rows=update.rows, reports=update.reports)
+    transaction.append(run.run_id, body, now)
+    return [earlier.sha256 for earlier in void]
+
+
+def _is_void(update: Update, push: Push) -> bool:
+    """Whether an update is of another delivery of the same edge, which it broke off."""
+    return update.edge_id == push.node_id and update.delivery_id != push.delivery_id
+
+
+def _update(transaction: Transaction, push: Push, others: Sequence[Update]) -> Update:
+    """A push as it is kept beside `others` of its version."""
+    members = transaction.all(Member, run_id=push.run_id)
+    own = counted(push.node_id, push.rows, push.reports, push.moved, members, others)
+    if own.rows < push.rows:
+        log.warning("%s claims %d rows; its clients that count offered %d", push.node_id, push.rows, own.rows)
+    return Update(
+        run_id=push.run_id,
         version=push.version,
         edge_id=push.node_id,
         cluster=_number(push),
         outdated=_is_outdated(transaction, push),
         parts=push.parts,
         delivery_id=push.delivery_id,
-        rows=rows,
+        rows=own.rows,
         effective_steps=push.effective_steps,
         sha256=push.sha256,
-        reports=reports,
+        reports=own.reports,
         cut_short=push.cut_short,
-        moved=push.moved,
+        moved=own.moved,
     )
-    transaction.put(update)
-    body = UpdateReceived(edge_id=push.node_id, version=push.version, rows=rows, reports=reports)
-    transaction.append(run.run_id, body, now)
-    return [earlier.sha256 for earlier in void]
-
-
-def _most_rows(transaction: Transaction, push: Push, offered: Mapping[str, int]) -> int:
-    """What the clients of a push offered to train on: those that it reports, else those of its edge. At least 1."""
-    told = {report.client_id for report in push.reports}
-    if not told:
-        told = {client.node_id for client in transaction.all(Member, run_id=push.run_id, edge_id=push.node_id)}
-    return max(sum(offered.get(client, 0) for client in told), 1)
 
 
 def _number(push: Push) -> int:
