@@ -156,6 +156,11 @@ def mean_of(closed: Closed, before: Adapter) -> tuple[Adapter, float]:
     return averaged(before, parts) if parts else (before, 0.0)
 
 
+def reported(made: Made) -> frozenset[str]:
+    """The clients that had a part in what was made. Raises MalformedError for reports that are none."""
+    return frozenset(report.client_id for reports in made.reports.values() for report in _decoded(reports))
+
+
 def _decoded(reports: bytes) -> list[adapter_pb2.ClientReport]:
     try:
         return list(adapter_pb2.ClientReports.FromString(reports).reports)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from elsa.aggregate.fednova import least_steps
 from elsa.errors import MalformedError
 from elsa.wire.adapter import sha256
-from services.edge.delivery import Delivery
+from services.edge.delivery import Delivery, reported
 from services.edge.own_trunks import Adapter
 from services.edge.parts import Closed
 from services.edge.run import EdgeRun
@@ -51,6 +51,9 @@ class GlobalRound:
     def resume(self) -> bool:
         """Whether a restarted edge goes on within this version; else the version is to be opened.
 
+        It does not if a client that had a part in what was made is another edge's by now, where it does the version
+        again: it would count twice.
+
         Tensors that clients keep to themselves, and how long edge rounds take, are taken up in any case. What does
         not fit is ignored with a warning.
         """
@@ -59,8 +62,8 @@ class GlobalRound:
             return False
         self._run.timetable.resume(saved.taken_s)
         known = (saved.version, saved.start_sha256) == (self._version, self._start_sha256)
-        same = known and saved.edge_rounds > 0
         try:
+            same = known and saved.edge_rounds > 0 and not self._gone(saved)
             self._run.rounds.resume(saved.kept, self._adapter, same_version=same)
             if same:
                 self._delivery.resume(saved.made)
@@ -73,6 +76,14 @@ class GlobalRound:
             said = (saved.run_id, self._version, self._closed, self._count)
             log.info("run %s: goes on in version %d after %d of %d edge rounds", *said)
         return same
+
+    def _gone(self, saved: Saved) -> bool:
+        """Whether a client that had a part in this version is not ours any more; logs who."""
+        gone = sorted(self._run.rounds.others_of(reported(saved.made)))
+        if gone:
+            said = (saved.run_id, saved.version, ", ".join(gone))
+            log.warning("run %s: version %d begins again here: %s went to another edge meanwhile", *said)
+        return bool(gone)
 
     def close_all(self, all_s: float) -> Delivery:
         """Close the edge rounds that are left, in `all_s` seconds together; what came of all.

@@ -138,6 +138,11 @@ class EdgeRounds:
             if same_version:
                 self._roster.resume(kept.clusters, kept.clusters_version)
 
+    def others_of(self, clients: Collection[str]) -> frozenset[str]:
+        """Those of `clients` that are not ours."""
+        with self._changed:
+            return frozenset(clients) - (self._roster.clients or frozenset())
+
     def drain(self) -> None:
         """Open no round any more; the one that is open may be finished."""
         with self._changed:

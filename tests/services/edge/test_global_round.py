@@ -156,7 +156,7 @@ def test_an_edge_that_is_killed_between_its_rounds_delivers_what_it_would_have(t
     assert len(list((folder / "killed").iterdir())) == (1 if keeps else 0)
 
 
-def test_tensors_of_clients_own_outlive_the_delivery_and_nothing_is_delivered_twice(tmp_path):
+def test_what_was_not_wanted_is_not_gone_on_with_and_clients_own_tensors_outlive_it(tmp_path):
     spec, own = spec_for(), lambda names: frozenset({"trunk"})
     _, before, one = delivered(spec, tmp_path, [], own)
     one.forget()
@@ -164,12 +164,52 @@ def test_tensors_of_clients_own_outlive_the_delivery_and_nothing_is_delivered_tw
     again = GlobalRound(run, EdgeState(tmp_path, "edge-1"), pulled(version=VERSION + 1), START)
     assert not again.resume()
     same = GlobalRound(run, EdgeState(tmp_path, "edge-1"), pulled(), START)
-    assert not same.resume(), "what was delivered is not gone on with"
+    assert not same.resume(), "nothing of it was wanted"
     for client in ("ann", "bob"):
         np.testing.assert_array_equal(run.rounds.instead(client)["trunk"], before.rounds.instead(client)["trunk"])
     with pytest.raises(ElsaError):
         run.rounds.check_member("cat")
     assert run.rounds.instead("cat") is None, "it is another edge's by now"
+
+
+@pytest.mark.parametrize("edges", ["similar", "balanced"])
+@pytest.mark.parametrize("kill", range(1, ROUNDS + 1))
+@pytest.mark.parametrize("left", [("eve",), ("ann", "bob", "cat"), ("ann", "bob", "cat", "eve")])
+def test_work_of_clients_that_are_another_edges_by_now_is_not_delivered(tmp_path, caplog, edges, kill, left):
+    """They are trained there in the same version, and would count twice."""
+    spec, state = spec_for(edges), EdgeState(tmp_path, "edge-1")
+    own = lambda names: frozenset({"trunk"})  # noqa: E731
+    run = run_here(spec, own)
+    one, _ = begun(run, state, restarted=False)
+    put = state.put
+
+    def putting(saved):
+        put(saved)
+        if saved.edge_rounds == kill:
+            raise Killed
+
+    state.put = putting
+    thread = serve(run, [(VERSION, edge_round) for edge_round in range(kill)])
+    with pytest.raises(Killed):
+        one.close_all(90)
+    thread.join()
+    kept = run.rounds.kept().own["ann"]
+
+    run = run_here(spec, own, clients=left)
+    again = GlobalRound(run, EdgeState(tmp_path, "edge-1"), pulled(), START)
+    assert not again.resume(), "the version begins again with those who are here"
+    assert again._delivery.parcels() == []
+    assert "dan" in caplog.text
+    if "ann" in left:
+        np.testing.assert_array_equal(run.rounds.instead("ann")["trunk"], kept["trunk"])
+
+
+def test_a_client_that_is_new_here_stops_no_edge_from_going_on(tmp_path):
+    spec = spec_for()
+    delivered(spec, tmp_path, [])
+    run = run_here(spec, clients=(*CLUSTERS, "eve"))
+    again = GlobalRound(run, EdgeState(tmp_path, "edge-1"), pulled(), START)
+    assert again.resume()
 
 
 @pytest.mark.parametrize("what", ["version", "start", "shape"])
