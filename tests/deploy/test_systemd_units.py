@@ -51,6 +51,15 @@ def test_a_unit_waits_longer_than_its_role_drains(role: str) -> None:
     assert int(service(role)["TimeoutStopSec"]) > settings.grace_s + 10
 
 
+@pytest.mark.parametrize("role", ["cloud", "edge"])
+def test_a_unit_says_where_its_time_to_stop_has_to_follow_a_setting(role: str) -> None:
+    lines = (FOLDER / UNITS[role]).read_text(encoding="utf-8").splitlines()
+    above = lines[next(number for number, line in enumerate(lines) if line.startswith("TimeoutStopSec=")) - 1]
+    grace_s = SETTINGS[role].model_fields["grace_s"].default
+    more_s = int(service(role)["TimeoutStopSec"]) - grace_s
+    assert above.startswith(f"# grace_s ({grace_s:g}) and {more_s:g} s more")
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not on this machine")
 def test_systemd_takes_the_units(tmp_path: Path) -> None:
     for unit in UNITS.values():
