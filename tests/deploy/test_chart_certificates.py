@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 from issuing import DRIVER, NOW, PURPOSES, Asked, Authority, asked_by_object, files_of, lay_out
-from rendered import SETS, Pod, most_edges, notes_of, objects_of, of_kind, pods
+from rendered import SETS, Pod, most_edges, notes_of, objects_in, objects_of, of_kind, pods, render
 
 from elsa.errors import InputError
 from services.pki.issuing import USES
@@ -130,6 +130,14 @@ def test_certificates_say_what_the_authority_of_elsa_pki_would(name: str) -> Non
         assert list(asked.hosts) == ([identity.host] if identity.role in ("cloud", "edge") else [])
         expected = {words[use] for use in USES[identity.role]}
         assert set(asked.usages) - {"digital signature"} == expected
+
+
+@pytest.mark.parametrize("source", ["cert-manager", "csi"])
+def test_a_site_without_a_cloud_has_no_key_of_an_admin(source: str) -> None:
+    issued = {"certificates": {"from": source, "issuer": {"name": "fleet"}}}
+    for values, admins in ((issued, 1), (SETS["site"] | issued, 0)):
+        made = of_kind(objects_in(render(values)), "Certificate")
+        assert [each["spec"]["uris"] for each in made].count(["elsa:admin/operator"]) == admins
 
 
 def test_notes_name_the_secrets_and_identities_that_one_must_make() -> None:
