@@ -6,6 +6,7 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
+from cluster import STATEFUL_SETS, answering, render_in
 from helm_python.chart import lint
 from rendered import SETS, WORKLOADS, Object, notes_of, objects_in, objects_of, of_kind, pods, render, render_anew
 
@@ -140,6 +141,15 @@ def test_each_edge_has_a_service_outside_that_leads_to_it_alone() -> None:
                 assert chosen == [service["metadata"]["name"]]
 
 
+def test_a_machine_without_the_pod_passes_on_what_comes_to_a_port_of_every_machine() -> None:
+    expected = {"NodePort": "Cluster", "LoadBalancer": "Local", "ClusterIP": None}
+    for name in ("outside-loadbalancer", "outside-nodeport", "outside-ingress"):
+        outside = [each["spec"] for each in of_kind(objects_of(name), "Service") if "type" in each["spec"]]
+        assert outside
+        for spec in outside:
+            assert spec.get("externalTrafficPolicy") == expected[spec["type"]]
+
+
 def test_nothing_is_open_to_the_outside_by_default() -> None:
     for name in SETS:
         types = {service["spec"].get("type", "ClusterIP") for service in of_kind(objects_of(name), "Service")}
@@ -182,6 +192,38 @@ def test_the_autoscaler_takes_edges_away_slowly_and_sets_no_replicas() -> None:
     assert policy["periodSeconds"] >= edges["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert down["stabilizationWindowSeconds"] >= policy["periodSeconds"]
     assert scaler["spec"]["maxReplicas"] == 10
+
+
+@pytest.mark.parametrize("live", [1, 7, 10])
+def test_an_upgrade_that_turns_autoscaling_on_keeps_the_edges_that_there_are(live: int) -> None:
+    with answering({STATEFUL_SETS: {"elsa-edge": {"replicas": live}}}) as address:
+        (edges,) = [each for each in render_in(address, SETS["autoscaling"]) if _is_edges(each)]
+    assert edges["spec"]["replicas"] == live
+
+
+def test_an_installation_leaves_the_count_of_edges_to_the_autoscaler() -> None:
+    with answering({STATEFUL_SETS: {}}) as address:
+        (edges,) = [each for each in render_in(address, SETS["autoscaling"]) if _is_edges(each)]
+    assert "replicas" not in edges["spec"]
+
+
+def test_without_autoscaling_the_count_is_that_of_the_values() -> None:
+    with answering({STATEFUL_SETS: {"elsa-edge": {"replicas": 7}}}) as address:
+        (edges,) = [each for each in render_in(address, {}) if _is_edges(each)]
+    assert edges["spec"]["replicas"] == 2
+
+
+def _is_edges(each: Object) -> bool:
+    return (each["kind"], each["metadata"]["name"]) == ("StatefulSet", "elsa-edge")
+
+
+@every_set
+def test_volumes_of_edges_that_are_scaled_away_stay(name: str) -> None:
+    for each in of_kind(objects_of(name), "StatefulSet"):
+        assert each["spec"]["persistentVolumeClaimRetentionPolicy"] == {
+            "whenDeleted": "Retain",
+            "whenScaled": "Retain",
+        }
 
 
 @every_set
