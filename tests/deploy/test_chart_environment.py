@@ -13,7 +13,7 @@ from deploy.settings_schema import CHARTS_OWN, ROLES
 from services.cli.reach import Reach
 from services.edge.settings import EdgeSettings
 
-OTHERS = {"POD_NAME", "POD_NAMESPACE", "NODE_NAME", "XDG_CACHE_HOME"}
+OTHERS = {"POD_NAME", "POD_NAMESPACE", "NODE_NAME", "XDG_CACHE_HOME", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 MODELS: dict[str, Any] = dict(ROLES)
 
 

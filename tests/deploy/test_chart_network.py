@@ -74,6 +74,15 @@ def test_names_are_asked_for_where_they_are_answered() -> None:
         assert not reaches(of_kind(given, "NetworkPolicy"), place, answering, 443)
 
 
+def test_names_are_asked_for_at_the_cache_of_ones_own_node() -> None:
+    given, places = everything()
+    cache = Place(namespace=None, address="169.254.20.10")  # NodeLocal DNSCache listens there, in the node's network
+    for place in places.values():
+        for protocol in ("UDP", "TCP"):
+            assert reaches(of_kind(given, "NetworkPolicy"), place, cache, 53, protocol)
+        assert not reaches(of_kind(given, "NetworkPolicy"), place, cache, 443)
+
+
 def test_metrics_are_read_from_their_namespace_alone() -> None:
     given, places = everything()
     policies = of_kind(given, "NetworkPolicy")
@@ -115,6 +124,23 @@ def test_callers_by_value_reach_servers_alone() -> None:
         assert reaches(policies, OUTSIDE, place, 7400) is (component(place) == "cloud")
         assert reaches(policies, OUTSIDE, place, 7500) is (component(place) == "edge")
         assert not reaches(policies, Place(namespace=None, address="198.51.100.9"), place, 7400)
+
+
+def test_a_port_of_every_machine_lets_machines_in_and_not_whom_they_stand_for() -> None:
+    given = objects_of("outside-nodeport")
+    machine, caller = Place(namespace=None, address="192.0.2.17"), OUTSIDE
+    for pod in pods(given):
+        if pod.role != "admin":
+            place, port = Place(labels=pod.labels), {"cloud": 7400, "edge": 7500}[component(Place(labels=pod.labels))]
+            assert reaches(of_kind(given, "NetworkPolicy"), machine, place, port)
+            assert not reaches(of_kind(given, "NetworkPolicy"), caller, place, port)
+
+
+def test_the_cloud_reaches_its_bucket_and_no_other_role_does() -> None:
+    given = objects_of("bucket")
+    for pod in pods(given):
+        place = Place(labels=pod.labels)
+        assert reaches(of_kind(given, "NetworkPolicy"), place, OUTSIDE, 443) is (component(place) == "cloud")
 
 
 def test_the_cloud_reaches_its_database_and_no_other_role_does() -> None:

@@ -132,7 +132,7 @@ def test_the_cloud_has_one_writer() -> None:
                 assert workload["spec"]["replicas"] == 1
 
 
-def test_a_client_is_never_up_twice() -> None:
+def test_an_upgrade_stops_a_client_before_it_starts_the_next() -> None:
     for name in SETS:
         for workload in of_kind(objects_of(name), "Deployment"):
             assert workload["spec"]["replicas"] == 1

@@ -31,6 +31,15 @@ FREE = {
 """Maps whose keys are the user's; those of `settings` are the role's."""
 
 
+ONE = {"name": "a", "data": {"x": "builtin"}}
+CALLED = [{"ports": [{"protocol": "TCP", "port": 7400}]}]
+FAR = {
+    "cloud": {"enabled": False, "address": "cloud.example:7400"},
+    "networkPolicy": {"egress": {"edges": CALLED, "clients": CALLED}},
+}
+"""A client, and a release whose cloud is elsewhere and may be called."""
+
+
 def folders(values: dict[str, Any], path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """The paths of all maps whose keys are the chart's."""
     inner = [
@@ -125,6 +134,38 @@ def test_a_value_out_of_bounds_is_refused(values: dict[str, Any]) -> None:
             },
             "networkPolicy.egress.clients",
         ),
+        (
+            {"cloud": {"settings": {"blobs_url": "s3://fleet/blobs"}}},
+            "bucket .* networkPolicy.egress.cloud",
+        ),
+        ({"edges": {"enabled": False}, "clients": [ONE]}, "their edges elsewhere: .* networkPolicy.egress.clients"),
+        (
+            {"edges": {"enabled": False}, "nodeClients": {"enabled": True, "data": {"x": "builtin"}}},
+            "their edges elsewhere: .* networkPolicy.egress.clients",
+        ),
+        (FAR | {"certificates": {"from": "cert-manager"}}, "cloud.example:7400 .* certificates.issuer.name"),
+        (FAR | {"certificates": {"from": "csi"}}, "cloud.example:7400 .* certificates.issuer.name"),
+        ({"certificates": {"from": "cert-manager", "revoked": "list"}}, "certificates.revoked: .* no list"),
+        ({"certificates": {"from": "csi", "revoked": "list"}}, "certificates.revoked: .* no list"),
+        (SETS["node-clients"] | {"certificates": {"revoked": "list"}}, "certificates.revoked .* no server"),
+        ({"certificates": {"issuer": {"name": "fleet"}}}, "certificates.issuer.name .* certificates.from"),
+        ({"certificates": {"duration": "24h"}}, "certificates.duration .* certificates.from"),
+        ({"certificates": {"renewBefore": "8h"}}, "certificates.renewBefore .* certificates.from"),
+        ({"certificates": {"issuer": {"kind": "ClusterIssuer"}}}, "issuer.kind .* certificates.issuer.name"),
+        (
+            {"certificates": {"from": "csi", "issuer": {"group": "example.org"}}},
+            "issuer.group .* certificates.issuer.name",
+        ),
+        ({"outside": {"nodePorts": {"cloud": 30740}}}, "nodePorts .* outside.by LoadBalancer"),
+        ({"outside": {"by": "Ingress", "nodePorts": {"edges": [30750]}}}, "nodePorts .* outside.by Ingress"),
+        ({"outside": {"ingressClassName": "nginx"}}, "ingressClassName .* outside.by LoadBalancer"),
+        (
+            {
+                "edges": {"replicas": 1, "most": 1},
+                "outside": {"by": "NodePort", "nodePorts": {"edges": [30750, 30751]}},
+            },
+            "2 ports and edges.most is 1",
+        ),
         ({"clients": [{"name": "a", "data": {"x": "builtin"}}] * 2}, "a is that of a client already"),
         ({"clients": [{"name": "elsa-edge-0", "data": {"x": "builtin"}}]}, "elsa-edge-0 is that of an edge already"),
     ],
@@ -132,6 +173,23 @@ def test_a_value_out_of_bounds_is_refused(values: dict[str, Any]) -> None:
 def test_values_that_do_not_go_together_are_refused_with_the_remedy(values: dict[str, Any], said: str) -> None:
     with pytest.raises(HelmError, match=said):
         render(values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        FAR | {"certificates": {"from": "csi", "issuer": {"name": "fleet"}}},
+        {"certificates": {"from": "cert-manager", "issuer": {"name": "fleet"}, "revoked": "list"}},
+        {"cloud": {"settings": {"blobs_url": "/var/lib/elsa/elsewhere"}}},
+        {"cloud": {"settings": {"blobs_url": "file:///var/lib/elsa/elsewhere"}}},
+        {"cloud": {"settings": {"blobs_url": "s3://fleet/blobs"}}, "networkPolicy": {"enabled": False}},
+        {"edges": {"enabled": False}, "clients": [ONE], "networkPolicy": FAR["networkPolicy"]},
+        {"edges": {"enabled": False}},
+        {"outside": {"by": "NodePort", "nodePorts": {"edges": [30750, 30751, 30752, 30753]}}},
+    ],
+)
+def test_values_that_go_together_are_taken(values: dict[str, Any]) -> None:
+    assert objects_in(render(values))
 
 
 @pytest.mark.parametrize("name", SETS)
