@@ -1,7 +1,8 @@
 """What an edge keeps on disk: of each run that it takes part in, what its newest closed edge round made.
 
 A file is written aside, forced to the disk and renamed: after a kill the one before is there or the new one, whole.
-Where it cannot be written the edge works on; killed then, it repeats what it had not kept.
+Where it cannot be written the edge works on; killed then, it repeats what it had not kept. Folder and files are for
+the edge's own user alone: they hold what single clients have trained.
 """
 
 import hashlib
@@ -82,9 +83,10 @@ class EdgeState:
         return self._folder / f"{name}{_SUFFIX}"
 
     def _write(self, file: Path, data: bytes) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        _make_own(self._folder)
         aside = file.with_name(f"{secrets.token_hex(8)}{_ASIDE}")
         try:
+            aside.touch(mode=0o600, exist_ok=False)
             with aside.open("wb") as opened:
                 opened.write(data)
                 opened.flush()
@@ -104,6 +106,13 @@ class EdgeState:
                 "is killed, repeats what was not kept; free some space, or set state to another folder",
                 *(run_id, self._folder, error.strerror or error),
             )
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder that only this process's user may enter; one that is there already becomes that."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if folder.stat().st_mode & 0o077:
+        folder.chmod(0o700)
 
 
 def _sync(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import logging
+import os
 import threading
 
 import numpy as np
@@ -258,3 +259,29 @@ def test_what_does_not_fit_the_run_is_refused_by_name():
     )
     with pytest.raises(MalformedError, match=r"b\.lora_B"):
         delivery.resume(made)
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022])
+def test_what_is_kept_of_clients_is_for_the_edges_own_user_alone(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        for folder in (tmp_path / "new" / "edges" / EDGE, tmp_path / "there"):
+            if folder.name == "there":  # by an earlier version
+                folder.mkdir(mode=0o755)
+                (folder / "tiny-1.round").touch(mode=0o644)
+            EdgeState(folder, EDGE).put(kept(tmp_path))
+            assert folder.stat().st_mode & 0o777 == 0o700
+            assert (folder / "tiny-1.round").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_what_is_being_written_is_for_the_edges_own_user_alone(tmp_path, monkeypatch):
+    seen = []
+
+    def looking(opened):
+        seen.extend(file.stat().st_mode & 0o777 for file in tmp_path.iterdir())
+
+    monkeypatch.setattr("services.edge.state.os.fsync", looking)
+    EdgeState(tmp_path, EDGE).put(kept(tmp_path))
+    assert set(seen) == {0o600}
