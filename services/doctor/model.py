@@ -66,6 +66,8 @@ def check_model(
         blocks, tensors = _whole(checkpoint, spec)
     except ElsaError as error:
         return Model(finding=_refused(error))
+    except OSError as error:
+        return Model(finding=_unread(source, error))
     what = f"{source} is here ({checkpoint.architecture.model_type}, {blocks} blocks, {tensors} tensors)"
     return Model(finding=_found("good", what), checkpoint=checkpoint)
 
