@@ -63,8 +63,8 @@ def deadline_of(spec: RoundsSpec, closed: Sequence[Round], *, anew: bool = False
     """The deadline of the round after `closed`, the run's closed ones in order without version 0.
 
     The median of the newest of them plus three median absolute deviations, at least 1.5 medians and 30 seconds, at
-    most the specification's. Rounds that a deadline cut are not counted, nor any before the newest from which clients
-    train elsewhere or carry something else.
+    most the specification's. Rounds that a deadline cut or in which the cloud was away are not counted, nor any
+    before the newest from which clients train elsewhere or carry something else.
     """
     whole = spec.deadline_s
     if not spec.adaptive:
@@ -112,7 +112,7 @@ def _carries(member: Member) -> tuple[str | None, str | None, int]:
 
 
 def _recent(closed: Sequence[Round]) -> list[float]:
-    """Seconds of the newest rounds that are alike and that no deadline cut."""
+    """Seconds of the newest rounds that are alike and that nothing cut."""
     found: list[float] = []
     for kept in reversed(closed):
         if not kept.cut and kept.closed_unix_s is not None:

@@ -237,7 +237,7 @@ class Round:
     anew: bool = False
     """Somebody trains elsewhere or carries something else than in the round before."""
     cut: bool = False
-    """It closed by a deadline, its own or an edge's, so that its seconds tell nothing."""
+    """Its seconds tell nothing: it closed by a deadline, its own or an edge's, or the cloud was away in it."""
     owed: bool = False
     """Someone who was there missed its deadline, which was shorter than the specification's."""
     score: float | None = None

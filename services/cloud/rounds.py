@@ -1,7 +1,7 @@
 """When a round closes and what its metrics are: decisions from facts, without side effects."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from elsa.spec import RoundsSpec
 from services.cloud.enrolment import GO, WAIT, Verdict
@@ -68,16 +68,30 @@ def evaluated(
     return open_s >= rounds.deadline_s or set(clients) <= set(reported) | set(gone)
 
 
+def enough_evaluated(
+    rounds: RoundsSpec, clients: Collection[str], reported: Collection[str], gone: Collection[str]
+) -> bool:
+    """Whether the quorum of the clients has evaluated a version; who is gone counts as there if it did before."""
+    done = set(clients) & set(reported)
+    there = done | (set(clients) - set(gone))
+    return len(done) >= max(math.ceil(rounds.quorum * len(there) - 1e-9), 1)
+
+
 def total(version: int, evaluations: Sequence[Evaluation]) -> Metrics:
     """Metrics of a version over all clients that reported, weighted by rows; at least one."""
-    rows = sum(evaluation.rows for evaluation in evaluations)
     return Metrics(
         version=version,
-        rows=rows,
-        loss=math.fsum(evaluation.loss * evaluation.rows for evaluation in evaluations) / rows,
-        accuracy=math.fsum(evaluation.accuracy * evaluation.rows for evaluation in evaluations) / rows,
+        rows=sum(evaluation.rows for evaluation in evaluations),
+        loss=mean_by_rows(evaluations, lambda evaluation: evaluation.loss),
+        accuracy=mean_by_rows(evaluations, lambda evaluation: evaluation.accuracy),
         clients=len(evaluations),
     )
+
+
+def mean_by_rows(evaluations: Sequence[Evaluation], figure: Callable[[Evaluation], float]) -> float:
+    """The mean of a figure of at least one evaluation, weighted by rows; their order does not matter."""
+    rows = sum(evaluation.rows for evaluation in evaluations)
+    return math.fsum(figure(evaluation) * evaluation.rows for evaluation in evaluations) / rows
 
 
 def totals(evaluations: Sequence[Evaluation]) -> tuple[Metrics, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from elsa.spec import EarlyStoppingSpec
 from services.cloud.records import Evaluation, Round
+from services.cloud.rounds import mean_by_rows
 
 _SHOWN = 10
 
@@ -17,8 +18,7 @@ def score_of(spec: EarlyStoppingSpec, evaluations: Sequence[Evaluation]) -> floa
 
     Of a client that did not evaluate its cluster's adapter, the metric of the run's counts.
     """
-    rows = sum(evaluation.rows for evaluation in evaluations)
-    return sum(_metric(spec, evaluation) * evaluation.rows for evaluation in evaluations) / rows
+    return mean_by_rows(evaluations, lambda evaluation: _metric(spec, evaluation))
 
 
 def best_of(rounds: Sequence[Round]) -> int | None:

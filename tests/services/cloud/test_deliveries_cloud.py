@@ -11,7 +11,7 @@ from cluster_harness import clustering_run, text_of, value_of
 from fingerprint_harness import first
 
 from elsa.wire.adapter import sha256
-from services.cloud import steps
+from services.cloud import making
 from services.cloud.keeper import Keeper
 from services.cloud.records import ClusterAdapter, Update
 from services.cloud.rounds import delivered
@@ -70,7 +70,7 @@ def test_parcels_of_two_attempts_make_no_delivery():
 
 @run_async
 async def test_an_update_that_comes_while_its_round_closes_counts_in_it(tmp_path):
-    merged, inside, go = steps.merged, threading.Event(), threading.Event()
+    merged, inside, go = making.merged, threading.Event(), threading.Event()
 
     def slow(given, before):
         inside.set()
@@ -79,7 +79,7 @@ async def test_an_update_that_comes_while_its_round_closes_counts_in_it(tmp_path
 
     async with site(tmp_path) as at:
         run = await clustering_run(at, text_of(**HALF))
-        with mock.patch.object(steps, "merged", slow):
+        with mock.patch.object(making, "merged", slow):
             await at.push(run, "edge-1", adapter(1), cluster=0)
             assert await asyncio.to_thread(inside.wait, 20)
             assert await at.push(run, "edge-2", adapter(77), cluster=1)

@@ -3,14 +3,15 @@
 import pytest
 from cloud_harness import CLIENTS, EDGES, Clock, adapter, run_async, site, spec
 from cluster_harness import EIGHT, clustering_run, one_round, text_of
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load
 
 from elsa.errors import SpecError
-from elsa.spec import EarlyStoppingSpec, RunSpec
+from elsa.spec import EarlyStoppingSpec, RoundsSpec, RunSpec
 from elsa.v1 import fleet_pb2, run_pb2
 from services.cloud.records import Round
+from services.cloud.rounds import enough_evaluated
 from services.cloud.stopping import best_of, why_to_stop
 
 COMPLETED, TRAINING = fleet_pb2.RUN_STATE_COMPLETED, fleet_pb2.RUN_STATE_TRAINING
@@ -85,21 +86,60 @@ async def test_a_version_is_judged_once_its_quorum_has_reported(tmp_path):
 
 
 @run_async
-async def test_a_version_that_few_evaluated_is_judged_at_the_deadline_or_when_the_next_is_made(tmp_path):
+async def test_a_version_that_too_few_evaluated_gets_no_score_when_the_next_is_made(tmp_path):
     async with site(tmp_path) as at:
         run = await at.started(stopping())
-        await say(at, run, 0, 3.0, CLIENTS[:1])
+        await say(at, run, 0, 0.1, CLIENTS[:1])
         await make(at, run, 1)
         await at.cloud.engine.advance(run, at.clock())
-        assert (await at.get(run)).best_version == 0
-        await say(at, run, 1, 2.0, CLIENTS[:1])
-        at.clock.now += 599
-        await at.cloud.engine.advance(run, at.clock())
-        assert (await at.get(run)).best_version == 0
-        await at.push(run, "edge-1", adapter(2), version=1)  # so that the round has something at its deadline
-        at.clock.now += 1
+        assert not (await at.get(run)).HasField("best_version")
+        await say(at, run, 1, 2.0)
         await at.cloud.engine.advance(run, at.clock())
         assert (await at.get(run)).best_version == 1
+        await say(at, run, 0, 0.1, CLIENTS[1:])
+        await at.cloud.engine.advance(run, at.clock())
+        assert (await at.get(run)).best_version == 1
+
+
+@run_async
+async def test_a_version_that_too_few_evaluated_gets_no_score_at_the_deadline(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started(stopping())
+        await say(at, run, 0, 0.1, CLIENTS[:3])
+        await at.push(run, "edge-1", adapter(1))  # so that the round has something at its deadline
+        at.clock.now += 600
+        await at.cloud.engine.advance(run, at.clock())
+        await at.closed(run, 1)
+        assert not (await at.get(run)).HasField("best_version")
+        await say(at, run, 0, 0.1, CLIENTS[3:])
+        await at.cloud.engine.advance(run, at.clock())
+        assert (await at.get(run)).best_version == 0
+
+
+@run_async
+async def test_a_run_none_of_whose_versions_its_quorum_evaluated_exports_the_last(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started(stopping(rounds=2))
+        for version in (0, 1):
+            await say(at, run, version, float(version), CLIENTS[:1])
+            await make(at, run, version + 1)
+        await say(at, run, 2, 3.0, CLIENTS[:1])
+        at.clock.now += 600
+        await at.cloud.engine.advance(run, at.clock())
+        await at.reach(run, COMPLETED)
+        assert await exported(at, run) == 2.0
+
+
+@given(
+    clients=st.sets(st.sampled_from("abcdefgh"), min_size=1),
+    reported=st.sets(st.sampled_from("abcdefgh")),
+    gone=st.sets(st.sampled_from("abcdefgh")),
+    quorum=st.floats(0.1, 1.0),
+)
+def test_enough_have_reported_once_the_quorum_of_those_there_has(clients, reported, gone, quorum):
+    enough = enough_evaluated(RoundsSpec(quorum=quorum), clients, reported, gone)
+    there = {client for client in clients if client not in gone or client in reported}
+    assert enough == (bool(there & reported) and len(there & reported) / len(there) >= quorum - 1e-8)
 
 
 @run_async
@@ -156,18 +196,38 @@ def rounds_of(scores):
     return [Round(run_id="r", version=n, opened_unix_s=0.0, score=score) for n, score in enumerate(scores)]
 
 
+def marks(known, min_delta):
+    """The places in `known` of the scores that bettered the mark that stood."""
+    found = []
+    for place, score in enumerate(known):
+        if not found or score < known[found[-1]] - min_delta:
+            found.append(place)
+    return found
+
+
+@settings(deadline=None)
 @given(st.lists(st.none() | st.floats(-10, 10), max_size=12), st.integers(1, 4), st.floats(0, 2))
-def test_a_run_stops_only_after_patience_versions_that_bettered_nothing(scores, patience, min_delta):
-    spec_of = EarlyStoppingSpec(patience=patience, min_delta=min_delta)
+def test_a_run_stops_just_when_patience_versions_did_not_better_the_mark(scores, patience, min_delta):
     known = [score for score in scores if score is not None]
-    stops = bool(why_to_stop(spec_of, rounds_of(scores)))
-    if stops:
-        assert len(known) > patience
-        assert min(known[-patience:]) >= min(known[:-patience]) - min_delta
-    elif len(known) > patience:
-        assert any(later < known[0] for later in known) or min_delta == 0
+    stops = bool(why_to_stop(EarlyStoppingSpec(patience=patience, min_delta=min_delta), rounds_of(scores)))
+    assert stops == (bool(known) and len(known) - 1 - marks(known, min_delta)[-1] >= patience)
     if known:
         assert scores[best_of(rounds_of(scores))] == min(known)
+
+
+@pytest.mark.parametrize(("min_delta", "stops"), [(0.0, False), (0.05, False), (0.2, True)])
+def test_a_gain_below_min_delta_does_not_count_as_better(min_delta, stops):
+    scores = [1.0, 0.9, 0.81]  # from the mark: 0.1, then 0.19
+    why = why_to_stop(EarlyStoppingSpec(patience=2, min_delta=min_delta), rounds_of(scores))
+    assert bool(why) is stops
+    assert why == "" or "was not bettered by more than 0.2 in 2 versions" in why
+    assert best_of(rounds_of(scores)) == 2
+
+
+def test_gains_below_min_delta_add_up_from_the_mark():
+    spec_of = EarlyStoppingSpec(patience=2, min_delta=0.15)
+    assert why_to_stop(spec_of, rounds_of([1.0, 0.9, 0.8])) == ""
+    assert why_to_stop(spec_of, rounds_of([1.0, 0.9, 0.8, 0.75, 0.7]))
 
 
 def test_without_the_field_no_run_stops_early_and_bounds_are_told():

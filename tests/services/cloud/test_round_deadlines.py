@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 
-from cloud_harness import CLIENTS, EDGES, adapter, run_async, site, spec
+from cloud_harness import CLIENTS, EDGES, Clock, adapter, run_async, site, spec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -205,3 +205,23 @@ async def test_a_round_in_which_clients_move_has_the_whole_deadline(tmp_path):
         await at.push(run, "edge-1", adapter(3), version=3)
         await at.closed(run, 4)
         assert (await opened(at, run, 5)).detail == "as specified: 0 of 3 rounds to go by"
+
+
+@run_async
+async def test_a_round_in_which_the_cloud_was_away_tells_no_deadline(tmp_path):
+    clock = Clock()
+    async with site(tmp_path, clock) as at:
+        run = await at.started(spec(training={"rounds": 3}))
+        clock.now += 40
+        for edge in EDGES:
+            await at.push(run, edge, adapter(1))
+        await at.closed(run, 1)
+        clock.now += 10
+    clock.now += 5000
+    async with site(tmp_path, clock) as at:
+        for edge in EDGES:
+            await at.push(run, edge, adapter(2), version=1)
+        await at.closed(run, 2)
+        with at.cloud.engine._store.transaction() as transaction:
+            made = [(kept.cut, kept.owed) for kept in transaction.all(Round, run_id=run)]
+    assert made == [(False, False), (False, False), (True, False), (False, False)]
