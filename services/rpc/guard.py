@@ -6,11 +6,12 @@ open streams are looked through. The interceptors of both kinds of server, `guar
 """
 
 import logging
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +24,7 @@ from services.rpc.rates import Buckets, Rates
 
 log = logging.getLogger(__name__)
 
+REQUEST_S = 10.0
 REFUSALS_LOGGED_PER_S, REFUSALS_LOGGED_BURST = 1.0, 20
 """Of each identity: whoever is refused all the time does not fill the log."""
 REASONS: Mapping[type[ElsaError], str] = {
@@ -45,7 +47,8 @@ class Guard:
         server: what serves.
         revoked: whether the certificate of a serial number is revoked.
         clock: the time, with its zone.
-        looked_through_s: seconds between two looks at streams that are silent.
+        looked_through_s: seconds between two looks at calls that are silent.
+        request_s: for the only request of a call to come, where one that waits holds a thread.
     """
 
     def __init__(
@@ -56,9 +59,11 @@ class Guard:
         clock: Callable[[], datetime] = utc_now,
         *,
         looked_through_s: float = LOOKED_THROUGH_S,
+        request_s: float = REQUEST_S,
     ) -> None:
         self.rates = rates
         self.looked_through_s = looked_through_s
+        self.request_s = request_s
         self._server = server
         self._revoked = revoked
         self._clock = clock
@@ -135,16 +140,37 @@ class Call:
         self._guard = guard
         self._method = method
         self._first = True
+        self._awaits_until_s = math.inf
         self.caller = guard.admit(method, context.auth_context())
 
-    def open_stream(self, *, holds_thread: bool = False) -> None:
-        """Count it as a stream. Raises CapacityError."""
-        with self._guard.noting(self._method, self.caller):
-            self._guard.rates.open_stream(self.caller.identity, holds_thread=holds_thread)
+    @contextmanager
+    def holding(self, *, stream: bool, thread: bool = False) -> Iterator[None]:
+        """Within it, it counts as open: as a `stream`, as what holds a `thread`. Raises CapacityError."""
+        rates, who = self._guard.rates, self.caller.identity
+        with ExitStack() as held:
+            with self._guard.noting(self._method, self.caller):
+                if thread:
+                    rates.hold_thread(who)
+                    held.callback(rates.free_thread, who)
+                if stream:
+                    rates.open_stream(who)
+                    held.callback(rates.close_stream, who)
+            yield
 
-    def close_stream(self, *, holds_thread: bool = False) -> None:
-        """It has ended."""
-        self._guard.rates.close_stream(self.caller.identity, holds_thread=holds_thread)
+    @contextmanager
+    def awaiting_request(self) -> Iterator[None]:
+        """Within it, its only request is waited for."""
+        self._awaits_until_s = time.monotonic() + self._guard.request_s
+        yield
+        self._awaits_until_s = math.inf
+
+    def why_over(self) -> str:
+        """Why it is not to go on, or ''."""
+        if self._guard.is_over(self.caller):
+            return f"the certificate of {self.caller} is good no more"
+        if time.monotonic() > self._awaits_until_s:
+            return f"{self.caller} sent no request within {self._guard.request_s:g} s"
+        return ""
 
     def request(self, message: Any, size_bytes: int) -> Any:
         """The one message of a call. Raises as `Guard.check`, and CapacityError."""
@@ -175,11 +201,3 @@ def sized(handler: Handler) -> Callable[[bytes], tuple[Any, int]]:
 
 def is_stream(handler: Handler) -> bool:
     return bool(handler.request_streaming or handler.response_streaming)
-
-
-def is_untranslated(handler: Handler, method: str) -> bool:
-    """Streams of health and reflection, which the translators leave as they are.
-
-    Health marks its watch as one that holds no thread; wrapped, it would hold one.
-    """
-    return method.startswith("/grpc.") and is_stream(handler)

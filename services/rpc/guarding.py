@@ -1,87 +1,85 @@
 """The guard of a synchronous server, around every handler and within what translates errors.
 
-A silent stream of a caller whose certificate is good no more is cancelled: there is no other way to end a call whose
-thread waits. The caller learns why when it calls again.
+A call holds a thread from its beginning to its end, so it is let in before its first message is waited for. One that
+is silent is cancelled where its caller's certificate is good no more or its only request does not come: there is no
+other way to end a call whose thread waits. The caller learns why when it calls again.
 """
 
-import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 
-from elsa.errors import ElsaError
-from services.rpc.guard import Call, Guard, is_stream, is_untranslated, sized
-from services.rpc.handlers import Behavior, Handler, behavior_of, with_behavior
+from elsa.errors import MalformedError
+from services.rpc.guard import Call, Guard, is_stream, sized
+from services.rpc.handlers import Behavior, Handler, begun_before_requests, behavior_of, with_behavior
 from services.rpc.open_streams import OpenStreams, on_a_thread
-from services.rpc.status import code_of, name_of
+
+
+class EarlyInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
+    """Begins calls before their request is there; stands around all others, and needs the guard within.
+
+    gRPC's own way with calls of one request is to wait for it in a thread before anything of ours is asked.
+    """
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """The handler of a call, which is given all requests as a stream."""
+        handler = continuation(handler_call_details)
+        return handler and begun_before_requests(handler)
 
 
 class GuardInterceptor(grpc.ServerInterceptor):  # type: ignore[type-arg]
-    """Guards a synchronous server."""
+    """Guards a synchronous server, within `EarlyInterceptor`."""
 
     def __init__(self, guard: Guard, *, sleep: Callable[[float], object] = time.sleep) -> None:
         self._guard = guard
         self._sleep = sleep
-        self._streams = OpenStreams(guard.is_over, on_a_thread, guard.looked_through_s)
+        self._calls = OpenStreams(on_a_thread, guard.looked_through_s)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler of a call, guarded."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        method = handler_call_details.method
-        guarded = self._guarded(handler, method)
-        return with_behavior(
-            handler, _aborting(guarded) if is_untranslated(handler, method) else guarded, sized(handler)
-        )
+        return with_behavior(handler, self._guarded(handler, handler_call_details.method), sized(handler))
 
     def _guarded(self, handler: Handler, method: str) -> Behavior:
-        function = behavior_of(handler)
+        function, read = behavior_of(handler), self._all if handler.request_streaming else _only
 
-        @functools.wraps(function)  # with its marks: health's watch holds no thread
-        def guarded(request: Any, context: grpc.ServicerContext, *more: Any) -> Any:
-            call = Call(self._guard, method, context)
-            if is_stream(handler):
-                self._open(call, context, not getattr(function, "experimental_non_blocking", False))
-            checked = self._checked(request, call) if handler.request_streaming else call.request(*request)
-            answer = function(checked, context, *more)
-            return _while_good(answer, call) if handler.response_streaming and answer is not None else answer
+        def single(messages: Any, context: grpc.ServicerContext) -> Any:
+            with self._open(handler, method, context) as call:
+                return function(read(messages, call), context)
 
-        return guarded
+        def stream(messages: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._open(handler, method, context) as call:
+                for answer in function(read(messages, call), context):
+                    call.recheck()
+                    yield answer
 
-    def _open(self, call: Call, context: grpc.ServicerContext, holds_thread: bool) -> None:
-        call.open_stream(holds_thread=holds_thread)
-        self._streams.add(call, call.caller, context.cancel)
+        return stream if handler.response_streaming else single
 
-        def close() -> None:
-            self._streams.remove(call)
-            call.close_stream(holds_thread=holds_thread)
+    @contextmanager
+    def _open(self, handler: Handler, method: str, context: grpc.ServicerContext) -> Iterator[Call]:
+        call = Call(self._guard, method, context)
+        with call.holding(stream=is_stream(handler), thread=True):
+            self._calls.add(call, call.why_over, context.cancel)
+            try:
+                yield call
+            finally:
+                self._calls.remove(call)
 
-        if not context.add_callback(close):  # the caller has left already
-            close()
-
-    def _checked(self, messages: Iterator[tuple[Any, int]], call: Call) -> Iterator[Any]:
+    def _all(self, messages: Iterator[tuple[Any, int]], call: Call) -> Iterator[Any]:
         for message, size_bytes in messages:
             while pause_s := call.pause_s(size_bytes):
                 self._sleep(pause_s)
             yield call.passed(message)
 
 
-def _while_good(answers: Iterable[Any], call: Call) -> Iterator[Any]:
-    for answer in answers:
-        call.recheck()
-        yield answer
-
-
-def _aborting(guarded: Behavior) -> Behavior:
-    @functools.wraps(guarded)
-    def aborting(request: Any, context: grpc.ServicerContext, *more: Any) -> Any:
-        try:
-            return guarded(request, context, *more)
-        except ElsaError as error:
-            context.set_trailing_metadata(name_of(error))
-            context.abort(code_of(error), str(error))
-
-    return aborting
+def _only(messages: Iterator[tuple[Any, int]], call: Call) -> Any:
+    with call.awaiting_request():
+        first = next(messages, None)
+    if first is None:
+        raise MalformedError("the call ended without its request; send one message")
+    return call.request(*first)

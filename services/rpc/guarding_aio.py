@@ -1,16 +1,15 @@
 """The guard of an asynchronous server, around every handler and within what translates errors."""
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Self
 
 import grpc
 import grpc.aio
 
-from elsa.errors import ElsaError, UnauthenticatedError
-from services.rpc.guard import Call, Guard, is_stream, is_untranslated, sized
+from elsa.errors import UnauthenticatedError
+from services.rpc.guard import Call, Guard, is_stream, sized
 from services.rpc.handlers import Behavior, Handler, behavior_of, with_behavior
 from services.rpc.open_streams import OpenStreams
 from services.rpc.status import code_of, name_of
@@ -23,7 +22,7 @@ class AioGuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     def __init__(self, guard: Guard) -> None:
         self._guard = guard
-        self._streams = OpenStreams(guard.is_over, _on_this_loop, guard.looked_through_s)
+        self._streams = OpenStreams(_on_this_loop, guard.looked_through_s)
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """The handler of a call, guarded."""
@@ -34,42 +33,35 @@ class AioGuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         return with_behavior(handler, self._guarded(handler, method), sized(handler))
 
     def _guarded(self, handler: Handler, method: str) -> Behavior:
-        function, untranslated = behavior_of(handler), is_untranslated(handler, method)
-        # Health writes a stream's answers itself, in a coroutine.
-        generates = handler.response_streaming and (not untranslated or inspect.isasyncgenfunction(function))
+        function = behavior_of(handler)
 
         async def single(request: Any, context: Any) -> Any:
-            with _Ending(context) as ending:
-                return await function(self._admitted(handler, method, request, context, ending)[1], context)
+            with self._open(handler, method, context) as (call, _):
+                return await function(_read(handler, request, call), context)
 
         async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-            with _Ending(context) as ending:
-                call, checked = self._admitted(handler, method, request, context, ending)
-                async for answer in function(checked, context):
+            with self._open(handler, method, context) as (call, ending):
+                async for answer in function(_read(handler, request, call), context):
                     call.recheck()
                     with ending.away():
                         yield answer
 
-        guarded = stream if generates else single
-        return _aborting_aio(guarded, generates) if untranslated else guarded
+        return stream if handler.response_streaming else single
 
-    def _admitted(
-        self, handler: Handler, method: str, request: Any, context: Any, ending: "_Ending"
-    ) -> tuple[Call, Any]:
-        call = Call(self._guard, method, context)
-        if is_stream(handler):
-            self._open(call, ending)
-        return call, _checked_aio(request, call) if handler.request_streaming else call.request(*request)
+    @contextmanager
+    def _open(self, handler: Handler, method: str, context: Any) -> Iterator[tuple[Call, "_Ending"]]:
+        with _Ending(context) as ending:
+            call = Call(self._guard, method, context)
+            if is_stream(handler):
+                self._hold(call, ending)
+            yield call, ending
 
-    def _open(self, call: Call, ending: "_Ending") -> None:
-        call.open_stream()
-        self._streams.add(call, call.caller, ending.end)
-
-        def close(_: object) -> None:
-            self._streams.remove(call)
-            call.close_stream()
-
-        ending.task.add_done_callback(close)
+    def _hold(self, call: Call, ending: "_Ending") -> None:
+        held = ExitStack()
+        held.enter_context(call.holding(stream=True))
+        self._streams.add(call, call.why_over, ending.end)
+        held.callback(self._streams.remove, call)
+        ending.task.add_done_callback(lambda _: held.close())
 
 
 class _Ending:
@@ -119,6 +111,10 @@ class _Ending:
             await self._context.abort(code_of(error), str(error), name_of(error))
 
 
+def _read(handler: Handler, request: Any, call: Call) -> Any:
+    return _checked_aio(request, call) if handler.request_streaming else call.request(*request)
+
+
 async def _checked_aio(messages: AsyncIterator[tuple[Any, int]], call: Call) -> AsyncIterator[Any]:
     async for message, size_bytes in messages:
         while pause_s := call.pause_s(size_bytes):
@@ -128,20 +124,3 @@ async def _checked_aio(messages: AsyncIterator[tuple[Any, int]], call: Call) -> 
 
 def _on_this_loop(delay_s: float, work: Callable[[], object]) -> None:
     asyncio.get_running_loop().call_later(delay_s, work)
-
-
-def _aborting_aio(guarded: Behavior, generates: bool) -> Behavior:
-    async def single(request: Any, context: Any) -> Any:
-        try:
-            return await guarded(request, context)
-        except ElsaError as error:
-            await context.abort(code_of(error), str(error), name_of(error))
-
-    async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            async for answer in guarded(request, context):
-                yield answer
-        except ElsaError as error:
-            await context.abort(code_of(error), str(error), name_of(error))
-
-    return stream if generates else single

@@ -30,6 +30,16 @@ def with_behavior(
     )
 
 
+def begun_before_requests(handler: Handler) -> Handler:
+    """`handler` as one whose function is given an iterator of the requests, as soon as a call begins."""
+    make = _KINDS[True, handler.response_streaming][1]
+    return make(
+        behavior_of(handler),
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
 _KINDS: dict[tuple[bool, bool], tuple[str, Callable[..., Handler]]] = {
     (False, False): ("unary_unary", grpc.unary_unary_rpc_method_handler),
     (False, True): ("unary_stream", grpc.unary_stream_rpc_method_handler),

@@ -1,18 +1,17 @@
 """The standard health service of both kinds of server: serving from the start, and not any more once it drains.
 
-gRPC's own for synchronous servers sends to those who watch while it holds the lock that it takes when one of them
-leaves: if that happens at once, the server never ends. And of neither kind does it end the watches when it drains, so
-that whoever watches makes a stop take all of its grace.
+gRPC's own does not end its watches when it drains, so that whoever watches makes a stop take all of its grace.
 """
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc
+
+HEALTH = pb.DESCRIPTOR.services_by_name["Health"].full_name
 
 
 class Names:
@@ -44,71 +43,32 @@ class Names:
         return pb.HealthCheckResponse.SERVING if self.serving else pb.HealthCheckResponse.NOT_SERVING
 
 
-class Checks(health_pb2_grpc.HealthServicer):  # type: ignore[misc]
-    """Of a synchronous server. Those who watch hold none of its threads."""
+class Checks:
+    """Of a synchronous server, which offers no `Watch`: each would hold a thread for as long as its caller likes.
+
+    gRPC's callers that look at health themselves take such a server for healthy, as gRPC's health checking protocol
+    has it of UNIMPLEMENTED.
+    """
 
     def __init__(self, names: Collection[str]) -> None:
         self._names = Names(names)
-        self._lock = threading.Lock()
-        self._watches: set[_Watch] = set()
 
-    def Check(self, request: pb.HealthCheckRequest, context: grpc.ServicerContext) -> pb.HealthCheckResponse:
-        """How a name stands now."""
-        return self._names.check(request, context)
-
-    def List(self, request: pb.HealthListRequest, context: grpc.ServicerContext) -> pb.HealthListResponse:
-        """How all names stand now."""
-        return self._names.list()
-
-    def Watch(
-        self,
-        request: pb.HealthCheckRequest,
-        context: grpc.ServicerContext,
-        send_response_callback: Callable[[pb.HealthCheckResponse | None], None],
-    ) -> None:
-        """How a name stands, and once more when the server drains, which ends the watch."""
-        watch = _Watch(request, send_response_callback)
-        with self._lock:
-            serving = self._names.serving
-            if serving:
-                self._watches.add(watch)
-        if not context.add_callback(lambda: self._left(watch)):  # gone already
-            self._left(watch)
-        watch.tell(self._names.now(request), last=not serving)
-
-    Watch.experimental_non_blocking = True  # type: ignore[attr-defined]  # asks gRPC for the callback
+    def add_to(self, server: grpc.Server) -> None:
+        """Answer there, before it starts."""
+        check = grpc.unary_unary_rpc_method_handler(
+            self._names.check, pb.HealthCheckRequest.FromString, pb.HealthCheckResponse.SerializeToString
+        )
+        every = grpc.unary_unary_rpc_method_handler(
+            lambda request, context: self._names.list(),
+            pb.HealthListRequest.FromString,
+            pb.HealthListResponse.SerializeToString,
+        )
+        handlers = {"Check": check, "List": every}
+        server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(HEALTH, handlers)])
 
     def drain(self) -> None:
-        """Say NOT_SERVING from now on, and end the watches."""
-        with self._lock:
-            self._names.serving = False
-            watches, self._watches = self._watches, set()
-        for watch in watches:  # without the lock: who leaves meanwhile needs it, and gRPC waits for that here
-            watch.tell(self._names.now(watch.request), last=True)
-
-    def _left(self, watch: "_Watch") -> None:
-        with self._lock:
-            self._watches.discard(watch)
-
-
-class _Watch:
-    """One who watches; gRPC takes one message at a time."""
-
-    def __init__(self, request: pb.HealthCheckRequest, send: Callable[[pb.HealthCheckResponse | None], None]) -> None:
-        self.request = request
-        self._send = send
-        self._lock = threading.Lock()
-        self._over = False
-
-    def tell(self, answer: pb.HealthCheckResponse, *, last: bool) -> None:
-        """Send `answer`, unless the last was sent."""
-        with self._lock:
-            if self._over:
-                return
-            self._over = last
-            self._send(answer)
-            if last:
-                self._send(None)
+        """Say NOT_SERVING from now on."""
+        self._names.serving = False
 
 
 class AioChecks(health_pb2_grpc.HealthServicer):  # type: ignore[misc]

@@ -1,14 +1,12 @@
-"""The streams that a server holds open, and an end to those whose caller is not good any more.
+"""The calls that a server holds open, and an end to those that are not to go on.
 
-A stream whose messages come is checked with each. One that is silent is found here: while any is open, all are looked
-through every few seconds by one timer, so that no stream takes a thread or a task of its own.
+A stream whose messages come is checked with each. What is silent is found here: while any call is open, all are
+looked through every few seconds by one timer, so that none takes a thread or a task of its own.
 """
 
 import logging
 import threading
 from collections.abc import Callable
-
-from services.rpc.caller import Caller
 
 log = logging.getLogger(__name__)
 
@@ -25,45 +23,43 @@ def on_a_thread(delay_s: float, work: Callable[[], object]) -> None:
 
 
 class OpenStreams:
-    """Open streams by a key for each. For any thread.
+    """Open calls by a key for each. For any thread.
 
     Args:
-        is_over: whether a caller's certificate is good no more.
         later: see `Later`.
         every_s: between two looks, seconds.
     """
 
-    def __init__(self, is_over: Callable[[Caller], bool], later: Later, every_s: float = LOOKED_THROUGH_S) -> None:
-        self._is_over = is_over
+    def __init__(self, later: Later, every_s: float = LOOKED_THROUGH_S) -> None:
         self._later = later
         self._every_s = every_s
         self._lock = threading.Lock()
-        self._open: dict[object, tuple[Caller, Callable[[], object]]] = {}
+        self._open: dict[object, tuple[Callable[[], str], Callable[[], object]]] = {}
         self._timed = False
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def add(self, key: object, caller: Caller, end: Callable[[], object]) -> None:
-        """`caller` has opened a stream, which `end` ends."""
+    def add(self, key: object, why_over: Callable[[], str], end: Callable[[], object]) -> None:
+        """A call has begun, which `end` ends once `why_over` says why it is not to go on; '' while it may."""
         with self._lock:
-            self._open[key] = (caller, end)
+            self._open[key] = (why_over, end)
             timed, self._timed = self._timed, True
         if not timed:
             self._later(self._every_s, self._look)
 
     def remove(self, key: object) -> None:
-        """The stream has ended."""
+        """The call has ended."""
         with self._lock:
             self._open.pop(key, None)
 
     def _look(self) -> None:
         with self._lock:
             self._timed = bool(self._open)
-            streams = list(self._open.values())
-        if streams:
+            calls = list(self._open.values())
+        if calls:
             self._later(self._every_s, self._look)
-        for caller, end in streams:
-            if self._is_over(caller):
-                log.warning("ended a stream of %s, whose certificate is good no more", caller)
+        for why_over, end in calls:
+            if why := why_over():
+                log.warning("ended a call: %s", why)
                 end()

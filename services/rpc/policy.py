@@ -55,7 +55,6 @@ _BOTH: Mapping[str, Rule] = {
     # Whether a server is up, which who reaches it knows anyway.
     "/grpc.health.v1.Health/Check": Rule(admin=_UNNAMED, edge=_UNNAMED, client=_UNNAMED),
     "/grpc.health.v1.Health/List": Rule(admin=_UNNAMED, edge=_UNNAMED, client=_UNNAMED),
-    "/grpc.health.v1.Health/Watch": Rule(admin=_UNNAMED, edge=_UNNAMED, client=_UNNAMED),
     # For people with tools such as grpcurl; programs have the descriptors.
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _OPERATOR,
 }
@@ -93,6 +92,8 @@ _CLOUD: Mapping[str, Rule] = {
     # Edges alone bring aggregates and fetch versions. Clients go to their edge, which knows their split and cluster.
     "/elsa.v1.AdapterService/PushAdapter": Rule(edge=Names("header.node_id")),
     "/elsa.v1.AdapterService/PullAdapter": Rule(edge=_NODE),
+    # An edge offers no watch: it would hold a thread.
+    "/grpc.health.v1.Health/Watch": Rule(admin=_UNNAMED, edge=_UNNAMED, client=_UNNAMED),
 }
 _EDGE: Mapping[str, Rule] = {
     # Sessions, their trunks and the base belong to clients: an edge has no business at another edge, and operators

@@ -1,23 +1,30 @@
 """Answers those who show no certificate whether a role lives and is ready: container engines and kubelets.
 
 A plain gRPC listener beside the role's own. It serves `Health.Check` and nothing else, in threads of its own, and
-says nothing that is worth a certificate.
+says nothing that is worth a certificate. Nobody is known there, so each address has its share.
 """
 
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import contextmanager
 
 import grpc
 from grpc_health.v1 import health_pb2 as pb
 
-from services.rpc.server import HEALTH, OPTIONS, bind
+from elsa.errors import CapacityError
+from services.rpc.health_servicer import HEALTH
+from services.rpc.rates import Rates
+from services.rpc.server import GUARDED, MOST_STREAMS, bind
 
 log = logging.getLogger(__name__)
 
 LIVE = "live"
-THREADS = 2
+THREADS, OF_ONE_ADDRESS = 16, 4
+"""Threads in all, started as they are needed, and how many callers from one address may hold."""
+REQUEST_S = 1.0
+"""For the request of a call to come."""
 MAX_PROBE_BYTES = 4096
 
 
@@ -48,11 +55,14 @@ class Probes:
 
     def __init__(self, host: str, port: int, readiness: Readiness) -> None:
         self._readiness = readiness
+        self._shares = Rates()
+        self._shares.hold_threads_to(OF_ONE_ADDRESS)
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="probes")
-        options = (*OPTIONS, ("grpc.max_receive_message_length", MAX_PROBE_BYTES))
-        self._server = grpc.server(self._pool, options=options)
+        options = (*GUARDED, ("grpc.max_receive_message_length", MAX_PROBE_BYTES))
+        self._server = grpc.server(self._pool, options=options, maximum_concurrent_rpcs=MOST_STREAMS)
         self.address = bind(self._server, host, port, flag="--probe-port")
-        check = grpc.unary_unary_rpc_method_handler(
+        # As if it took many requests: else gRPC itself waits for the one, as long as the caller likes.
+        check = grpc.stream_unary_rpc_method_handler(
             self._check, pb.HealthCheckRequest.FromString, pb.HealthCheckResponse.SerializeToString
         )
         self._server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(HEALTH, {"Check": check})])
@@ -64,12 +74,39 @@ class Probes:
         self._server.stop(0).wait()
         self._pool.shutdown(wait=False)
 
-    def _check(self, request: pb.HealthCheckRequest, context: Any) -> pb.HealthCheckResponse:
-        if request.service not in ("", LIVE):
-            context.set_code(grpc.StatusCode.NOT_FOUND)
-            context.set_details(f"ask for '' (ready) or '{LIVE}'")
-            return pb.HealthCheckResponse()
+    def _check(
+        self, requests: Iterator[pb.HealthCheckRequest], context: grpc.ServicerContext
+    ) -> pb.HealthCheckResponse:
+        with self._share(context), _ended_after(REQUEST_S, context):
+            request = next(requests, None)
+        if request is None or request.service not in ("", LIVE):
+            context.abort(grpc.StatusCode.NOT_FOUND, f"ask for '' (ready) or '{LIVE}'")
         serving = request.service == LIVE or self._readiness.ready
         return pb.HealthCheckResponse(
             status=pb.HealthCheckResponse.SERVING if serving else pb.HealthCheckResponse.NOT_SERVING
         )
+
+    @contextmanager
+    def _share(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Within it, the caller's address has one thread more."""
+        address = context.peer().rpartition(":")[0]
+        try:
+            self._shares.hold_thread(address)
+        except CapacityError as error:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        try:
+            yield
+        finally:
+            self._shares.free_thread(address)
+
+
+@contextmanager
+def _ended_after(seconds: float, context: grpc.ServicerContext) -> Iterator[None]:
+    """Within it, a call may last some seconds, and is cancelled then."""
+    timer = threading.Timer(seconds, context.cancel)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

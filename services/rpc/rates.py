@@ -7,7 +7,7 @@ there any more costs nothing. This is the generic cell rate algorithm (ITU-T I.3
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from elsa.errors import CapacityError, SpecError
@@ -89,13 +89,28 @@ class Rates:
         self._calls = Buckets(limits.calls_per_s, limits.calls_burst)
         self._streams = Buckets(limits.streams_per_s, limits.streams_burst)
         self._bytes = Buckets(limits.request_bytes_per_s, limits.request_bytes_burst)
-        self._open: dict[Identity, int] = {}
-        self._holding: dict[Identity, int] = {}
+        self._open: dict[Hashable, int] = {}
+        self._holding: dict[Hashable, int] = {}
         self._most_holding = limits.open_streams
 
     def hold_threads_to(self, most: int) -> None:
-        """Let no identity have more than `most` streams open that hold a thread of the server, but one at least."""
+        """Let no identity hold more than `most` threads of the server, but one at least."""
         self._most_holding = max(most, 1)
+
+    def hold_thread(self, who: Hashable) -> None:
+        """Count a call that holds a thread, to which `free_thread` of the same belongs. Raises CapacityError."""
+        with self._lock:
+            if self._holding.get(who, 0) >= self._most_holding:
+                raise CapacityError(
+                    f"{who} holds {self._most_holding} threads of this server, as many as it may; end a call and ask "
+                    "again"
+                )
+            self._holding[who] = self._holding.get(who, 0) + 1
+
+    def free_thread(self, who: Hashable) -> None:
+        """A call of `hold_thread` has ended."""
+        with self._lock:
+            _forget_one(who, self._holding)
 
     def call(self, who: Identity) -> None:
         """Count a call of any kind. Raises CapacityError."""
@@ -106,26 +121,23 @@ class Rates:
                 f"{who} calls more than {self._limits.calls_per_s:g} times a second; {_again(wait_s)}"
             )
 
-    def open_stream(self, who: Identity, *, holds_thread: bool = False) -> None:
+    def open_stream(self, who: Identity) -> None:
         """Count a stream, to which `close_stream` of the same belongs. Raises CapacityError."""
         with self._lock:
-            _check_room(who, self._open, self._limits.open_streams)
-            if holds_thread:
-                _check_room(who, self._holding, self._most_holding)
+            if self._open.get(who, 0) >= self._limits.open_streams:
+                most = self._limits.open_streams
+                raise CapacityError(f"{who} has {most} streams open, as many as it may; end one and ask again")
             wait_s = self._streams.take(who, 1, self._clock())
             if not wait_s:
                 self._open[who] = self._open.get(who, 0) + 1
-                self._holding[who] = self._holding.get(who, 0) + holds_thread
         if wait_s:
             per_s = self._limits.streams_per_s
             raise CapacityError(f"{who} opens more than {per_s:g} streams a second; {_again(wait_s)}")
 
-    def close_stream(self, who: Identity, *, holds_thread: bool = False) -> None:
+    def close_stream(self, who: Identity) -> None:
         """A stream of `open_stream` has ended."""
         with self._lock:
-            left, holding = self._open.pop(who) - 1, self._holding.pop(who) - holds_thread
-            if left:
-                self._open[who], self._holding[who] = left, holding
+            _forget_one(who, self._open)
 
     def pause_s(self, who: Identity, request_bytes: int) -> float:
         """Count a message and give 0, or, where it comes too early, the seconds until it may be counted."""
@@ -139,9 +151,9 @@ class Rates:
             raise CapacityError(f"{who} sends more than {per_s:g} bytes a second; {_again(wait_s)}")
 
 
-def _check_room(who: Identity, counted: Mapping[Identity, int], most: int) -> None:
-    if counted.get(who, 0) >= most:
-        raise CapacityError(f"{who} has {most} streams open, as many as it may; end one and ask again")
+def _forget_one(who: Hashable, counted: dict[Hashable, int]) -> None:
+    if left := counted.pop(who) - 1:
+        counted[who] = left
 
 
 def _again(wait_s: float) -> str:

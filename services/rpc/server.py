@@ -16,18 +16,18 @@ from typing import Any
 import grpc
 import grpc.aio
 from google.protobuf.descriptor import ServiceDescriptor
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from elsa.errors import AddressError, ElsaError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.rpc.calls import Calls
 from services.rpc.counting import AioCountingInterceptor, CountingInterceptor
-from services.rpc.guard import Guard, is_untranslated
-from services.rpc.guarding import GuardInterceptor
+from services.rpc.guard import Guard
+from services.rpc.guarding import EarlyInterceptor, GuardInterceptor
 from services.rpc.guarding_aio import AioGuardInterceptor
 from services.rpc.handlers import Behavior, behavior_of, with_behavior
-from services.rpc.health_servicer import AioChecks, Checks
+from services.rpc.health_servicer import HEALTH, AioChecks, Checks
 from services.rpc.introduction import Introduction, Metadata
 from services.rpc.status import code_of, name_of
 
@@ -39,7 +39,6 @@ HANDSHAKE_MS = 20_000
 MOST_STREAMS = 256
 """Calls of one connection at once; more wait at the caller, or it refuses them. An identity may have half as many
 streams open."""
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
 MAX_TEXT_BYTES = 2000
 """Longest error text that is sent. Up to three times as long when percent-encoded; callers take trailers of 8 KiB."""
@@ -58,7 +57,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 KEPT_THREADS = 4
-"""Of a synchronous server, at most a fourth: no identity may hold all, however many streams it opens."""
+"""Of a synchronous server, at most a fourth: no identity may hold all, whatever it calls, sends or leaves unsaid."""
 GUARDED: tuple[tuple[str, int], ...] = (*OPTIONS, ("grpc.max_concurrent_streams", MOST_STREAMS))
 """Of a server whose callers are others: what they may have open is bounded before the guard sees it."""
 
@@ -114,7 +113,7 @@ def start(
     introduction: Introduction | None = None,
     calls: Calls | None = None,
 ) -> BoundServer:
-    """Start a synchronous server; every open stream holds one of its `threads`, and no identity may hold all.
+    """Start a synchronous server; every call holds one of its `threads`, and no identity may hold all.
 
     Args:
         credentials: for TLS; None for none.
@@ -131,6 +130,7 @@ def start(
     server = grpc.server(
         pool,
         interceptors=[
+            *([EarlyInterceptor()] if guard else []),
             *([CountingInterceptor(calls)] if calls else []),
             _Translator(introduction or Introduction()),
             *([GuardInterceptor(guard)] if guard else []),
@@ -139,7 +139,8 @@ def start(
     )
     checks = Checks(_names(services))
     address = bind(server, host, port, credentials)
-    _add_all(server, services, checks)
+    _add_all(server, services)
+    checks.add_to(server)
     server.start()
     return BoundServer(server=server, address=address, health=checks, pool=pool)
 
@@ -167,7 +168,8 @@ async def start_aio(
     )
     checks = AioChecks(_names(services))
     address = bind(server, host, port, credentials)
-    _add_all(server, services, checks)
+    _add_all(server, services)
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     await server.start()
     return BoundAioServer(server=server, address=address, health=checks)
 
@@ -214,10 +216,9 @@ def busy(host: str, port: int, flag: str) -> str:
     return f"cannot listen on {host}:{port}: taken, or not an address of this machine; choose another {flag}"
 
 
-def _add_all(server: Any, services: Sequence[Service], checks: Any) -> None:
+def _add_all(server: Any, services: Sequence[Service]) -> None:
     for service in services:
         service.add(service.servicer, server)
-    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = [*_names(services), HEALTH, reflection.SERVICE_NAME]
     reflection.enable_server_reflection([name for name in names if name], server)
 
@@ -250,8 +251,8 @@ class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = continuation(handler_call_details)
-        if handler is None or is_untranslated(handler, handler_call_details.method):
-            return handler
+        if handler is None:
+            return None
         return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
 
     def _wrap(self, function: Behavior, streams: bool) -> Behavior:
@@ -274,6 +275,8 @@ class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
     def _abort(self, error: Exception, context: grpc.ServicerContext) -> None:
         if not context.is_active():  # the caller is gone: nobody to tell
             log.debug("a call that its caller had left failed", exc_info=error)
+            if isinstance(error, grpc.RpcError):  # gRPC's own, from a wait for requests: it knows
+                raise error
             return
         code, text, metadata = _status(error, context)
         context.set_trailing_metadata((*metadata, *self._introduction()))
@@ -288,8 +291,8 @@ class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or is_untranslated(handler, handler_call_details.method):
-            return handler
+        if handler is None:
+            return None
         return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
 
     def _wrap(self, function: Behavior, streams: bool) -> Behavior:

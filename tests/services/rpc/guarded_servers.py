@@ -59,11 +59,13 @@ class Guarded:
 
 
 @contextmanager
-def guarded(kind: str, authority: Authority, limits: RateLimits | None = None) -> Iterator[Guarded]:
+def guarded(kind: str, authority: Authority, limits: RateLimits | None = None, **given) -> Iterator[Guarded]:
     """An edge or a cloud whose handlers answer at once, but for streams that stay open until told otherwise."""
     told = Told()
     rates = Rates(limits or RateLimits())
-    guard = Guard(kind, told.revoked.__contains__, rates, lambda: told.now, looked_through_s=LOOKED_THROUGH_S)
+    guard = Guard(
+        kind, told.revoked.__contains__, rates, lambda: told.now, looked_through_s=LOOKED_THROUGH_S, **given
+    )
     own = authority.issued(SERVERS[kind])
     config = grpc.ssl_server_certificate_configuration([(own.key_pem, own.certificate_pem)], own.ca_pem)
     credentials = grpc.dynamic_ssl_server_credentials(config, lambda: config, require_client_authentication=True)

@@ -5,6 +5,7 @@ import ssl
 import struct
 import threading
 import time
+from contextlib import contextmanager
 
 import grpc
 import pytest
@@ -24,6 +25,11 @@ from services.rpc.tls import Own, server_credentials
 kinds = pytest.mark.parametrize("kind", KINDS)
 SETTINGS, MAX_CONCURRENT_STREAMS = 4, 3
 CLOUD = Identity("cloud", "cloud")
+OF_ONE_REQUEST = [
+    "/elsa.v1.SplitService/Ping",
+    "/elsa.v1.AdapterService/PullAdapter",
+    "/grpc.health.v1.Health/Check",
+]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +105,7 @@ def test_no_identity_holds_all_threads_of_an_edge(authority):
                         next(stream)
                     except grpc.RpcError as error:
                         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-                        assert "streams open, as many as it may" in error.details()
+                        assert "threads of this server, as many as it may" in error.details()
                         break
                 assert 1 < len(streams) <= THREADS
                 split_pb2_grpc.SplitServiceStub(other).Ping(split_pb2.PingRequest(), timeout=5)
@@ -113,6 +119,75 @@ def held_open(first, held):
     """A message, and then nothing until told."""
     yield first
     held.wait(3 * WAIT_S)
+
+
+@contextmanager
+def silent_calls(channel, method, count):
+    """Calls that send no message."""
+    held = threading.Event()
+    calls = [channel.stream_stream(method)(silent(held), timeout=3 * WAIT_S) for _ in range(count)]
+    try:
+        yield calls
+    finally:
+        held.set()
+        for call in calls:
+            call.cancel()
+
+
+def silent(held):
+    held.wait(3 * WAIT_S)
+    yield from ()
+
+
+@pytest.mark.parametrize("method", OF_ONE_REQUEST)
+def test_no_identity_holds_all_threads_of_an_edge_by_calls_without_their_request(authority, method):
+    ann, bob = authority.issued(Identity("client", "ann")), authority.issued(Identity("client", "bob"))
+    with guarded("edge", authority) as edge, edge.channel(ann) as greedy, edge.channel(bob) as other:
+        stub = split_pb2_grpc.SplitServiceStub(other)
+        with silent_calls(greedy, method, 3 * THREADS):
+            while not edge.guard.refused["rate"]:
+                stub.Ping(split_pb2.PingRequest(), timeout=5)
+            stub.Ping(split_pb2.PingRequest(), timeout=5)
+
+
+@pytest.mark.parametrize("method", OF_ONE_REQUEST)
+def test_a_call_whose_request_does_not_come_is_ended_and_gives_its_thread_back(authority, method):
+    ann = authority.issued(Identity("client", "ann"))
+    with guarded("edge", authority, request_s=0.1) as edge, edge.channel(ann) as channel:
+        with silent_calls(channel, method, THREADS - 1) as calls:
+            assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
+        with silent_calls(channel, method, THREADS - 1) as calls:
+            assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
+
+
+@pytest.mark.parametrize("method", OF_ONE_REQUEST)
+def test_a_call_is_judged_before_its_request_has_come(authority, method):
+    ann = authority.issued(Identity("client", "ann"))
+    with guarded("edge", authority) as edge, edge.channel(ann) as channel:
+        edge.told.revoked.add(ann.serial)
+        with silent_calls(channel, method, 1) as (call,):
+            assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("method", OF_ONE_REQUEST)
+def test_a_call_that_ends_without_its_request_is_told_so(authority, method, caplog):
+    ann = authority.issued(Identity("client", "ann"))
+    with guarded("edge", authority) as edge, edge.channel(ann) as channel:
+        call = channel.stream_stream(method)(iter([]), timeout=WAIT_S)
+        assert call.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert "without its request" in call.details()
+        assert not edge.told.reached
+    assert not [record for record in caplog.records if record.name.startswith("grpc")]
+
+
+def test_who_leaves_before_the_request_is_no_event(authority, caplog):
+    ann = authority.issued(Identity("client", "ann"))
+    with guarded("edge", authority) as edge, edge.channel(ann) as channel:
+        with silent_calls(channel, OF_ONE_REQUEST[0], THREADS):
+            while not edge.guard.refused["rate"]:
+                pass
+        split_pb2_grpc.SplitServiceStub(channel).Train(iter([]), timeout=WAIT_S).code()
+    assert not [record for record in caplog.records if record.name.startswith("grpc")]
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 8, 64])

@@ -1,4 +1,7 @@
-"""The health service while a server drains: who watches is told, and neither waits for it nor holds it up."""
+"""The health service while a server drains: who watches is told, and neither waits for it nor holds it up.
+
+Synchronous servers offer no `Watch`, which would hold their threads.
+"""
 
 import threading
 import time
@@ -6,13 +9,14 @@ import time
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from http2_peer import DATA, HEADERS, Peer
 from rpc_servers import KINDS, WAIT_S, loop_thread
 
-from services.rpc.health_servicer import Checks
 from services.rpc.server import start, start_aio
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+WATCH = "/grpc.health.v1.Health/Watch"
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -25,10 +29,9 @@ def started(kind, run):
     return bound, lambda grace_s: run(bound.stop(grace_s))
 
 
-@kinds
-def test_a_stop_ends_watches_and_does_not_wait_for_them(kind):
+def test_a_stop_ends_watches_and_does_not_wait_for_them():
     with loop_thread() as run:
-        bound, stop = started(kind, run)
+        bound, stop = started("aio", run)
         with grpc.insecure_channel(bound.address) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S) for _ in range(3)]
@@ -39,12 +42,10 @@ def test_a_stop_ends_watches_and_does_not_wait_for_them(kind):
             assert [[answer.status for answer in watch] for watch in watches] == [[NOT_SERVING]] * 3
 
 
-@kinds
-def test_whoever_leaves_a_watch_as_the_server_stops_does_not_hold_it_up(kind):
-    """gRPC's own service hung here: once in some ten tries of these."""
+def test_whoever_leaves_a_watch_as_the_server_stops_does_not_hold_it_up():
     with loop_thread() as run:
         for _ in range(30):
-            bound, stop = started(kind, run)
+            bound, stop = started("aio", run)
             with grpc.insecure_channel(bound.address) as channel:
                 stub = health_pb2_grpc.HealthStub(channel)
                 watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S) for _ in range(8)]
@@ -52,14 +53,50 @@ def test_whoever_leaves_a_watch_as_the_server_stops_does_not_hold_it_up(kind):
                     next(watch)
                 for watch in watches:
                     watch.cancel()
-                stopping = threading.Thread(target=stop, args=(WAIT_S,), daemon=True)
-                stopping.start()
-                stopping.join(WAIT_S)
-                assert not stopping.is_alive()
+                assert _stops(stop, WAIT_S)
 
 
 @kinds
-def test_a_name_that_is_not_known_is_not_found_and_may_be_watched(kind):
+def test_whoever_takes_no_answers_holds_up_neither_others_nor_a_stop(kind):
+    with loop_thread() as run:
+        bound, stop = started(kind, run)
+        with Peer(bound.address, window=0) as peer:
+            for _ in range(4):
+                peer.call(WATCH)
+            peer.until(HEADERS)
+            with grpc.insecure_channel(bound.address) as channel:
+                stub = health_pb2_grpc.HealthStub(channel)
+                assert stub.Check(health_pb2.HealthCheckRequest(), timeout=5).status == SERVING
+            assert _stops(stop, 0.2)
+
+
+def test_a_hand_made_caller_is_answered_as_any():
+    with loop_thread() as run:
+        bound, stop = started("sync", run)
+        with Peer(bound.address) as peer:
+            peer.call("/grpc.health.v1.Health/Check")
+            peer.until(DATA)
+        stop(0)
+
+
+def test_synchronous_servers_offer_no_watch():
+    with loop_thread() as run:
+        bound, stop = started("sync", run)
+        with grpc.insecure_channel(bound.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
+            assert watch.code() is grpc.StatusCode.UNIMPLEMENTED
+        stop(0)
+
+
+def _stops(stop, grace_s):
+    stopping = threading.Thread(target=stop, args=(grace_s,), daemon=True)
+    stopping.start()
+    stopping.join(5 if grace_s < 5 else grace_s)
+    return not stopping.is_alive()
+
+
+@kinds
+def test_a_name_that_is_not_known_is_not_found_and_all_are_listed(kind):
     with loop_thread() as run:
         bound, stop = started(kind, run)
         with grpc.insecure_channel(bound.address) as channel:
@@ -67,23 +104,22 @@ def test_a_name_that_is_not_known_is_not_found_and_may_be_watched(kind):
             with pytest.raises(grpc.RpcError) as found:
                 stub.Check(health_pb2.HealthCheckRequest(service="nobody"), timeout=WAIT_S)
             assert found.value.code() is grpc.StatusCode.NOT_FOUND
+            assert {name: each.status for name, each in _listed(stub).items()} == {"": SERVING}
+            bound.health.drain()
+            assert stub.Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S).status == NOT_SERVING
+            assert {name: each.status for name, each in _listed(stub).items()} == {"": NOT_SERVING}
+        stop(0)
+
+
+def test_a_name_that_is_not_known_may_be_watched():
+    with loop_thread() as run:
+        bound, stop = started("aio", run)
+        with grpc.insecure_channel(bound.address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
             watch = stub.Watch(health_pb2.HealthCheckRequest(service="nobody"), timeout=WAIT_S)
             assert next(watch).status == UNKNOWN
-            assert {name: each.status for name, each in _listed(stub).items()} == {"": SERVING}
             stop(WAIT_S)
 
 
 def _listed(stub):
     return stub.List(health_pb2.HealthListRequest(), timeout=WAIT_S).statuses
-
-
-def test_who_asks_after_the_drain_is_told_once():
-    checks, told = Checks([""]), []
-    checks.drain()
-
-    class Context:
-        def add_callback(self, left):
-            return True
-
-    checks.Watch(health_pb2.HealthCheckRequest(), Context(), told.append)
-    assert [answer and answer.status for answer in told] == [NOT_SERVING, None]

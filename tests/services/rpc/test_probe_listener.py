@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from http2_peer import HEADERS, Peer
 from pydantic_settings import SettingsConfigDict
 from rpc_servers import WAIT_S
 from scraping import figure, scraped
@@ -20,7 +22,7 @@ from services.rpc.identity import Identity
 from services.rpc.keypair import TlsFiles
 from services.rpc.monitor_settings import MonitorSettings
 from services.rpc.monitoring import Monitoring
-from services.rpc.probes import Probes, Readiness
+from services.rpc.probes import OF_ONE_ADDRESS, REQUEST_S, THREADS, Probes, Readiness
 from services.rpc.tls import Own
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -58,6 +60,42 @@ def test_what_drains_is_never_ready_again():
     readiness.end()
     readiness.begin()
     assert not readiness.ready
+
+
+CHECK = "/grpc.health.v1.Health/Check"
+
+
+def test_calls_without_their_request_hold_up_no_probe(probes):
+    """Of two on this machine, and of as many as it likes from one other address."""
+    listener, _, channel = probes
+    silent = grpc.insecure_channel(listener.address)
+    held = threading.Event()
+    calls = [silent.stream_unary(CHECK).future(nothing(held), timeout=WAIT_S) for _ in range(2)]
+    with Peer(listener.address, source="127.0.0.2") as peer:
+        for _ in range(3 * THREADS):
+            peer.begin(CHECK)
+        peer.until(HEADERS)  # one was refused
+        health = health_pb2_grpc.HealthStub(channel)
+        for _ in range(10):
+            health.Check(health_pb2.HealthCheckRequest(service="live"), timeout=1)
+    assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
+    held.set()
+    silent.close()
+
+
+def nothing(held):
+    held.wait(WAIT_S)
+    yield from ()
+
+
+def test_a_probe_without_its_request_ends_by_itself_and_gives_its_thread_back(probes):
+    _, _, channel = probes
+    held, began = threading.Event(), time.monotonic()
+    calls = [channel.stream_unary(CHECK).future(nothing(held), timeout=WAIT_S) for _ in range(OF_ONE_ADDRESS)]
+    assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
+    assert time.monotonic() - began < 3 * REQUEST_S
+    assert asked(channel, "live") == SERVING
+    held.set()
 
 
 def test_nothing_else_is_told(probes):

@@ -149,6 +149,22 @@ def test_streams_that_are_refused_do_not_count_as_open():
     rates.open_stream(ONE)
 
 
+@given(st.integers(1, 5), st.lists(st.tuples(st.booleans(), st.sampled_from([ONE, TWO]))))
+def test_nobody_holds_more_threads_than_its_share_whatever_others_hold(most, steps):
+    rates, held = Rates(), {ONE: 0, TWO: 0}
+    rates.hold_threads_to(most)
+    for begins, who in steps:
+        if begins and held[who] == most:
+            with pytest.raises(CapacityError, match=f"holds {most} threads"):
+                rates.hold_thread(who)
+        elif begins:
+            rates.hold_thread(who)
+            held[who] += 1
+        elif held[who]:
+            rates.free_thread(who)
+            held[who] -= 1
+
+
 def test_bytes_beyond_the_limit_wait_for_those_before():
     clock = Clock()
     rates = Rates(RateLimits(request_bytes_per_s=1 << 20, request_bytes_burst=1 << 20), clock)
