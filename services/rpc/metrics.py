@@ -4,9 +4,12 @@ Collectors read the role's own objects when they are asked; nothing is kept for 
 """
 
 import logging
+import math
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
@@ -27,10 +30,14 @@ from services.rpc.tls import Own
 
 log = logging.getLogger(__name__)
 
-SILENT_S = 10.0
-"""After which a connection that asks nothing is closed."""
+MOST_OPEN, OF_ONE_ADDRESS = 16, 4
+"""Connections at once, each of which has a thread: in all, and from one address. More are closed."""
+REQUEST_S = 10.0
+"""For a connection from its beginning to its end, however it drips."""
 LOOK_S = 0.1
-"""Between two looks whether the listener is to close."""
+"""Between two looks at connections that last too long, and whether the listener is to close."""
+PAUSE, LONGEST_PAUSE_S = 19, 1.0
+"""After figures were read, none are for so many times as long as that took, and this at the most."""
 
 
 class Collector(Protocol):
@@ -90,7 +97,9 @@ class _Common:
     def collect(self) -> Iterator[Metric]:
         told = ((self._version, self._role), 1.0)
         yield gauges("elsa_build_info", "Version and role", ("version", "role"), [told])
-        yield gauge("elsa_ready", "Known to the cloud and not draining", float(self._readiness.ready))
+        yield gauge(
+            "elsa_ready", "Registered since its start, or serving, and not draining", float(self._readiness.ready)
+        )
         if self._own is not None:
             certificate = x509.load_pem_x509_certificate(self._own.now().certificate)
             ends = certificate.not_valid_after_utc.timestamp()
@@ -126,6 +135,42 @@ class NodeMetrics:
         yield gauge("elsa_memory_usable_bytes", "Memory that this process may still take", self._usable_bytes())
 
 
+class Text:
+    """All figures as Prometheus' text, always read after they were asked for. For any thread.
+
+    One reading runs at a time, those who wait for one share it, and each is followed by a pause, so that whoever asks
+    all the time takes a small part of the role's.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._registry, self._clock, self._sleep = registry, clock, sleep
+        self._lock = threading.Lock()
+        self._began_s = self._next_s = -math.inf
+        self._text = b""
+
+    def __call__(self) -> bytes:
+        """The text; empty for those who shared a reading that failed, which whoever began it raises."""
+        asked_s = self._clock()
+        with self._lock:
+            if self._began_s <= asked_s:
+                self._read()
+            return self._text
+
+    def _read(self) -> None:
+        self._sleep(max(self._next_s - self._clock(), 0))
+        self._began_s, self._text = self._clock(), b""
+        try:
+            self._text = generate_latest(self._registry)
+        finally:
+            now_s = self._clock()
+            self._next_s = now_s + min(PAUSE * (now_s - self._began_s), LONGEST_PAUSE_S)
+
+
 class MetricsListener:
     """Serves from its making to `close`. Raises AddressError if the port is taken."""
 
@@ -156,7 +201,9 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self.registry = registry
+        self.text = Text(registry)
+        self._lock = threading.Lock()
+        self._open: dict[socket.socket, tuple[str, float]] = {}
         super().__init__((host, port), _Handler)
 
     def server_bind(self) -> None:
@@ -166,20 +213,52 @@ class _Server(ThreadingHTTPServer):
         self.server_address = self.socket.getsockname()
         self.server_name, self.server_port = "", self.server_address[1]
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Whether there is room for a connection, in all and of its address."""
+        address = client_address[0]
+        with self._lock:
+            same = sum(address == other for other, _ in self._open.values())
+            if len(self._open) >= MOST_OPEN or same >= OF_ONE_ADDRESS:
+                return False
+            self._open[request] = (address, time.monotonic())
+        return True
+
+    def service_actions(self) -> None:
+        """Every `LOOK_S` seconds: end the connections that last too long, whatever they do."""
+        late_s = time.monotonic() - REQUEST_S
+        with self._lock:
+            for request, (_, began_s) in self._open.items():
+                if began_s < late_s:
+                    with suppress(OSError):  # gone already
+                        request.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """It is over."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """One who left in the middle, or figures that could not be had."""
         log.warning("metrics could not be told", exc_info=True)
 
 
 class _Handler(BaseHTTPRequestHandler):
-    timeout = SILENT_S
+    timeout = REQUEST_S
     server: _Server
 
     def do_GET(self) -> None:
         if self.path.partition("?")[0] != "/metrics":
             self.send_error(HTTPStatus.NOT_FOUND, explain="the figures are at /metrics")
             return
-        body = generate_latest(self.server.registry)
+        try:
+            body = self.server.text()
+        except TimeoutError:  # which http.server would take for a silence of the caller
+            log.warning("metrics could not be told", exc_info=True)
+            body = b""
+        if not body:
+            self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, explain="the figures cannot be had; see the log")
+            return
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", CONTENT_TYPE_LATEST)
         self.send_header("Content-Length", str(len(body)))
