@@ -18,6 +18,7 @@ ElsaError
 ├── RoundGivenUpError          a round or run that ended without its result
 ├── DrainingError              a server on its way down: try again elsewhere or later
 ├── CapacityError              no room: sessions, memory, disk or rate
+│   └── FullDiskError          a disk without room: passes once somebody frees some
 ├── UnauthenticatedError       not who the caller claims to be
 ├── PermissionDeniedError      a call that this caller may not make
 ├── UnreachableError           a peer that did not answer until the retries were used up
@@ -96,6 +97,10 @@ class DrainingError(ElsaError):
 
 class CapacityError(ElsaError):
     """No room: sessions, memory, disk or rate."""
+
+
+class FullDiskError(CapacityError):
+    """A disk without room: passes once somebody frees some."""
 
 
 class UnauthenticatedError(ElsaError):

@@ -5,18 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from sqlalchemy.exc import DBAPIError
-
 from elsa.errors import (
     CapacityError,
     DrainingError,
+    FullDiskError,
     NotFoundError,
     PermissionDeniedError,
     RoundGivenUpError,
 )
+from elsa.spec import RunSpec
 from services.cloud.blobs import FULL
 from services.cloud.changes import Changes
-from services.cloud.database import is_full
 from services.cloud.engine import Engine
 from services.cloud.fleet import MOST, check_number
 from services.cloud.keeper import Keeper
@@ -42,6 +41,9 @@ from services.cloud.records import (
 from services.cloud.runs import member_of
 from services.cloud.store import Store
 
+LEAST_LEFT_S = 1.0
+"""Told of a round that is about to close."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pulled:
@@ -52,6 +54,8 @@ class Pulled:
     data: bytes
     deadline_s: float | None = None
     """Of the round on this version, from its beginning; None where none is open."""
+    left_s: float | None = None
+    """Of that, or of the specification's where it is over and the round open still."""
 
 
 class Adapters:
@@ -69,7 +73,7 @@ class Adapters:
     ) -> None:
         self._store, self._keeper, self._engine, self._changes = store, keeper, engine, changes
         self._max_adapter_bytes = max_adapter_bytes
-        self._clock = clock
+        self._clock, self._begin_unix_s = clock, clock()
         self._layouts: dict[str, Layout] = {}
 
     def check(self, push: Push) -> None:
@@ -99,7 +103,7 @@ class Adapters:
             StaleRoundError, RoundGivenUpError: a round that is over, a run that is not at that point or has ended.
             ChecksumError: bytes that are not those of the digest.
             MalformedError: names, shapes or values that do not fit.
-            CapacityError: a disk that is full; nothing is kept then.
+            FullDiskError: a disk that is full; nothing is kept then.
         """
         layout = await asyncio.to_thread(verified_layout, push, data)
         if not push.initial:
@@ -145,8 +149,9 @@ class Adapters:
         except TimeoutError as error:
             raise DrainingError(f"version {version} of run {run_id} is not there yet; ask again") from error
         sha256 = made.sha256 or ""
-        data, deadline_s = await self._keeper.get(sha256), self._deadline_s(run_id, made.version)
-        return Pulled(version=made.version, sha256=sha256, data=data, deadline_s=deadline_s)
+        data = await self._keeper.get(sha256)
+        deadline_s, left_s = self._times(run_id, made.version)
+        return Pulled(version=made.version, sha256=sha256, data=data, deadline_s=deadline_s, left_s=left_s)
 
     async def of_cluster(self, run_id: str, node_id: str, version: int, cluster: int) -> Pulled:
         """A cluster's adapter of one version.
@@ -170,10 +175,16 @@ class Adapters:
             raise RoundGivenUpError(f"run {run_id} has ended ({run.state}) without version {version}")
         return None
 
-    def _deadline_s(self, run_id: str, version: int) -> float | None:
+    def _times(self, run_id: str, version: int) -> tuple[float | None, float | None]:
+        """The deadline of the round on a version and what is left of it; None where none is open."""
         with self._store.transaction() as transaction:
-            opened = transaction.get(Round, run_id=run_id, version=version + 1)
-        return opened.deadline_s if opened is not None and opened.sha256 is None else None
+            opened, run = transaction.get(Round, run_id=run_id, version=version + 1), transaction.run(run_id)
+        if opened is None or opened.sha256 is not None:
+            return None, None
+        left_s = opened.deadline_s - self._clock() + max(opened.opened_unix_s, self._begin_unix_s)
+        if left_s <= 0:  # too few have delivered for it to close
+            left_s += RunSpec.from_yaml(run.spec).rounds.deadline_s - opened.deadline_s
+        return opened.deadline_s, max(left_s, LEAST_LEFT_S)
 
     async def _expected(self, run_id: str) -> Layout:
         """Names and shapes of a run's version 0."""
@@ -189,18 +200,12 @@ class Adapters:
 
 @contextmanager
 def _room() -> Iterator[None]:
-    """What finds a full disk raises CapacityError within it."""
+    """What finds a full disk raises FullDiskError within it."""
     try:
         yield
     except OSError as error:
         if error.errno in FULL:
-            raise CapacityError(f"the cloud's disk is full: {error.strerror}; free some and push again") from error
-        raise
-    except DBAPIError as error:
-        if is_full(error):
-            raise CapacityError(
-                f"the cloud's database found no room on its disk ({error.orig}); free some"
-            ) from error
+            raise FullDiskError(f"the cloud's disk is full: {error.strerror}; free some and push again") from error
         raise
 
 

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from elsa.errors import InputError, UnreachableError
+from elsa.errors import FullDiskError, InputError, UnreachableError
 from elsa.parsing import masked
 
 LOCK_KEY = 0x656C7361
@@ -25,8 +25,9 @@ TIMEOUT_S = 10
 """For an answer of PostgreSQL; nothing else happens in the cloud meanwhile."""
 LOCK_WAIT_S = 5.0
 """For the lock: the server may take a moment to notice that its last holder died."""
-_AWAY = ("08", "57P01", "57P02", "57P03")
-"""SQLSTATEs, or how they begin, of a PostgreSQL that lost a connection, goes down or comes up."""
+_AWAY = ("08", "57P01", "57P02", "57P03", "53300", "25006", "40001", "40P01")
+"""SQLSTATEs, or how they begin, of a PostgreSQL that lost a connection, goes down or comes up, has too many
+connections, may not write for now, or gave a transaction up for another."""
 _FULL = "53100"
 _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_FULL = 5, 6, 13
 
@@ -54,7 +55,10 @@ class Database:
 
     @contextmanager
     def begin(self) -> Iterator[Connection]:
-        """A transaction: committed at the end, rolled back on an error. Raises UnreachableError if it is away."""
+        """A transaction: committed at the end, rolled back on an error.
+
+        Raises UnreachableError if the database is away, FullDiskError if it finds no room.
+        """
         try:
             try:
                 connection = self.engine.connect()
@@ -63,8 +67,12 @@ class Database:
             with connection, connection.begin():
                 yield connection
         except DBAPIError as error:
+            reason = (str(error.orig).splitlines() or [""])[0]
+            if is_full(error):
+                raise FullDiskError(
+                    f"the cloud's database found no room on its disk ({reason}); free some"
+                ) from error
             if is_away(error):
-                reason = str(error.orig).splitlines()[0]
                 raise UnreachableError(f"the cloud's database does not answer ({reason}); try again") from error
             raise
 

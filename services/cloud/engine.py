@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from elsa.errors import ElsaError, RoundGivenUpError, UnreachableError
+from elsa.errors import ElsaError, FullDiskError, RoundGivenUpError, UnreachableError
 from services.cloud.changes import Changes
 from services.cloud.lifecycle import RunState
 from services.cloud.steps import Steps
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _MOST_FAULTS = 3
 """Times in a row that a run is tried again after one and the same fault of the program."""
+_PASSING = (OSError, SQLAlchemyError, UnreachableError, FullDiskError)
+"""A full disk, a database that is away: no fault of a run."""
 
 Fault = tuple[type[Exception], str, int | None]
 
@@ -76,7 +78,7 @@ class Engine:
             try:
                 self.kick()
                 self.ticked_unix_s = self._clock()
-            except (SQLAlchemyError, UnreachableError) as error:
+            except _PASSING as error:
                 log.warning("the database did not answer (%s); trying again", _first_line(error))
             except Exception:  # the outermost loop of all runs
                 log.exception("the runs could not be looked at; trying again")
@@ -95,7 +97,7 @@ class Engine:
             try:
                 while await self._steps.take(run_id, now):
                     self.announce(run_id)
-            except UnreachableError:  # the database: it comes back
+            except (UnreachableError, FullDiskError):  # the database: it comes back
                 raise
             except ElsaError as error:
                 log.warning("run %s failed: %s", run_id, error)
@@ -123,7 +125,7 @@ class Engine:
                 begin = time.monotonic()
                 try:
                     await self.advance(run_id, self._clock())
-                except (OSError, SQLAlchemyError, UnreachableError) as error:  # a full disk, a database that is away
+                except _PASSING as error:
                     log.warning("run %s waits: %s; trying again in %g s", run_id, _first_line(error), pause_s)
                     await self._sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from elsa.errors import InputError, UnreachableError
+from elsa.errors import FullDiskError, InputError, UnreachableError
 from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, fleet_pb2_grpc, run_pb2, run_pb2_grpc
 from services.cloud.adapter_servicer import AdapterServicer
 from services.cloud.adapters import Adapters
@@ -122,7 +122,7 @@ async def _sweep(keeper: Keeper, settings: CloudSettings, clock: Callable[[], fl
         try:
             if swept := await keeper.sweep(settings.sweep_grace_s, clock()):
                 log.info("%d blobs that nothing referred to are removed", swept)
-        except (OSError, SQLAlchemyError, UnreachableError) as error:
+        except (OSError, SQLAlchemyError, UnreachableError, FullDiskError) as error:
             log.warning("blobs could not be swept: %s", str(error).splitlines()[0])
         await asyncio.sleep(settings.sweep_s)
 

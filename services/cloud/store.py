@@ -253,7 +253,7 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
-        """A transaction: committed at the end, rolled back on an error. UnreachableError if the database is away."""
+        """A transaction: committed at the end, rolled back on an error. Raises as `Database.begin`."""
         with self._database.begin() as connection:
             yield Transaction(connection)
 

@@ -18,6 +18,7 @@ from elsa.errors import (
     CapacityError,
     DrainingError,
     ElsaError,
+    FullDiskError,
     MalformedError,
     NotFoundError,
     PeerError,
@@ -88,15 +89,16 @@ class CloudLink:
 
     def start(self) -> None:
         """Register, waiting for the cloud if need be, and begin to send heartbeats. Raises UnreachableError."""
-        self.patiently(self._enter)
+        self._register_patiently()
         self._beats.start()
 
     def patiently(self, call: Callable[[], Result], *passing: type[ElsaError]) -> Result:
-        """`call()` with retries while the cloud does not answer; UnreachableError at once when the node stops.
+        """`call()` with retries while the cloud does not answer, or has no room: a full disk, a rate that is used up.
 
-        Errors that are `passing` are tried again too.
+        Errors that are `passing` are tried again too. Raises UnreachableError at once when the node stops.
         """
-        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep, passing=passing)
+        again = (CapacityError, *passing)
+        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep, passing=again)
 
     def report(self, progress: pb.Progress) -> None:
         """Tell those who watch how far this node is, with the next heartbeat."""
@@ -191,10 +193,15 @@ class CloudLink:
         self.answered_unix_s = time.time()
         log.info("registered with %s as %s", self.peer, self.node_id)
 
+    def _register_patiently(self) -> None:
+        """Register with retries, but for a fleet that is full, which does not pass by itself."""
+        passing = (FullDiskError,)
+        patiently(self._enter, self.peer, limit_s=self.patience_s, sleep=self._sleep, passing=passing)
+
     def _return(self) -> None:
         """Register again, unless the node stops meanwhile or the cloud has a fault. Raises UnreachableError."""
         try:
-            self.patiently(self._enter)
+            self._register_patiently()
         except (PeerError, CapacityError) as error:
             log.warning("%s does not take this node back yet: %s", self.peer, error)
         except UnreachableError:

@@ -33,6 +33,7 @@ TABLE: tuple[tuple[type[errors.ElsaError], grpc.StatusCode], ...] = (
     (errors.DrainingError, grpc.StatusCode.UNAVAILABLE),
     (errors.UnreachableError, grpc.StatusCode.UNAVAILABLE),
     (errors.CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.FullDiskError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
     (errors.PermissionDeniedError, grpc.StatusCode.PERMISSION_DENIED),
     (errors.PeerError, grpc.StatusCode.INTERNAL),

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from rpc_servers import WAIT_S, services_of
 
-from elsa.errors import CapacityError, MalformedError, NotFoundError, UnreachableError
+from elsa.errors import CapacityError, FullDiskError, MalformedError, NotFoundError, UnreachableError
 from elsa.v1 import fleet_pb2 as pb
 from elsa.v1 import fleet_pb2_grpc
 from services.rpc.node import CloudLink, RunDrivers
@@ -29,6 +29,7 @@ class Fleet(fleet_pb2_grpc.FleetServiceServicer):
         self.refusals = queue.Queue()
 
     def JoinRun(self, request, context):
+        self.fail()
         self.refusals.put(request)
         return pb.JoinRunResponse()
 
@@ -213,6 +214,17 @@ def test_a_cloud_in_trouble_is_asked_again(cloud, node, caplog):
     follower = Follower(link)
     fleet.changes.put(["r1"])
     assert follower.seen.get(timeout=WAIT_S) == ["r1"]
+    assert not fleet.faults
+
+
+def test_a_cloud_without_room_is_asked_again_by_calls_of_runs_and_while_registering(cloud, node):
+    fleet = Fleet(heartbeat_s=1000)
+    link = node(cloud.serve(fleet))
+    fleet.faults = [FullDiskError("full")]
+    link.start()
+    fleet.faults = [FullDiskError("full"), CapacityError("too many calls")]
+    link.refuse("r1", "no memory")
+    assert fleet.refusals.get(timeout=WAIT_S).refusal == "no memory"
     assert not fleet.faults
 
 
