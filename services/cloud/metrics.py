@@ -6,6 +6,7 @@ database is.
 
 import asyncio
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,13 +57,19 @@ class CloudMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """See docs/metrics.md. Raises TimeoutError if the loop does not answer."""
-        yield from asyncio.run_coroutine_threadsafe(self._read(), self._loop).result(ANSWER_S)
+        given_up = threading.Event()
+        try:
+            yield from asyncio.run_coroutine_threadsafe(self._read(given_up), self._loop).result(ANSWER_S)
+        finally:
+            given_up.set()
         yield gauge("elsa_cloud_state_free_bytes", "Free on the state's disk", shutil.disk_usage(self._state).free)
         if self._database.drivername.startswith("sqlite") and self._database.database:
             size = sum(path.stat().st_size for path in _files(Path(self._database.database)))
             yield gauge("elsa_cloud_database_bytes", "Size of the database's files", size)
 
-    async def _read(self) -> list[Metric]:
+    async def _read(self, given_up: threading.Event) -> list[Metric]:
+        if given_up.is_set():  # before the loop came to it
+            return []
         with self._store.transaction() as transaction:
             open_runs = transaction.open_runs()
             return [

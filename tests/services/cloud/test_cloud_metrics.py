@@ -5,11 +5,14 @@ import re
 from pathlib import Path
 
 import grpc
+import pytest
 from cloud_harness import CLIENTS, EDGES, adapter, run_async, site, spec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from scraping import figure, names_of, scraped
 
 from elsa.v1 import fleet_pb2
+from services.cloud import metrics
+from services.cloud.metrics import CloudMetrics
 
 LISTED = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 ASKED = {"metrics_port": 0, "probe_port": 0}
@@ -105,6 +108,18 @@ async def test_every_figure_is_in_the_documentation(tmp_path):
     assert [name for name in sorted(names) if f"| `{name}` |" not in LISTED] == []
     listed = re.findall(r"^\| `(elsa_(?:cloud|rpc)_\w+)` \|", LISTED, re.MULTILINE)
     assert sorted(set(listed) - names) == []
+
+
+@run_async
+async def test_figures_that_came_too_late_are_not_read_afterwards(tmp_path):
+    """Of a loop that was busy for long, nothing more is asked by those who gave up."""
+    figures = CloudMetrics(None, None, None, state=tmp_path, database="sqlite://", clock=float)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TimeoutError):
+        patch.setattr(metrics, "ANSWER_S", 0.01)
+        list(figures.collect())  # on the loop itself, which cannot answer meanwhile
+    while not (late := asyncio.all_tasks() - {asyncio.current_task()}):
+        await asyncio.sleep(0)  # the loop comes to it now
+    assert await asyncio.gather(*late) == [[]]  # there is no store that it could have read
 
 
 @run_async
