@@ -392,6 +392,7 @@ class PulledHeader(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     CLUSTER_FIELD_NUMBER: _builtins.int
     DEADLINE_S_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """Version of the global adapter that this is or came from."""
     edge_round: _builtins.int
@@ -404,7 +405,11 @@ class PulledHeader(_message.Message):
     """From an edge, of a whole version: the caller's cluster, where it has an adapter of its own of this version."""
     deadline_s: _builtins.float
     """From the cloud, while a round on this version is open: seconds from its beginning until it closes with what has
-    come; an edge closes its edge rounds in time for that. Above 0.
+    come. Above 0.
+    """
+    left_s: _builtins.float
+    """Likewise: seconds that are left of that, or of the specification's deadline where those are over and the round is
+    open still; an edge closes its edge rounds in time for that. Above 0.
     """
     def __init__(
         self,
@@ -415,19 +420,24 @@ class PulledHeader(_message.Message):
         sha256: _builtins.str = ...,
         cluster: _builtins.int | None = ...,
         deadline_s: _builtins.float | None = ...,
+        left_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "cluster", b"cluster", "deadline_s", b"deadline_s"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "_left_s", b"_left_s", "cluster", b"cluster", "deadline_s", b"deadline_s", "left_s", b"left_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "cluster", b"cluster", "deadline_s", b"deadline_s", "edge_round", b"edge_round", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cluster", b"_cluster", "_deadline_s", b"_deadline_s", "_left_s", b"_left_s", "cluster", b"cluster", "deadline_s", b"deadline_s", "edge_round", b"edge_round", "left_s", b"left_s", "sha256", b"sha256", "total_bytes", b"total_bytes", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cluster: _TypeAlias = _typing.Literal["cluster"]  # noqa: Y015
     _WhichOneofArgType__cluster: _TypeAlias = _typing.Literal["_cluster", b"_cluster"]  # noqa: Y015
     _WhichOneofReturnType__deadline_s: _TypeAlias = _typing.Literal["deadline_s"]  # noqa: Y015
     _WhichOneofArgType__deadline_s: _TypeAlias = _typing.Literal["_deadline_s", b"_deadline_s"]  # noqa: Y015
+    _WhichOneofReturnType__left_s: _TypeAlias = _typing.Literal["left_s"]  # noqa: Y015
+    _WhichOneofArgType__left_s: _TypeAlias = _typing.Literal["_left_s", b"_left_s"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cluster) -> _WhichOneofReturnType__cluster | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__deadline_s) -> _WhichOneofReturnType__deadline_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__left_s) -> _WhichOneofReturnType__left_s | None: ...
 
 Global___PulledHeader: _TypeAlias = PulledHeader  # noqa: Y015
 

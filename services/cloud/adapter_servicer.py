@@ -65,6 +65,7 @@ class AdapterServicer(adapter_pb2_grpc.AdapterServiceServicer):
             total_bytes=len(pulled.data),
             sha256=pulled.sha256,
             deadline_s=pulled.deadline_s,
+            left_s=pulled.left_s,
         )
         yield adapter_pb2.PullAdapterResponse(header=header)
         for chunk in split_chunks(pulled.data):

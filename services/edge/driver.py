@@ -37,7 +37,8 @@ from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 log = logging.getLogger(__name__)
 
 EDGE_SHARE = 0.9
-"""Part of the global round's deadline that its edge rounds may use together; the rest is for the way to the cloud."""
+"""Part of what is left of a global round that its edge rounds may use together; the rest is for the way to the
+cloud."""
 
 
 class RunDriver:
@@ -238,8 +239,8 @@ class RunDriver:
             restarted = False
             if pulled.version >= self._spec.training.rounds:
                 break  # clients evaluate; the run's end comes as an assignment
-            whole_s = pulled.deadline_s or self._spec.rounds.deadline_s
-            delivered = self._deliver(run, begun.close_all(EDGE_SHARE * whole_s), pulled.version)
+            left_s = pulled.left_s or self._spec.rounds.deadline_s
+            delivered = self._deliver(run, begun.close_all(EDGE_SHARE * left_s), pulled.version)
             if not delivered:
                 begun.forget()
             version = pulled.version + 1 if delivered else pulled.version

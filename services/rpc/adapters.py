@@ -34,8 +34,8 @@ class Pulled:
     data: bytes
     cluster: int | None = None
     """From an edge, of a whole version: the caller's cluster, where it has an adapter of its own of this version."""
-    deadline_s: float | None = None
-    """From the cloud: of the round on this version, from its beginning; None where none is open."""
+    left_s: float | None = None
+    """From the cloud: of the time of the round on this version; None where none is open."""
 
 
 def push(stub: Any, header: pb.AdapterHeader, data: bytes) -> bool:
@@ -104,16 +104,19 @@ def _pulled(messages: Iterator[pb.PullAdapterResponse]) -> Pulled:
         edge_round=header.edge_round,
         data=data,
         cluster=cluster,
-        deadline_s=_deadline_s(header),
+        left_s=_left_s(header),
     )
 
 
-def _deadline_s(header: pb.PulledHeader) -> float | None:
-    if not header.HasField("deadline_s"):
-        return None
-    if not 0 < header.deadline_s < math.inf:
-        raise MalformedError(f"PulledHeader.deadline_s: {header.deadline_s}; it must be more than 0")
-    return header.deadline_s
+def _left_s(header: pb.PulledHeader) -> float | None:
+    """What is left of a round; all of it from a cloud that only says that."""
+    for field in ("left_s", "deadline_s"):
+        if header.HasField(field):
+            seconds = float(getattr(header, field))
+            if not 0 < seconds < math.inf:
+                raise MalformedError(f"PulledHeader.{field}: {seconds}; it must be more than 0")
+            return seconds
+    return None
 
 
 def pulled_messages(pulled: Pulled) -> Iterator[pb.PullAdapterResponse]:

@@ -1,4 +1,4 @@
-"""What an edge reads of a round's deadline in what it pulls."""
+"""What an edge reads of the time that a round has left in what it pulls."""
 
 import pytest
 
@@ -29,12 +29,15 @@ class Messages(list):
         pass
 
 
-def test_a_deadline_is_read_where_there_is_one():
-    assert pull(Stub(deadline_s=90.5), pb.PullAdapterRequest()).deadline_s == 90.5
-    assert pull(Stub(), pb.PullAdapterRequest()).deadline_s is None
+@pytest.mark.parametrize(
+    ("header", "left_s"), [({"deadline_s": 90.5, "left_s": 7.5}, 7.5), ({"deadline_s": 90.5}, 90.5), ({}, None)]
+)
+def test_what_is_left_is_read_and_of_a_cloud_that_does_not_say_it_the_whole(header, left_s):
+    assert pull(Stub(**header), pb.PullAdapterRequest()).left_s == left_s
 
 
+@pytest.mark.parametrize("field", ["deadline_s", "left_s"])
 @pytest.mark.parametrize("bad", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_deadline_that_cannot_be_is_refused(bad):
-    with pytest.raises(MalformedError, match="deadline_s"):
-        pull(Stub(deadline_s=bad), pb.PullAdapterRequest())
+def test_a_time_that_cannot_be_is_refused(field, bad):
+    with pytest.raises(MalformedError, match=field):
+        pull(Stub(**{field: bad}), pb.PullAdapterRequest())
