@@ -20,7 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from issuing import Authority, files_of, lay_out
 from rendered import Pod, objects_in, pods, render
 
-START_S, PERIOD_S = 120.0, 0.3
+START_S, PERIOD_S = 240.0, 0.3
 VALUES = {
     "certificates": {"from": "cert-manager"},
     "clients": [{"name": "clinic-a", "data": {"default": "builtin"}}],
@@ -75,7 +75,7 @@ def free_ports() -> Iterator[list[str]]:
     yield ports
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_fleet_starts_from_its_pods_environments(free_ports: list[str], tmp_path: Path) -> None:
     given = objects_in(render(VALUES))
     by_role = {pod.role: pod for pod in pods(given, most=1)}
