@@ -16,9 +16,10 @@ from elsa.spec import RunSpec
 from services.cloud.bases import check_base, refuse_others
 from services.cloud.changes import Changes
 from services.cloud.engine import Engine
-from services.cloud.events import EvaluationReported, Metrics, NodeJoined, StateChanged
+from services.cloud.evaluations import check_evaluation, keep_evaluation
+from services.cloud.events import Metrics, NodeJoined, StateChanged
 from services.cloud.export import Made
-from services.cloud.fleet import MOST, check_number, known_node
+from services.cloud.fleet import known_node
 from services.cloud.leaving import LEAVABLE, leave
 from services.cloud.lifecycle import RunState
 from services.cloud.offers import (
@@ -32,10 +33,8 @@ from services.cloud.offers import (
     summary,
 )
 from services.cloud.records import (
-    MOST_CLUSTERS,
     Answer,
     ClusterAdapter,
-    Clustering,
     Evaluation,
     KeyHolder,
     Member,
@@ -43,7 +42,7 @@ from services.cloud.records import (
     Round,
     Run,
 )
-from services.cloud.rounds import total, totals
+from services.cloud.rounds import totals
 from services.cloud.store import Store, Transaction
 
 PAGE = 100
@@ -186,29 +185,12 @@ class Runs:
             MalformedError: a version that is not there, or metrics out of bounds.
             StaleRoundError: a run that does not train.
         """
-        run_id, version = evaluation.run_id, evaluation.version
-        _check_evaluation(evaluation)
+        run_id = evaluation.run_id
+        check_evaluation(evaluation)
         with self._store.transaction() as transaction:
             run, client = transaction.run(run_id), member_of(transaction, run_id, evaluation.client_id)
-            known = transaction.all(Evaluation, run_id=run_id, version=version)
-            if any(other.client_id == evaluation.client_id for other in known):
+            if not keep_evaluation(transaction, run, client, evaluation, self._clock()):
                 return
-            if run.state is not RunState.TRAINING:
-                raise StaleRoundError(f"run {run_id} is {run.state} and takes no evaluations")
-            if client.edge_id is None:
-                raise PermissionDeniedError(f"{evaluation.client_id} is no client of run {run_id}")
-            if run.version is None or version > run.version:
-                raise MalformedError(f"evaluation.version: {version}; the newest is {run.version}")
-            if evaluation.own is not None and not _has_clustered(transaction, run_id):
-                raise MalformedError(f"cluster_evaluation: run {run_id} has no clusters; leave it out")
-            transaction.put(evaluation)
-            body = EvaluationReported(
-                client_id=evaluation.client_id,
-                evaluation=_metrics(evaluation),
-                total=total(version, [*known, evaluation]),
-                own=_own_metrics(evaluation),
-            )
-            transaction.append(run_id, body, self._clock())
         self._changes.notify(("events", run_id))
         self._engine.kick(run_id)
 
@@ -283,32 +265,3 @@ def _view(transaction: Transaction, run: Run, evaluations: Sequence[Evaluation])
         edge_ids=tuple(name for name, is_a in members.items() if is_a == (Role.EDGE, Answer.JOINED)),
         evaluations=totals(evaluations),
     )
-
-
-def _check_evaluation(evaluation: Evaluation) -> None:
-    check_number("evaluation.version", evaluation.version, 0, MOST)
-    check_number("evaluation.rows", evaluation.rows, 1, MOST)
-    check_number("evaluation.loss", evaluation.loss)
-    check_number("evaluation.accuracy", evaluation.accuracy, 0, 1)
-    if evaluation.own is not None:
-        check_number("cluster_evaluation.cluster", evaluation.own.cluster, 0, MOST_CLUSTERS - 1)
-        check_number("cluster_evaluation.loss", evaluation.own.loss)
-        check_number("cluster_evaluation.accuracy", evaluation.own.accuracy, 0, 1)
-
-
-def _has_clustered(transaction: Transaction, run_id: str) -> bool:
-    made = transaction.get(Clustering, run_id=run_id)
-    return made is not None and made.version is not None
-
-
-def _metrics(evaluation: Evaluation) -> Metrics:
-    return Metrics(
-        version=evaluation.version, rows=evaluation.rows, loss=evaluation.loss, accuracy=evaluation.accuracy
-    )
-
-
-def _own_metrics(evaluation: Evaluation) -> Metrics | None:
-    own = evaluation.own
-    if own is None:
-        return None
-    return replace(_metrics(evaluation), loss=own.loss, accuracy=own.accuracy, cluster=own.cluster)
