@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from elsa.errors import CheckpointError, InputError
 from elsa.model.adapter_config import AdapterConfig
@@ -74,7 +74,8 @@ def export(
         source: what it is made from, in the writer's own words, for `source_of`.
 
     Raises:
-        InputError: if the place is taken by something else or cannot be written.
+        InputError: if the place is taken by something else.
+        OSError: if it cannot be written; it is as before then.
     """
     if folder.exists() and not (folder.is_dir() and (not any(folder.iterdir()) or (folder / _ABOUT).is_file())):
         raise InputError(f"{folder} exists and is no adapter folder; choose another one or remove it")
@@ -89,10 +90,10 @@ def export(
         (beside / _ABOUT).write_text(about.model_dump_json(indent=2) + "\n", encoding="utf-8")
         (beside / _CARD).write_text(_card(config, about), encoding="utf-8")
         arrays = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
-        save_file(arrays, beside / _TENSORS, metadata={"format": "pt"})
+        (beside / _TENSORS).write_bytes(
+            save(arrays, metadata={"format": "pt"})
+        )  # `save_file` hides the system's error
         put_in_place(beside, folder, old)
-    except OSError as error:
-        raise InputError(f"cannot write adapter folder {folder} ({error.strerror}); choose another place") from error
     finally:
         for rest in (beside, old):
             shutil.rmtree(rest, ignore_errors=True)

@@ -1,20 +1,18 @@
 """Adapters that come from edges and go to them."""
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from elsa.errors import (
     CapacityError,
     DrainingError,
-    FullDiskError,
     NotFoundError,
     PermissionDeniedError,
     RoundGivenUpError,
 )
 from elsa.spec import RunSpec
-from services.cloud.blobs import FULL
+from services.cloud.blobs import room
 from services.cloud.changes import Changes
 from services.cloud.engine import Engine
 from services.cloud.fleet import MOST, check_number
@@ -110,7 +108,7 @@ class Adapters:
             check_layout(push, layout, await self._expected(push.run_id))
         async with self._keeper.holding(push.sha256):
             try:
-                with _room():
+                with room():
                     void = await self._put(push, data)
                 if void is None:
                     return False
@@ -196,17 +194,6 @@ class Adapters:
         self._layouts = {known: kept for known, kept in self._layouts.items() if known in still}
         self._layouts[run_id] = layout
         return layout
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    """What finds a full disk raises FullDiskError within it."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise FullDiskError(f"the cloud's disk is full: {error.strerror}; free some and push again") from error
-        raise
 
 
 def _check_takes_part(member: Member) -> None:

@@ -8,16 +8,28 @@ import hashlib
 import os
 import shutil
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from elsa.errors import ChecksumError, InputError, NotFoundError
+from elsa.errors import ChecksumError, FullDiskError, InputError, NotFoundError
 from elsa.parsing import masked
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a disk says that has no room, for anybody or for us."""
+
+
+@contextmanager
+def room() -> Iterator[None]:
+    """What finds a full disk raises FullDiskError within it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise FullDiskError(f"the cloud's disk is full: {error.strerror}; free some and try again") from error
+        raise
 
 
 class Blobs:

@@ -11,7 +11,7 @@ from elsa.model.adapter_config import AdapterConfig
 from elsa.model.export import export, source_of
 from elsa.spec import RunSpec
 from elsa.wire.adapter import decode_adapter
-from services.cloud.blobs import Blobs
+from services.cloud.blobs import Blobs, room
 from services.cloud.records import Run
 
 
@@ -37,7 +37,10 @@ class Exports:
         self._lock = threading.Lock()
 
     def write(self, run: Run, made: Made) -> Path:
-        """The folder of an adapter, written if it is not there. Raises NotFoundError, ChecksumError, InputError."""
+        """The folder of an adapter, written if it is not there.
+
+        Raises NotFoundError, ChecksumError, InputError; FullDiskError, and OSError for what else a disk says.
+        """
         name = f"version-{made.version}" + ("" if made.cluster is None else f"-cluster-{made.cluster}")
         folder = self._root / run.run_id / name
         if run.config is None:
@@ -45,7 +48,8 @@ class Exports:
         source = _source(made.sha256, run.spec, run.config)
         with self._lock:  # of two, one writes, and none replaces what the other has begun to read
             if source_of(folder) != source:
-                self._write(folder, run.spec, run.config, made, source)
+                with room():
+                    self._write(folder, run.spec, run.config, made, source)
         return folder
 
     def _write(self, folder: Path, text: str, config: AdapterConfig, made: Made, source: str) -> None:
