@@ -15,6 +15,7 @@ ElsaError
 ├── ChecksumError              bytes that arrived otherwise than they were sent
 ├── NotFoundError              an unknown session, run, node or adapter
 ├── StaleRoundError            an update for a round that is over
+│   └── TakenError             an update where another of the same sender was taken: the next round is next
 ├── RoundGivenUpError          a round or run that ended without its result
 ├── DrainingError              a server on its way down: try again elsewhere or later
 ├── CapacityError              no room: sessions, memory, disk or rate
@@ -85,6 +86,10 @@ class NotFoundError(ElsaError):
 
 class StaleRoundError(ElsaError):
     """An update for a round that is over."""
+
+
+class TakenError(StaleRoundError):
+    """An update where another of the same sender was taken: the next round is next."""
 
 
 class RoundGivenUpError(ElsaError):

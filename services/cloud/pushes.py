@@ -13,6 +13,7 @@ from elsa.errors import (
     PermissionDeniedError,
     RoundGivenUpError,
     StaleRoundError,
+    TakenError,
 )
 from elsa.model.adapter_config import AdapterConfig
 from elsa.spec import RunSpec
@@ -155,7 +156,7 @@ def _check_update(transaction: Transaction, run: Run, push: Push, taken: str | N
     if push.version < run.version or run.version == run.rounds:
         raise StaleRoundError(f"the round on version {push.version} is over; {newest}; pull that")
     if taken is not None:
-        raise StaleRoundError(
+        raise TakenError(
             f"another update of {push.node_id} on version {push.version} was taken ({taken[:12]}); "
             f"pull version {push.version + 1}"
         )

@@ -15,6 +15,7 @@ from elsa.errors import (
     PeerError,
     RoundGivenUpError,
     StaleRoundError,
+    TakenError,
 )
 from elsa.model.adapter import initial_adapter
 from elsa.spec import RunSpec
@@ -292,6 +293,8 @@ class RunDriver:
         try:
             self._link.patiently(lambda: push(self._link.adapters, header, data), CapacityError)  # a full disk there
         except StaleRoundError as error:
+        except TakenError as error:  # as before a restart that lost what was kept
+            log.warning("run %s: what was delivered before counts: %s", self._run_id, error)
             log.warning("run %s: came too late: %s", self._run_id, error)
             return False
         return True

@@ -29,6 +29,7 @@ TABLE: tuple[tuple[type[errors.ElsaError], grpc.StatusCode], ...] = (
     (errors.ChecksumError, grpc.StatusCode.DATA_LOSS),
     (errors.NotFoundError, grpc.StatusCode.NOT_FOUND),
     (errors.StaleRoundError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.TakenError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.RoundGivenUpError, grpc.StatusCode.ABORTED),
     (errors.DrainingError, grpc.StatusCode.UNAVAILABLE),
     (errors.UnreachableError, grpc.StatusCode.UNAVAILABLE),
