@@ -146,7 +146,8 @@ class RunDriver:
             return
         log.error("run %s failed at this edge: %s", self._run_id, error)
         self._runs.remove(self._run_id, DrainingError(f"this edge has left the run: {error}"))
-        self._link.refuse(self._run_id, str(error))
+        if self._link.refuse(self._run_id, str(error)):
+            self._state.drop(self._run_id)
 
     def _admit(self) -> None:
         """Take the clients of the newest assignment as the members; with the lock held."""
@@ -289,12 +290,12 @@ class RunDriver:
         return taken
 
     def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> bool:
-        """Push one adapter; False if it came too late."""
+        """Push one adapter; False if it came too late. True also where other work of ours of this version counts."""
         try:
             self._link.patiently(lambda: push(self._link.adapters, header, data), CapacityError)  # a full disk there
-        except StaleRoundError as error:
         except TakenError as error:  # as before a restart that lost what was kept
             log.warning("run %s: what was delivered before counts: %s", self._run_id, error)
+        except StaleRoundError as error:
             log.warning("run %s: came too late: %s", self._run_id, error)
             return False
         return True

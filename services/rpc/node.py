@@ -143,13 +143,15 @@ class CloudLink:
                 pause_s, paused_s = min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
                 self._return()
 
-    def refuse(self, run_id: str, reason: str) -> None:
-        """Tell the cloud that this node does not take part in a run, or not any longer, if it can be told."""
+    def refuse(self, run_id: str, reason: str) -> bool:
+        """Tell the cloud that this node does not take part in a run, or not any longer; whether it could be told."""
         request = pb.JoinRunRequest(run_id=run_id, node_id=self.node_id, refusal=_shortened(reason))
         try:
             self.patiently(lambda: self.fleet.JoinRun(request, timeout=CALL_TIMEOUT_S))
         except ElsaError as error:
             log.warning("run %s: %s was not told that this node leaves: %s", run_id, self.peer, error)
+            return False
+        return True
 
     def close(self) -> None:
         """End the watch, the heartbeats and the channel."""

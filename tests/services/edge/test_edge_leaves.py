@@ -1,0 +1,62 @@
+"""What an edge keeps on disk of a run that it leaves by itself, and what it does next of a version that was taken."""
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from fleet_harness import system, write_rows
+from split_harness import spec_of
+
+from elsa.errors import StaleRoundError, TakenError, UnreachableError
+from elsa.v1 import adapter_pb2, fleet_pb2
+from services.edge.driver import RunDriver
+from services.edge.state import EdgeState
+
+
+def test_nothing_is_kept_of_a_run_that_an_edge_left_by_itself(tiny_bert, tmp_path, monkeypatch):
+    opened, left = RunDriver._open_round, []
+
+    def failing(driver, run, pulled, adapter):
+        if pulled.version:
+            assert list(tmp_path.rglob("*.round")), "version 0 was kept"
+            left.append(driver)
+            raise RuntimeError("the test wants it")
+        opened(driver, run, pulled, adapter)
+
+    monkeypatch.setattr(RunDriver, "_open_round", failing)
+    wants = {"fleet": {"min_clients": 1, "min_edges": 1, "enroll_timeout_s": 60}, "training": {"rounds": 3}}
+    with system(tmp_path) as whole:
+        whole.edge("edge-1")
+        whole.client("ann", write_rows(tmp_path / "ann.jsonl", 30, 1))
+        run_id = whole.submit(spec_of(tiny_bert, **wants))
+        *_, last = whole.events(run_id)
+        assert last.state_changed.state == fleet_pb2.RUN_STATE_FAILED
+        left[0].join(20)
+        assert not left[0]._thread.is_alive() and not list(tmp_path.rglob("*.round"))
+
+
+def driver_of(state, patiently):
+    """A driver of no run, whose cloud answers as `patiently` does."""
+    link = SimpleNamespace(patiently=patiently, stop=threading.Event(), adapters=None, node_id="edge-1", peer="cloud")
+    link.refuse = lambda run_id, reason: False
+    runs = SimpleNamespace(remove=lambda run_id, gone: None)
+    parts = dict.fromkeys(("worker", "profiler", "shelf", "ledger"))
+    return RunDriver("tiny-1", "", link=link, runs=runs, state=state, **parts)
+
+
+def test_a_run_is_kept_that_the_cloud_does_not_know_to_be_left(tmp_path, monkeypatch):
+    """As where the cloud is away for longer than the edge's patience: the edge ends, and is started again."""
+    dropped = []
+    monkeypatch.setattr(EdgeState, "drop", lambda state, run_id: dropped.append(run_id))
+    driver_of(EdgeState(tmp_path, "edge-1"), None)._leave(UnreachableError("the cloud did not answer"))
+    assert not dropped
+
+
+@pytest.mark.parametrize(("answer", "goes_on"), [(TakenError("another"), True), (StaleRoundError("over"), False)])
+def test_an_edge_goes_on_from_a_version_of_which_the_cloud_has_its_work(tmp_path, answer, goes_on):
+    """Its clients would do it once more, for nothing."""
+
+    def answering(call, *passing):
+        raise answer
+
+    assert driver_of(EdgeState(tmp_path, "edge-1"), answering)._push(adapter_pb2.AdapterHeader(), b"") is goes_on
