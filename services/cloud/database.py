@@ -6,6 +6,7 @@ connection loses the lock, and writes nothing before it has both again.
 """
 
 import fcntl
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -19,12 +20,22 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from elsa.errors import FullDiskError, InputError, UnreachableError
 from elsa.parsing import masked
 
+log = logging.getLogger(__name__)
+
 LOCK_KEY = 0x656C7361
 """Names the lock among those of a PostgreSQL database."""
 TIMEOUT_S = 10
 """For an answer of PostgreSQL; nothing else happens in the cloud meanwhile."""
-LOCK_WAIT_S = 5.0
-"""For the lock: the server may take a moment to notice that its last holder died."""
+LOCK_WAIT_S = 45.0
+"""For the lock at the start: longer than the server takes to notice that its last holder's machine is gone."""
+_SESSION = (
+    "SET tcp_keepalives_idle = 10",
+    "SET tcp_keepalives_interval = 5",
+    "SET tcp_keepalives_count = 3",
+    "SET tcp_user_timeout = 25000",
+)
+"""Has the server end a connection whose machine is silent for 25 s, and its lock with it: by itself after hours."""
+_PAUSE_S = 1.0
 _AWAY = ("08", "57P01", "57P02", "57P03", "53300", "25006", "40001", "40P01")
 """SQLSTATEs, or how they begin, of a PostgreSQL that lost a connection, goes down or comes up, has too many
 connections, may not write for now, or gave a transaction up for another."""
@@ -39,10 +50,12 @@ class Database:
         self._lock: TextIO | None = None
         try:
             parsed = _with_driver(make_url(url))
-            self.engine = _engine(parsed)
+            locking = _PostgresLock(LOCK_WAIT_S)
+            self.engine = _engine(parsed, locking)
             if parsed.get_backend_name() == "sqlite" and parsed.database and parsed.database != ":memory:":
                 self._lock = _lock_beside(Path(parsed.database))
             self.engine.connect().close()
+            locking.wait_s = 0.0  # from now on others' calls would wait with it
         except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
             self.close()
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -96,7 +109,38 @@ def is_full(error: DBAPIError) -> bool:
     return _sqlite_code(error) == _SQLITE_FULL or _state(error) == _FULL
 
 
-def _engine(url: URL) -> Engine:
+class _PostgresLock:
+    """Takes the lock with each new connection, waiting for it for at most `wait_s` seconds."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = wait_s
+
+    def take(self, connection: Any, _record: object) -> None:
+        """Without the lock the connection is closed. Raises InputError."""
+        end, cursor = time.monotonic() + self.wait_s, connection.cursor()
+        try:
+            for setting in _SESSION:
+                cursor.execute(setting)
+            while not _locked(cursor):
+                connection.commit()
+                left_s = end - time.monotonic()
+                if left_s <= 0:
+                    raise InputError(_held(""))
+                log.warning("another cloud has the database's lock, or had it and died; waiting %.0f s more", left_s)
+                time.sleep(min(_PAUSE_S, left_s))
+            connection.commit()
+        except BaseException:
+            connection.close()
+            raise
+        cursor.close()
+
+
+def _locked(cursor: Any) -> bool:
+    cursor.execute(f"SELECT pg_try_advisory_lock({LOCK_KEY})")
+    return bool(cursor.fetchone()[0])
+
+
+def _engine(url: URL, locking: _PostgresLock) -> Engine:
     if url.get_backend_name() == "sqlite":
         engine = create_engine(url, hide_parameters=True)  # in errors, which go to the log
         event.listen(engine, "connect", _set_up_sqlite)
@@ -105,7 +149,7 @@ def _engine(url: URL) -> Engine:
     engine = create_engine(
         url, pool_size=1, max_overflow=0, pool_pre_ping=True, connect_args=options, hide_parameters=True
     )
-    event.listen(engine, "connect", _lock_postgres)
+    event.listen(engine, "connect", locking.take)
     return engine
 
 
@@ -139,23 +183,6 @@ def _lock_beside(database: Path) -> TextIO:
     file.write(f"{os.getpid()}\n")
     file.flush()
     return file
-
-
-def _lock_postgres(connection: Any, _record: object) -> None:
-    """Take the lock with a new connection; without it the connection is closed. Raises InputError."""
-    taken, end, cursor = False, time.monotonic() + LOCK_WAIT_S, connection.cursor()
-    try:
-        while not taken:
-            cursor.execute(f"SELECT pg_try_advisory_lock({LOCK_KEY})")
-            taken = bool(cursor.fetchone()[0])
-            connection.commit()
-            if not taken and time.monotonic() >= end:
-                raise InputError(_held(""))
-            time.sleep(0 if taken else 0.1)
-    finally:
-        cursor.close()
-        if not taken:
-            connection.close()
 
 
 def _held(who: str) -> str:

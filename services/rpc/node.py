@@ -97,7 +97,7 @@ class CloudLink:
 
         Errors that are `passing` are tried again too. Raises UnreachableError at once when the node stops.
         """
-        again = (CapacityError, *passing)
+        again: tuple[type[ElsaError], ...] = (CapacityError, *passing)
         return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep, passing=again)
 
     def report(self, progress: pb.Progress) -> None:

@@ -11,6 +11,7 @@ from test_cloud_process import process
 
 from elsa.errors import InputError, UnreachableError
 from elsa.v1 import fleet_pb2
+from services.cloud.database import LOCK_WAIT_S
 from services.cloud.lifecycle import RunState
 from services.cloud.records import Link, Member, Node, Role, Run
 from services.cloud.store import Store
@@ -74,11 +75,40 @@ def test_a_second_cloud_is_refused_until_the_first_one_ends(store, postgres_url,
     Store(postgres_url).close()
 
 
-def test_who_lost_the_database_to_another_cloud_writes_nothing(store, postgres_server, postgres_url, monkeypatch):
-    monkeypatch.setattr("services.cloud.database.LOCK_WAIT_S", 0.2)
+def test_a_second_cloud_waits_for_a_first_one_that_is_about_to_end(store, postgres_url, monkeypatch, caplog):
+    paused = []
+
+    def pause(seconds):
+        paused.append(seconds)
+        store.close()
+
+    monkeypatch.setattr("services.cloud.database.time.sleep", pause)
+    Store(postgres_url).close()
+    assert len(paused) == 1 and "waiting" in caplog.text
+
+
+def test_a_server_notices_a_lost_machine_before_the_next_cloud_gives_up(store):
+    with store._database.begin() as connection:
+        shown = [
+            int(connection.exec_driver_sql(f"SELECT setting FROM pg_settings WHERE name = '{name}'").scalar())
+            for name in ("tcp_keepalives_idle", "tcp_keepalives_interval", "tcp_keepalives_count", "tcp_user_timeout")
+        ]
+    idle_s, interval_s, count, unanswered_ms = shown
+    assert 0 < idle_s + interval_s * count <= 30 < LOCK_WAIT_S
+    assert 0 < unanswered_ms <= 30_000
+
+
+def test_who_lost_the_database_to_another_cloud_writes_nothing_and_holds_nobody_up(
+    store, postgres_server, postgres_url, monkeypatch
+):
     postgres_server.stop()
     postgres_server.start()
     other = Store(postgres_url)
+
+    def pause(seconds):
+        raise AssertionError("the event loop's thread sleeps")
+
+    monkeypatch.setattr("services.cloud.database.time.sleep", pause)
     with pytest.raises(UnreachableError, match="another cloud works"), store.transaction() as transaction:
         transaction.put(new_run(state=RunState.PENDING))
     other.close()
