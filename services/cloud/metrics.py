@@ -52,7 +52,8 @@ class CloudMetrics:
         self._state = state
         self._database = make_url(database)
         self._loop = asyncio.get_running_loop()
-        self._seen_unix_s = clock()
+        self._begin_unix_s = clock()
+        self._counted: dict[str, int] = {}
         self._rounds = Histogram(ROUND_S)
 
     def collect(self) -> Iterator[Metric]:
@@ -91,16 +92,28 @@ class CloudMetrics:
         return gauges("elsa_cloud_nodes", "Registered nodes", ("role", "state"), every)
 
     def _closed(self, transaction: Transaction) -> Metric:
-        """How long rounds took, with those that have closed since this was last asked."""
-        new = (ROUNDS.c.version > 0) & (ROUNDS.c.closed_unix_s > self._seen_unix_s)
-        for opened_unix_s, closed_unix_s in transaction.rows(
-            select(ROUNDS.c.opened_unix_s, ROUNDS.c.closed_unix_s).where(new)
-        ):
-            self._rounds.observe(closed_unix_s - opened_unix_s)
-            self._seen_unix_s = max(self._seen_unix_s, closed_unix_s)
+        """How long rounds took, with those that have closed since this was last asked.
+
+        Told apart by run and version: a round is written down some time after that at which it closed.
+        """
+        made = dict(transaction.rows(select(RUNS.c.run_id, RUNS.c.version).where(RUNS.c.version > 0)))
+        for run_id, version in made.items():
+            known = self._counted.get(run_id, 0)
+            if version > known:
+                self._observe(transaction, run_id, known)
+        self._counted = made
         family = HistogramMetricFamily("elsa_cloud_round_seconds", "Seconds of global rounds that have closed")
         family.add_metric((), self._rounds.buckets(), self._rounds.sum)
         return family
+
+    def _observe(self, transaction: Transaction, run_id: str, known: int) -> None:
+        """Count the rounds of a run past version `known` that this cloud closed."""
+        past = (ROUNDS.c.run_id == run_id) & (ROUNDS.c.version > known)
+        here = past & (ROUNDS.c.closed_unix_s > self._begin_unix_s)
+        for opened_unix_s, closed_unix_s in transaction.rows(
+            select(ROUNDS.c.opened_unix_s, ROUNDS.c.closed_unix_s).where(here)
+        ):
+            self._rounds.observe(closed_unix_s - opened_unix_s)
 
     def _ticks(self) -> Iterator[Metric]:
         if self._engine.ticked_unix_s is not None:
@@ -140,7 +153,10 @@ def _members(transaction: Transaction, runs: list[Run]) -> Metric:
 
 
 def _scores(transaction: Transaction, runs: list[Run]) -> Iterator[Metric]:
-    """Loss and accuracy over all clients' rows, of the newest version of each open run that was evaluated."""
+    """Loss and accuracy over all clients' rows, of the newest version of each open run that was evaluated.
+
+    The mean of `rounds.mean_by_rows`, by the database: a scrape reads no client's evaluation onto the cloud's loop.
+    """
     of_open = EVALUATIONS.c.run_id.in_([run.run_id for run in runs])
     newest = select(EVALUATIONS.c.run_id, func.max(EVALUATIONS.c.version).label("version")).where(of_open)
     last = newest.group_by(EVALUATIONS.c.run_id).subquery()

@@ -74,6 +74,22 @@ async def test_figures_follow_a_run_from_its_beginning_to_its_end(tmp_path):
 
 
 @run_async
+async def test_a_round_is_counted_once_whenever_it_is_written_down(tmp_path):
+    async with site(tmp_path, **ASKED) as at:
+        runs = [await at.started(spec(training={"rounds": 3})), await at.submit(spec(training={"rounds": 3}))]
+        await at.enroll(runs[1])
+        counts = []
+        at.clock.now += 100
+        for run, version in [(runs[0], 0), (runs[1], 0), (runs[1], 1)]:
+            at.clock.now -= 10  # it was looked at before the others were written down, and takes longer
+            for edge in EDGES:
+                await at.push(run, edge, adapter(version), version)
+            await at.closed(run, version + 1)
+            counts.append([figure(await told(at), "elsa_cloud_round_seconds_count") for _ in range(2)])
+    assert counts == [[1, 1], [2, 2], [3, 3]]
+
+
+@run_async
 async def test_bytes_of_adapters_and_the_state_s_own_figures_are_told(tmp_path):
     async with site(tmp_path, **ASKED) as at:
         run = await at.started(spec(training={"rounds": 1}))
