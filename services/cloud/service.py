@@ -123,7 +123,9 @@ async def _sweep(keeper: Keeper, settings: CloudSettings, clock: Callable[[], fl
             if swept := await keeper.sweep(settings.sweep_grace_s, clock()):
                 log.info("%d blobs that nothing referred to are removed", swept)
         except (OSError, SQLAlchemyError, UnreachableError, FullDiskError) as error:
-            log.warning("blobs could not be swept: %s", str(error).splitlines()[0])
+            log.warning("blobs could not be swept: %s", (str(error).splitlines() or [type(error).__name__])[0])
+        except Exception:  # the outermost loop of sweeping: a bucket's library has errors of its own
+            log.exception("blobs could not be swept; trying again in %g s", settings.sweep_s)
         await asyncio.sleep(settings.sweep_s)
 
 
