@@ -6,14 +6,16 @@ reports as a message, and `own/NAME/…` what a client keeps to itself.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import json
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from elsa.errors import MalformedError
 from services.edge.own_trunks import Adapter
@@ -92,24 +94,18 @@ class _Numbers:
 _NUMBERS = TypeAdapter(_Numbers)
 
 
-def encode(saved: Saved) -> bytes:
-    """A run at an edge as a file."""
-    numbers = _Numbers(
-        format=1,
-        edge=saved.edge,
-        run_id=saved.run_id,
-        version=saved.version,
-        edge_rounds=saved.edge_rounds,
-        start_sha256=saved.start_sha256,
-        clusters=dict(saved.kept.clusters),
-        clusters_version=saved.kept.clusters_version,
-        of_clusters=dict(saved.made.of_clusters),
-        mean_steps=saved.made.mean_steps,
-        cut_short=saved.made.cut_short,
-        taken_s={number: tuple(taken) for number, taken in saved.taken_s.items()},
-    )
-    rest = _NUMBERS.dump_json(numbers) + b"\n" + save(dict(sorted(_tensors(saved))))
-    return hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+def write(saved: Saved, file: BinaryIO) -> None:
+    """Write a run at an edge to a new file, tensor by tensor: what is in memory already is not copied there.
+
+    Raises OSError.
+    """
+    digest = hashlib.sha256()
+    file.write(bytes(len(digest.hexdigest())) + b"\n")
+    for piece in _pieces(saved):
+        digest.update(piece)
+        file.write(piece)
+    file.seek(0)
+    file.write(digest.hexdigest().encode())
 
 
 def decode(data: bytes) -> Saved:
@@ -137,6 +133,44 @@ def decode(data: bytes) -> Saved:
             own={client: _under(f"own/{client}/", tensors) for client in _owners(tensors)},
         ),
     )
+
+
+def _pieces(saved: Saved) -> Iterator[bytes | memoryview]:
+    """What follows the digest."""
+    yield _NUMBERS.dump_json(_numbers(saved)) + b"\n"
+    tensors = sorted(_tensors(saved), key=lambda named: (-named[1].itemsize, named[0]))  # so that each is aligned
+    yield _header(tensors)
+    for _, values in tensors:
+        yield values.reshape(-1).view(np.uint8).data
+
+
+def _numbers(saved: Saved) -> _Numbers:
+    return _Numbers(
+        format=1,
+        edge=saved.edge,
+        run_id=saved.run_id,
+        version=saved.version,
+        edge_rounds=saved.edge_rounds,
+        start_sha256=saved.start_sha256,
+        clusters=dict(saved.kept.clusters),
+        clusters_version=saved.kept.clusters_version,
+        of_clusters=dict(saved.made.of_clusters),
+        mean_steps=saved.made.mean_steps,
+        cut_short=saved.made.cut_short,
+        taken_s={number: tuple(taken) for number, taken in saved.taken_s.items()},
+    )
+
+
+def _header(tensors: Iterable[tuple[str, np.ndarray]]) -> bytes:
+    """The beginning of a safetensors file of these tensors, one after the other."""
+    places, end = {}, 0
+    for name, values in tensors:
+        begin, end = end, end + values.nbytes
+        dtype = "U8" if values.dtype == np.uint8 else "F32"
+        places[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": (begin, end)}
+    said = json.dumps(places).encode()
+    said += b" " * (-len(said) % 8)
+    return struct.pack("<Q", len(said)) + said
 
 
 def _tensors(saved: Saved) -> Iterator[tuple[str, np.ndarray]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from elsa.errors import MalformedError
-from services.edge.saved import Saved, decode, encode
+from services.edge.saved import Saved, decode, write
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class EdgeState:
         Where it did not, the log says so, once until it does again, and what was kept before is there still.
         """
         try:
-            self._write(self._file(saved.run_id), encode(saved))
+            self._write(saved)
         except OSError as error:
             self._say_unkept(saved.run_id, error)
             return False
@@ -82,13 +82,14 @@ class EdgeState:
             name = hashlib.sha256(run_id.encode()).hexdigest()
         return self._folder / f"{name}{_SUFFIX}"
 
-    def _write(self, file: Path, data: bytes) -> None:
+    def _write(self, saved: Saved) -> None:
+        file = self._file(saved.run_id)
         _make_own(self._folder)
         aside = file.with_name(f"{secrets.token_hex(8)}{_ASIDE}")
         try:
             aside.touch(mode=0o600, exist_ok=False)
             with aside.open("wb") as opened:
-                opened.write(data)
+                write(saved, opened)
                 opened.flush()
                 os.fsync(opened.fileno())
             aside.replace(file)

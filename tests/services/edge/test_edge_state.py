@@ -2,9 +2,11 @@
 
 import errno
 import hashlib
+import io
 import logging
 import os
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from elsa.errors import MalformedError
 from elsa.v1 import adapter_pb2
 from services.edge.delivery import Delivery
 from services.edge.parts import Closed, Part, Report
-from services.edge.saved import Kept, Made, OfCluster, Saved, decode, encode
+from services.edge.saved import Kept, Made, OfCluster, Saved, decode, write
 from services.edge.state import EdgeState
 
 SHAPES = {"a.lora_A": (2, 3), "b.lora_B": (3, 2)}
@@ -65,6 +67,12 @@ def closed_rounds(draw):
         )
         for number in range(rounds)
     ]
+
+
+def encode(saved):
+    file = io.BytesIO()
+    write(saved, file)
+    return file.getvalue()
 
 
 def same(one, other):
@@ -285,3 +293,17 @@ def test_what_is_being_written_is_for_the_edges_own_user_alone(tmp_path, monkeyp
     monkeypatch.setattr("services.edge.state.os.fsync", looking)
     EdgeState(tmp_path, EDGE).put(kept(tmp_path))
     assert set(seen) == {0o600}
+
+
+def test_keeping_takes_no_memory_of_the_size_of_what_is_kept(tmp_path):
+    """All clients' own tensors are in memory once, and a plan reckons with no second copy."""
+    state, values = EdgeState(tmp_path, EDGE), np.ones((512, 1024), np.float32)
+    saved = kept(tmp_path, own={f"client-{number}": {"a.lora_A": values} for number in range(16)})
+    tracemalloc.start()
+    try:
+        assert state.put(saved)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "tiny-1.round").stat().st_size > 16 * values.nbytes
+    assert peak_bytes < values.nbytes
