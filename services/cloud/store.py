@@ -11,8 +11,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    Column,
     Connection,
     Engine,
+    FromClause,
     Select,
     and_,
     delete,
@@ -163,24 +165,21 @@ class Transaction:
         """Whether a blob is a run's or a cluster's version, or an update that an open run has yet to aggregate."""
         version = select(ROUNDS.c.run_id).where(ROUNDS.c.sha256 == digest)
         of_cluster = select(CLUSTER_ADAPTERS.c.run_id).where(CLUSTER_ADAPTERS.c.sha256 == digest)
-        waits = (UPDATES.c.sha256 == digest) & (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
-        update = select(UPDATES.c.run_id).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits)
+        update = _waiting(UPDATES.c.run_id).where(UPDATES.c.sha256 == digest)
         return any(self._connection.execute(query.limit(1)).first() for query in (version, of_cluster, update))
 
     def needed(self) -> set[str]:
         """The digests of all blobs that `needs` is true of."""
-        waits = (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
         queries = (
             select(ROUNDS.c.sha256).where(ROUNDS.c.sha256.is_not(None)),
             select(CLUSTER_ADAPTERS.c.sha256),
-            select(UPDATES.c.sha256).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits),
+            _waiting(UPDATES.c.sha256),
         )
         return {digest for query in queries for digest in self._connection.execute(query).scalars()}
 
     def waiting(self) -> list[Update]:
         """The updates that open runs have yet to aggregate."""
-        waits = (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
-        return self._select(Update, select(UPDATES).join(RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits))
+        return self._select(Update, _waiting(UPDATES))
 
     def newest_versions(self) -> list[Round]:
         """The versions that open runs go on from, of those that have one."""
@@ -268,6 +267,12 @@ class Store:
             if not known:
                 transaction.put(Installation(installation_id=uuid.uuid4().hex))
             return (known or transaction.all(Installation))[0].installation_id
+
+
+def _waiting(what: FromClause | Column[Any]) -> Select[Any]:
+    """`what` of the updates that open runs have yet to aggregate."""
+    waits = (UPDATES.c.version == RUNS.c.version) & RUNS.c.state.in_(_OPEN)
+    return select(what).join_from(UPDATES, RUNS, RUNS.c.run_id == UPDATES.c.run_id).where(waits)
 
 
 def _check_columns(engine: Engine) -> None:
