@@ -40,9 +40,14 @@ class Blobs:
         try:
             self._files, self._root = fsspec.core.url_to_fs(url)
             self._files.makedirs(self._aside, exist_ok=True)
-        except (OSError, ValueError, ImportError) as error:
+        except ImportError as error:
             raise InputError(
-                f"cannot keep blobs at {masked(url)} ({masked(str(error))}); check ELSA_BLOBS_URL"
+                f"cannot keep blobs at {masked(url)} ({_first_line(error)}); a bucket needs its package for fsspec, "
+                "as s3fs, gcsfs or adlfs, where the cloud runs"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot keep blobs at {masked(url)} ({masked(_first_line(error))}); check ELSA_BLOBS_URL"
             ) from error
 
     def claim(self, owner: str, *, new: bool) -> None:
@@ -74,11 +79,7 @@ class Blobs:
 
     def names(self, prefix: str) -> list[str]:
         """The digests that begin with two hexadecimal digits, of those that are there."""
-        try:
-            found = self._files.ls(f"{self._root}/{prefix}", detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(path.rsplit("/", 1)[1] for path in found)
+        return sorted(self._in(f"{self._root}/{prefix}"))
 
     def age_s(self, digest: str, now: float) -> float:
         """Seconds since a blob was written, at `now`, unix seconds; 0 if it is not there."""
@@ -86,7 +87,7 @@ class Blobs:
 
     def sweep_aside(self, grace_s: float, now: float) -> int:
         """Remove what was written aside longer ago than `grace_s` seconds and never got its name; how much it was."""
-        found = {path.rsplit("/", 1)[1]: path for path in self._files.ls(self._aside, detail=False)}
+        found = self._in(self._aside)
         left = [
             path for name, path in found.items() if self._age_s(path, now) > grace_s and name not in self._writing
         ]
@@ -131,6 +132,16 @@ class Blobs:
     def _aside(self) -> str:
         return f"{self._root}/aside"
 
+    def _in(self, folder: str) -> dict[str, str]:
+        """The paths of what is in a folder, by their last names; of nothing in one that is not there.
+
+        A bucket has no empty folders.
+        """
+        try:
+            return {path.rsplit("/", 1)[1]: path for path in self._files.ls(folder, detail=False)}
+        except FileNotFoundError:
+            return {}
+
     def _place(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"
 
@@ -146,8 +157,10 @@ class Blobs:
         self._writing.add(name)
         try:
             self._write(aside, data)
-            self._files.makedirs(place.rsplit("/", 1)[0], exist_ok=True)
+            folder = place.rsplit("/", 1)[0]
+            self._files.makedirs(folder, exist_ok=True)
             self._files.mv(aside, place)
+            self._force_names(folder, self._root)
         except OSError as error:
             with suppress(OSError):
                 self._files.rm_file(aside)
@@ -158,9 +171,22 @@ class Blobs:
         finally:
             self._writing.discard(name)
 
+    def _force_names(self, *folders: str) -> None:
+        """Have the names in local folders on the disk, which a rename alone does not."""
+        for folder in folders if isinstance(self._files, LocalFileSystem) else ():
+            opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(opened)
+            finally:
+                os.close(opened)
+
     def _write(self, place: str, data: bytes) -> None:
         with self._files.open(place, "wb") as file:
             file.write(data)
             if isinstance(self._files, LocalFileSystem):  # on the disk before it gets its name
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,10 @@ class CloudSettings(RateSettings, MonitorSettings, ServerTlsSettings):
     port: int = Field(7400, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     state: Path = Field(Path("elsa-state/cloud"), description="folder of the database, blobs and exports")
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in the state folder")
-    blobs_url: str = Field("", description="fsspec URL; empty: a folder in the state folder")
+    blobs_url: str = Field(
+        "",
+        description="fsspec URL, of a bucket with its package (s3fs, gcsfs, adlfs); empty: a folder in the state",
+    )
     ready_file: Path | None = Field(None, description="written with address and pid once the cloud serves")
     heartbeat_s: float = Field(2.0, gt=0, le=600, description="between heartbeats of a node")
     tick_s: float = Field(0.5, gt=0, le=60, description="between looks at deadlines")

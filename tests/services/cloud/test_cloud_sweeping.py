@@ -8,9 +8,11 @@ import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import fsspec
 import grpc
 import pytest
 from cloud_harness import EDGES, adapter, refused, run_async, site, spec
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -223,3 +225,74 @@ async def test_a_full_database_during_a_push_is_said_and_leaves_nothing(tmp_path
         with store._database.begin() as connection:
             connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
         assert await at.push(run, "edge-1", adapter(1), reports=told)
+
+
+def test_a_blob_s_name_is_on_the_disk_before_it_is_said_to_be_kept(tmp_path, monkeypatch):
+    blobs, forced = Blobs(str(tmp_path)), []
+
+    def fsync(file):
+        folder = Path(f"/proc/self/fd/{file}").readlink()
+        forced.append((folder, sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    digest = blobs.put(b"adapter")
+    assert (tmp_path / digest[:2], [digest]) in forced
+    assert any(folder == tmp_path and digest[:2] in names for folder, names in forced if names is not None)
+
+
+@run_async
+async def test_sweeping_goes_on_after_a_fault_and_the_cloud_ends_as_it_should(tmp_path):
+    tries, again = [], asyncio.Event()
+
+    async def sweep(self, grace_s, now):
+        tries.append(now)
+        if len(tries) == 1:
+            raise RuntimeError("an error of a bucket")
+        again.set()
+        return 0
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Keeper, "sweep", sweep)
+        async with site(tmp_path, sweep_s=0.01):
+            await asyncio.wait_for(again.wait(), 20)
+
+
+class Bucket(MemoryFileSystem):
+    """A file system without folders, as buckets are: what has no file in it is not there."""
+
+    protocol = "elsabucket"
+    store, pseudo_dirs = {}, [""]
+
+    def makedirs(self, path, exist_ok=False):
+        pass
+
+    mkdir = makedirs
+
+    def ls(self, path, detail=True, **kwargs):
+        found = [name for name in self.store if name.startswith(f"{self._strip_protocol(path)}/")]
+        if not found:
+            raise FileNotFoundError(path)
+        return found
+
+
+def test_a_bucket_is_swept(tmp_path):
+    fsspec.register_implementation("elsabucket", Bucket, clobber=True)
+
+    async def sweep():
+        store, blobs = Store("sqlite://"), Blobs("elsabucket://blobs-that-are-swept")
+        keeper = Keeper(store, blobs)
+        await keeper.claim()
+        orphan = blobs.put(b"orphan")
+        assert await keeper.sweep(60, time.time()) == 0 and blobs.has(orphan)
+        assert await keeper.sweep(60, time.time() + OLD_S) == 1 and not blobs.has(orphan)
+        assert await keeper.sweep(60, time.time() + OLD_S) == 0
+        store.close()
+
+    asyncio.run(sweep())
+
+
+def test_a_bucket_whose_package_is_not_there_is_refused_naming_it():
+    fsspec.register_implementation("elsano", "no_such_module.FileSystem", errtxt="Install elsanofs", clobber=True)
+    with pytest.raises(InputError, match=r"Install elsanofs.*its package for fsspec") as caught:
+        Blobs("elsano://bucket")
+    assert "\n" not in str(caught.value)
