@@ -13,7 +13,7 @@ from plan_harness import (
     report,
 )
 
-from elsa.v1 import fleet_pb2, run_pb2
+from elsa.v1 import adapter_pb2, fleet_pb2, run_pb2
 
 SPEEDS = {"client-1": 0.0005, "client-2": 0.001, "client-3": 0.004, "client-4": 0.02}
 TEXT = spec(**PLANNED)
@@ -144,7 +144,9 @@ async def test_an_edge_s_word_counts_for_its_own_clients_alone(tmp_path):
         before = await profiles_of(at, run)
         near = list((await first(at, "edge-1", run)).client_ids)
         slow = [report(client, await share_of(at, run, client), block_s=0.05, trunk_block_s=0.05) for client in near]
-        await at.push(run, "edge-2", adapter(0), reports=slow)
+        there = (await first(at, "edge-2", run)).client_ids[0]
+        own = adapter_pb2.ClientReport(client_id=there, rows=1, steps=1, loss=1.0)
+        await at.push(run, "edge-2", adapter(0), reports=[own, *slow])
         await at.push(run, "edge-1", adapter(0))
         await at.closed(run, 1)
         assert await profiles_of(at, run) == before
