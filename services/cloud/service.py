@@ -34,12 +34,14 @@ from services.rpc.calls import Calls
 from services.rpc.guard import Guard
 from services.rpc.metrics import RefusalMetrics
 from services.rpc.monitoring import Monitoring
+from services.rpc.probes import Readiness
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.rates import Rates
 from services.rpc.server import Service, check_host, start_aio
 from services.rpc.tls import own_certificate, revoked_of, server_credentials
 
 log = logging.getLogger(__name__)
+_TURN_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,7 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
             )
             ticking = asyncio.create_task(engine.tick(settings.tick_s))
             sweeping = asyncio.create_task(_sweep(keeper, settings, clock))
+            turning = asyncio.create_task(_turn(monitoring.readiness))
             monitoring.readiness.begin()
             try:
                 yield Cloud(address=server.address, engine=engine, monitoring=monitoring)
@@ -93,7 +96,7 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
                 monitoring.readiness.end()
                 changes.close()
                 await server.stop(settings.grace_s)
-                for task in (ticking, sweeping):
+                for task in (ticking, sweeping, turning):
                     task.cancel()
                     with suppress(asyncio.CancelledError):
                         await task
@@ -114,6 +117,13 @@ async def serve(settings: CloudSettings, clock: Callable[[], float] = time.time)
 def run(settings: CloudSettings) -> None:
     """Serve until SIGTERM or SIGINT, from synchronous code. Raises as `serving`."""
     asyncio.run(serve(settings))
+
+
+async def _turn(readiness: Readiness) -> None:
+    """Say again and again that this loop turns; runs until cancelled."""
+    while True:
+        readiness.turned()
+        await asyncio.sleep(_TURN_S)
 
 
 async def _sweep(keeper: Keeper, settings: CloudSettings, clock: Callable[[], float]) -> None:

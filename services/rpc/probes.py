@@ -6,7 +6,8 @@ says nothing that is worth a certificate. Nobody is known there, so each address
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -21,6 +22,8 @@ from services.rpc.server import GUARDED, MOST_STREAMS, bind
 log = logging.getLogger(__name__)
 
 LIVE = "live"
+STUCK_S = 300.0
+"""Without a turn of its event loop a role is stuck: no call of ours blocks one for so long."""
 THREADS, OF_ONE_ADDRESS = 16, 4
 """Threads in all, started as they are needed, and how many callers from one address may hold."""
 REQUEST_S = 1.0
@@ -29,12 +32,27 @@ MAX_PROBE_BYTES = 4096
 
 
 class Readiness:
-    """Whether a role can be sent work: not before `begin`, and never again after `end`. For any thread."""
+    """Whether a role can be sent work: not before `begin`, and never again after `end`. For any thread.
 
-    def __init__(self) -> None:
+    Attributes:
+        turned_s: when the role's loop last turned, by `clock`; None for a role that does not tell.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
         self._ended = False
         self.ready = False
+        self.turned_s: float | None = None
+
+    def turned(self) -> None:
+        """The role's loop has turned; who says it once has to go on saying it."""
+        self.turned_s = self._clock()
+
+    @property
+    def lives(self) -> bool:
+        """False once a loop that is told of has not turned for `STUCK_S`."""
+        return self.turned_s is None or self._clock() - self.turned_s <= STUCK_S
 
     def begin(self) -> None:
         """The role can work."""
@@ -50,7 +68,8 @@ class Readiness:
 class Probes:
     """The listener; it serves from its making to `close`. Raises AddressError if the port is taken.
 
-    The name '' stands for `readiness`; the name `live` for a process that answers.
+    The name '' stands for `readiness`; the name `live` for a process that answers and, of the
+    cloud, whose event loop turns; threads that are stuck beside it are not noticed.
     """
 
     def __init__(self, host: str, port: int, readiness: Readiness) -> None:
@@ -81,7 +100,7 @@ class Probes:
             request = next(requests, None)
         if request is None or request.service not in ("", LIVE):
             context.abort(grpc.StatusCode.NOT_FOUND, f"ask for '' (ready) or '{LIVE}'")
-        serving = request.service == LIVE or self._readiness.ready
+        serving = self._readiness.lives if request.service == LIVE else self._readiness.ready
         return pb.HealthCheckResponse(
             status=pb.HealthCheckResponse.SERVING if serving else pb.HealthCheckResponse.NOT_SERVING
         )

@@ -149,3 +149,12 @@ async def test_a_cloud_is_ready_while_it_serves(tmp_path):
         answer = await asyncio.to_thread(asked, at.cloud.monitoring.probes.address)
         assert answer == health_pb2.HealthCheckResponse.SERVING
     assert not readiness.ready
+
+
+@run_async
+async def test_the_cloud_says_that_its_loop_turns(tmp_path):
+    async with site(tmp_path) as at:
+        readiness = at.cloud.monitoring.readiness
+        while readiness.turned_s is None:
+            await asyncio.sleep(0)
+        assert readiness.lives

@@ -22,7 +22,7 @@ from services.rpc.identity import Identity
 from services.rpc.keypair import TlsFiles
 from services.rpc.monitor_settings import MonitorSettings
 from services.rpc.monitoring import Monitoring
-from services.rpc.probes import OF_ONE_ADDRESS, REQUEST_S, THREADS, Probes, Readiness
+from services.rpc.probes import OF_ONE_ADDRESS, REQUEST_S, STUCK_S, THREADS, Probes, Readiness
 from services.rpc.tls import Own
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -53,6 +53,21 @@ def test_a_role_lives_before_it_is_ready_and_while_it_drains(probes):
     assert (asked(channel), asked(channel, "live")) == (SERVING, SERVING)
     readiness.end()
     assert (asked(channel), asked(channel, "live")) == (NOT_SERVING, SERVING)
+
+
+def test_a_role_whose_loop_has_not_turned_for_minutes_does_not_live_until_it_turns_again(probes):
+    _, readiness, channel = probes
+    seconds = 0.0
+    readiness._clock = lambda: seconds
+    seconds = 10 * STUCK_S
+    assert asked(channel, "live") == SERVING, "this one never said that it has a loop"
+    readiness.turned()
+    seconds += STUCK_S
+    assert asked(channel, "live") == SERVING
+    seconds += 1
+    assert asked(channel, "live") == NOT_SERVING
+    readiness.turned()
+    assert asked(channel, "live") == SERVING
 
 
 def test_what_drains_is_never_ready_again():

@@ -50,7 +50,7 @@ securityContext:
 {{- end }}
 {{- end }}
 
-{{/* "live": the process works. Without a name: it has registered with the cloud since its start, and takes work. */}}
+{{/* "live": the process answers and the event loop of a cloud turns; other threads that are stuck show nowhere. Without a name: it has registered with the cloud since its start, and takes work. */}}
 {{- define "elsa.probes" -}}
 startupProbe:
   grpc: {port: 7480, service: live}
