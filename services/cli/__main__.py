@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from elsa.errors import ElsaError
 from services.cli import audit, clusters, data, demo, doctor, pki, plan, predict, roles, run
+from services.rpc.introduction import own_version
 
 INTERRUPTED = 130
 WRONG_USE = 2
@@ -29,8 +31,13 @@ def application() -> typer.Typer:
     return app
 
 
-def _overview(context: typer.Context) -> None:
-    if context.invoked_subcommand is None:
+def _overview(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        typer.echo(f"elsa {own_version()}")
+    elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 

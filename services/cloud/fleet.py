@@ -90,7 +90,8 @@ class Fleet:
     def _hear(self, node_id: str) -> None:
         now = self._clock()
         if now - self._last_unix_s > self._lately_s:
-            log.warning("nobody was heard for %.0f s; all nodes have time to come back", now - self._last_unix_s)
+            if self._known - {node_id}:
+                log.warning("nobody was heard for %.0f s; all nodes have time to come back", now - self._last_unix_s)
             self._listens_unix_s = now
         self._heard[node_id] = self._last_unix_s = now
 
