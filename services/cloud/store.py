@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from elsa.errors import InputError, NotFoundError
+from elsa.errors import ElsaError, InputError, NotFoundError
 from services.cloud.database import Database
 from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
@@ -246,7 +246,7 @@ class Store:
             self.close()
             reason = str(error).splitlines()[0]
             raise InputError(f"cannot open the database ({reason}); check ELSA_DATABASE_URL") from error
-        except InputError:
+        except ElsaError:
             self.close()
             raise
 
