@@ -53,7 +53,7 @@ def specification(model: str, ends: int, clients: int) -> RunSpec:
 def training(label: str, model: str, ends: int, clients: int, folder: Path) -> dict[str, object]:
     """A row of the table: a run of so many clients at one edge."""
     rows = corpus()[::4]
-    width = Checkpoint.open(model).config.hidden_size
+    width = Checkpoint.open(model).config("classification", len(LABELS)).hidden_size
     with tempfile.TemporaryDirectory(dir=folder) as name, Fleet(Path(name)) as fleet:
         fleet.edge("edge", clients)
         for number in range(clients):
