@@ -79,7 +79,7 @@ def deadline_of(spec: RoundsSpec, closed: Sequence[Round], *, anew: bool = False
         )
     taken = _recent(closed)
     if len(taken) < FEWEST:
-        return Deadline(seconds=whole, why=f"as specified: {len(taken)} of {FEWEST} rounds to go by")
+        return Deadline(seconds=whole, why=f"as specified, until {FEWEST} rounds tell what one takes")
     middle = median(taken)
     spread = median(abs(seconds - middle) for seconds in taken)
     seconds = max(middle + SPREADS * spread, FLOOR * middle, LEAST_S)

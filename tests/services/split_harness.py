@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import grpc
 import numpy as np
 import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
 
 from elsa.data.batches import batches
 from elsa.data.encoding import EncodedData, EncodedRow
@@ -49,6 +51,29 @@ FIELDS = {
     "max_position_embeddings": 128,
     "initializer_range": 0.2,
 }
+
+
+def vocabulary():
+    """The numbers of a tiny model's words: special ones first, then w0, w1, …"""
+    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"]
+    return {word: number for number, word in enumerate([*special, *(f"w{n}" for n in range(WORDS))])}
+
+
+def save_bert(folder, tokenizer):
+    """Save a random BERT for classification with a tokenizer of `vocabulary`; `folder`."""
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        model = BertForSequenceClassification(BertConfig(**FIELDS, num_labels=len(LABELS)))
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(folder)
+    return folder
 
 
 def spec_of(folder, **parts):

@@ -145,7 +145,7 @@ def long():
 async def test_a_round_closes_at_the_deadline_of_recent_ones_and_the_next_has_the_whole_one(tmp_path):
     async with site(tmp_path) as at:
         run = await at.started(long())
-        assert (await opened(at, run, 1)).detail == "as specified: 0 of 3 rounds to go by"
+        assert (await opened(at, run, 1)).detail == "as specified, until 3 rounds tell what one takes"
         await rounds_of(at, run, range(3), 60)
         told = await opened(at, run, 4)
         assert told.deadline_s == 90 and told.detail == "3 recent rounds took 60 s in the middle, 0 s apart from it"
@@ -204,7 +204,7 @@ async def test_a_round_in_which_clients_move_has_the_whole_deadline(tmp_path):
         assert (await at.get(run)).version == 3
         await at.push(run, "edge-1", adapter(3), version=3)
         await at.closed(run, 4)
-        assert (await opened(at, run, 5)).detail == "as specified: 0 of 3 rounds to go by"
+        assert (await opened(at, run, 5)).detail == "as specified, until 3 rounds tell what one takes"
 
 
 @run_async
