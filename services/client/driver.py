@@ -59,10 +59,10 @@ class RunDriver:
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
-        """See `services.rpc.node.RunDriver`; the first `update` begins the work."""
+        """See `services.rpc.drivers.RunDriver`; the first `update` begins the work."""
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
-        """See `services.rpc.node.RunDriver`."""
+        """See `services.rpc.drivers.RunDriver`."""
         assignment = as_reached(assignment, self._settings.edge_addresses)
         self._keys.tell(assignment.keys)
         self._stays.tell(assignment)
@@ -71,14 +71,14 @@ class RunDriver:
             self._thread.start()
 
     def stop(self) -> None:
-        """See `services.rpc.node.RunDriver`."""
+        """See `services.rpc.drivers.RunDriver`."""
         self._stop.set()
         self._base.stop()
         self._keys.close()
         self._stays.close()
 
     def join(self, timeout_s: float) -> None:
-        """See `services.rpc.node.RunDriver`."""
+        """See `services.rpc.drivers.RunDriver`."""
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 

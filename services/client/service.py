@@ -14,11 +14,12 @@ from services.client.metrics import ClientMetrics
 from services.client.settings import ClientSettings
 from services.client.tally import Tally
 from services.rpc.dial import Dialer
+from services.rpc.drivers import RunDrivers
 from services.rpc.ledger import Ledger
 from services.rpc.memory import keep_little, usable_bytes
 from services.rpc.metrics import Collector, NodeMetrics
 from services.rpc.monitoring import Monitoring
-from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
+from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.tls import own_certificate
 

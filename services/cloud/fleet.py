@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 
 from elsa.errors import CapacityError, MalformedError, NotFoundError, PermissionDeniedError
+from services.cloud.pace import Pace
 from services.cloud.records import Node, Role
 from services.cloud.store import Store, Transaction
 
@@ -34,18 +35,27 @@ _SCHEMES = {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds", "goo
 
 
 class Fleet:
-    """Nodes in `store`; one is alive if it was heard within three heartbeats and a second."""
+    """Nodes in `store`; one is alive if it was heard within three heartbeats and a second.
 
-    def __init__(self, store: Store, *, heartbeat_s: float, max_nodes: int, clock: Callable[[], float]) -> None:
-        self.heartbeat_s = heartbeat_s
+    Args:
+        pace: how often nodes are to be heard.
+        max_nodes: most that are registered.
+    """
+
+    def __init__(self, store: Store, *, pace: Pace, max_nodes: int, clock: Callable[[], float]) -> None:
+        self._pace = pace
         self._store = store
         self._max_nodes = max_nodes
         self._clock = clock
         self.begin_unix_s = self._listens_unix_s = self._last_unix_s = clock()
-        self._lately_s = 3 * heartbeat_s + 1
         self._heard: dict[str, float] = {}
         with store.transaction() as transaction:
             self._known = set(transaction.node_ids())
+
+    @property
+    def heartbeat_s(self) -> float:
+        """Seconds between heartbeats of a node, in a fleet as large as this one."""
+        return self._pace.heartbeat_s(len(self._known))
 
     def register_edge(self, edge_id: str, address: str, capacity: int) -> None:
         """Make an edge known, or known again. Raises MalformedError, CapacityError, PermissionDeniedError."""
@@ -86,6 +96,10 @@ class Fleet:
     def silent_s(self, node_id: str) -> float:
         """Seconds since a registered node was heard, of those in which it could have been."""
         return self._clock() - max(self._heard.get(node_id, self.begin_unix_s), self._listens_unix_s)
+
+    @property
+    def _lately_s(self) -> float:
+        return self._pace.alive_s(len(self._known))
 
     def _hear(self, node_id: str) -> None:
         now = self._clock()

@@ -72,7 +72,7 @@ class FleetServicer(fleet_pb2_grpc.FleetServiceServicer):
         check_number("progress, its count", len(request.progress), 0, MOST_PROGRESS)
         for progress in request.progress:
             self._watch.progress(progress_from_proto(request.node_id, progress))
-        return fleet_pb2.HeartbeatResponse()
+        return fleet_pb2.HeartbeatResponse(heartbeat_s=self._fleet.heartbeat_s)
 
     async def JoinRun(self, request: fleet_pb2.JoinRunRequest, context: Context) -> fleet_pb2.JoinRunResponse:
         """See fleet.proto."""

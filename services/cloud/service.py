@@ -69,7 +69,7 @@ async def serving(settings: CloudSettings, clock: Callable[[], float] = time.tim
         keeper = Keeper(store, blobs)
         await keeper.claim()
         await keeper.forget_lost()
-        fleet = Fleet(store, heartbeat_s=settings.heartbeat_s, max_nodes=settings.max_nodes, clock=clock)
+        fleet = Fleet(store, pace=settings.pace, max_nodes=settings.max_nodes, clock=clock)
         exports = Exports(settings.state / "exports", blobs)
         steps = Steps(store, keeper, fleet, exports, gone_after_s=settings.gone_after_s)
         engine = Engine(store, steps, changes, clock=clock)

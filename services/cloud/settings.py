@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from elsa.errors import SpecError
 from elsa.parsing import describe
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
+from services.cloud.pace import BEATS_TO_LIVE, SLACK_S, Pace
 from services.rpc.monitor_settings import MonitorSettings
 from services.rpc.rate_settings import RateSettings
 from services.rpc.tls_settings import ServerTlsSettings
@@ -28,7 +29,15 @@ class CloudSettings(RateSettings, MonitorSettings, ServerTlsSettings):
         description="fsspec URL, of a bucket with its package (s3fs, gcsfs, adlfs); empty: a folder in the state",
     )
     ready_file: Path | None = Field(None, description="written with address and pid once the cloud serves")
-    heartbeat_s: float = Field(2.0, gt=0, le=600, description="between heartbeats of a node")
+    heartbeat_s: float = Field(
+        2.0, gt=0, le=600, description="between heartbeats of a node, at the least; more where there are many nodes"
+    )
+    heartbeats_per_s: float = Field(
+        100.0,
+        gt=0,
+        le=10_000,
+        description="of all nodes together, which wait longer the more they are, but below a third of gone_after_s",
+    )
     tick_s: float = Field(0.5, gt=0, le=60, description="between looks at deadlines")
     gone_after_s: float = Field(
         60.0, gt=0, description="silence after which nobody waits for a node, and an edge's clients go to others"
@@ -51,7 +60,7 @@ class CloudSettings(RateSettings, MonitorSettings, ServerTlsSettings):
 
     @model_validator(mode="after")
     def _gone_is_longer_than_silent(self) -> Self:
-        if self.gone_after_s < 3 * self.heartbeat_s + 1:
+        if self.gone_after_s < BEATS_TO_LIVE * self.heartbeat_s + SLACK_S:
             raise ValueError(f"gone_after_s {self.gone_after_s:g} is less than three heartbeats and a second")
         return self
 
@@ -71,6 +80,11 @@ class CloudSettings(RateSettings, MonitorSettings, ServerTlsSettings):
             return cls(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
         except ValidationError as error:
             raise SpecError(f"settings of the cloud (ELSA_...): {describe(error)}") from error
+
+    @property
+    def pace(self) -> Pace:
+        """How often nodes are to be heard."""
+        return Pace(shortest_s=self.heartbeat_s, most_per_s=self.heartbeats_per_s, gone_after_s=self.gone_after_s)
 
     @property
     def database(self) -> str:

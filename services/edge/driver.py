@@ -89,7 +89,7 @@ class RunDriver:
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
-        """See `services.rpc.node.RunDriver`; the first `update` begins the work."""
+        """See `services.rpc.drivers.RunDriver`; the first `update` begins the work."""
 
     def update(self, assignment: fleet_pb2.Assignment) -> None:
         """The cloud's newest word on this run."""
@@ -115,7 +115,7 @@ class RunDriver:
         self._forget(())
 
     def join(self, timeout_s: float) -> None:
-        """See `services.rpc.node.RunDriver`."""
+        """See `services.rpc.drivers.RunDriver`."""
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 

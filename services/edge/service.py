@@ -24,12 +24,13 @@ from services.edge.state import EdgeState
 from services.edge.worker import STOPPED, Worker
 from services.rpc.calls import Calls
 from services.rpc.dial import Dialer
+from services.rpc.drivers import RunDrivers
 from services.rpc.guard import Guard
 from services.rpc.ledger import Ledger
 from services.rpc.memory import usable_bytes
 from services.rpc.metrics import Collector, NodeMetrics, RefusalMetrics
 from services.rpc.monitoring import Monitoring
-from services.rpc.node import CALL_TIMEOUT_S, CloudLink, RunDrivers
+from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 from services.rpc.pace import Pace
 from services.rpc.process import stop_on_signals, write_ready
 from services.rpc.rates import Rates

@@ -9,8 +9,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import grpc
 
@@ -188,11 +188,7 @@ class CloudLink:
 
     def _enter(self) -> None:
         """Register."""
-        seconds = self._register(self.fleet)
-        if not 0 < seconds < math.inf:
-            raise MalformedError(f"{self.peer}: heartbeat_s is {seconds}; it must be more than 0")
-        self._heartbeat_s = seconds
-        self.answered_unix_s = time.time()
+        self._answered(self._register(self.fleet))
         log.info("registered with %s as %s", self.peer, self.node_id)
 
     def _register_patiently(self) -> None:
@@ -239,12 +235,19 @@ class CloudLink:
             request = pb.HeartbeatRequest(node_id=self.node_id, progress=self._progress.values())
         with translated(self.peer):
             try:
-                self.fleet.Heartbeat(request, timeout=CALL_TIMEOUT_S)
-                self.answered_unix_s = time.time()
+                answer = self.fleet.Heartbeat(request, timeout=CALL_TIMEOUT_S)
+                self._answered(answer.heartbeat_s or self._heartbeat_s)
             except grpc.RpcError as error:
                 if error.code() is not grpc.StatusCode.NOT_FOUND:
                     raise
                 self._enter()
+
+    def _answered(self, heartbeat_s: float) -> None:
+        """Note that the cloud answers, and what it tells of the next heartbeat."""
+        if not 0 < heartbeat_s < math.inf:
+            raise MalformedError(f"{self.peer}: heartbeat_s is {heartbeat_s}; it must be more than 0")
+        self._heartbeat_s = heartbeat_s
+        self.answered_unix_s = time.time()
 
     def _sleep(self, seconds: float) -> None:
         if self.stop.wait(seconds):
@@ -254,72 +257,3 @@ class CloudLink:
 def _shortened(reason: str) -> str:
     line = " ".join(reason.split())
     return line if len(line) <= LONGEST_REASON else f"{line[: LONGEST_REASON - 1]}…"
-
-
-class RunDriver(Protocol):
-    """Takes one run through its life at a node, on threads of its own."""
-
-    def start(self) -> None:
-        """Begin."""
-
-    def update(self, assignment: pb.Assignment) -> None:
-        """The cloud's newest word on the run."""
-
-    def stop(self) -> None:
-        """The run has ended, or the node is to stop."""
-
-    def join(self, timeout_s: float) -> None:
-        """Wait for the end after `stop`, unless called from the driver's own thread."""
-
-
-class RunDrivers:
-    """The runs that a node works on: begun when they are first assigned, stopped when they are no more."""
-
-    def __init__(self, make: Callable[[pb.Assignment], RunDriver]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._drivers: dict[str, RunDriver] = {}
-        self._stopped: list[RunDriver] = []
-        self._begins = True
-        self._closed = False
-
-    @property
-    def count(self) -> int:
-        """Runs that are worked on."""
-        return len(self._drivers)
-
-    def begin_no_more(self) -> None:
-        """Take no run up any more; those that are worked on go on."""
-        with self._lock:
-            self._begins = False
-
-    def follow(self, changes: Iterable[Sequence[pb.Assignment]]) -> None:
-        """Do as the cloud says, change after change."""
-        for assignments in changes:
-            with self._lock:
-                self._apply({assignment.run_id: assignment for assignment in assignments})
-
-    def close(self) -> None:
-        """Stop all, and begin none any more."""
-        with self._lock:
-            self._stopped += self._drivers.values()
-            self._apply({})
-            self._closed = True
-
-    def join(self, timeout_s: float) -> None:
-        """After `close`, wait for the drivers' ends, for each at most `timeout_s` seconds."""
-        for driver in self._stopped:
-            driver.join(timeout_s)
-
-    def _apply(self, assignments: Mapping[str, pb.Assignment]) -> None:
-        if not self._closed:
-            for run_id in self._drivers.keys() - assignments.keys():
-                log.info("run %s has ended", run_id)
-                self._drivers.pop(run_id).stop()
-            for run_id, assignment in assignments.items():
-                if run_id not in self._drivers:
-                    if not self._begins:
-                        continue
-                    self._drivers[run_id] = self._make(assignment)
-                    self._drivers[run_id].start()
-                self._drivers[run_id].update(assignment)

@@ -11,7 +11,8 @@ from rpc_servers import WAIT_S, services_of
 from elsa.errors import CapacityError, FullDiskError, MalformedError, NotFoundError, UnreachableError
 from elsa.v1 import fleet_pb2 as pb
 from elsa.v1 import fleet_pb2_grpc
-from services.rpc.node import CloudLink, RunDrivers
+from services.rpc.drivers import RunDrivers
+from services.rpc.node import CloudLink
 from services.rpc.server import start
 
 
@@ -20,6 +21,7 @@ class Fleet(fleet_pb2_grpc.FleetServiceServicer):
 
     def __init__(self, heartbeat_s=0.02):
         self.heartbeat_s = heartbeat_s
+        self.later_s = 0.0
         self.known = set()
         self.registered = queue.Queue()
         self.beats = queue.Queue()
@@ -42,7 +44,7 @@ class Fleet(fleet_pb2_grpc.FleetServiceServicer):
     def Heartbeat(self, request, context):
         self.check(request.node_id)
         self.beats.put(request)
-        return pb.HeartbeatResponse()
+        return pb.HeartbeatResponse(heartbeat_s=self.later_s)
 
     def WatchAssignment(self, request, context):
         self.fail()
@@ -256,6 +258,24 @@ def test_a_heartbeat_that_makes_no_sense_is_refused(cloud, node, seconds):
     with pytest.raises(MalformedError, match="heartbeat_s"):
         link.start()
     assert not heartbeats()
+
+
+def test_a_heartbeat_is_as_far_from_the_last_one_as_that_ones_answer_said(cloud, node):
+    fleet = Fleet()
+    fleet.later_s = 1000.0
+    link = node(cloud.serve(fleet))
+    link.start()
+    fleet.beats.get(timeout=WAIT_S)
+    with pytest.raises(queue.Empty):
+        fleet.beats.get(timeout=10 * fleet.heartbeat_s)
+
+
+def test_an_answer_without_seconds_leaves_the_heartbeat_as_it_was(cloud, node):
+    fleet = Fleet()
+    link = node(cloud.serve(fleet))
+    link.start()
+    for _ in range(3):
+        fleet.beats.get(timeout=WAIT_S)
 
 
 def test_a_cloud_that_never_answers_is_given_up_by_name(cloud, node):
