@@ -14,10 +14,13 @@ from elsa.plan.profile import ClientProfile, EdgeProfile
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import Split
 
+GIB_FROM = 10 << 30
+"""From here on sizes are told in GiB; settings such as max_memory_mib, and most figures, are smaller."""
 
-def mebibytes(size: int) -> str:
-    """Bytes as people read them."""
-    return f"{size / 2**20:.1f} MiB"
+
+def sized(size: int) -> str:
+    """Bytes as people read them: in MiB, those of 10 GiB and more in GiB."""
+    return f"{size / 2**30:.2f} GiB" if size >= GIB_FROM else f"{size / 2**20:.1f} MiB"
 
 
 def check_client_fits(
@@ -41,14 +44,14 @@ def check_client_fits(
     )
     raise CapacityError(
         f"{name} needs {words(need, at_least)} for bottom {split.bottom} and top {split.top} ({by_kind(need)}), "
-        f"{mebibytes(memory_bytes)} are there; {remedies}"
+        f"{sized(memory_bytes)} are there; {remedies}"
     )
 
 
 def by_kind(need: Need) -> str:
     """What is needed of each kind, those of which nothing is left out."""
     sizes = {one.name: getattr(need, one.name) for one in fields(need)}
-    return ", ".join(f"{name} {mebibytes(size)}" for name, size in sizes.items() if size)
+    return ", ".join(f"{name} {sized(size)}" for name, size in sizes.items() if size)
 
 
 def asked_otherwise(workload: Workload, *, at_least: bool = False) -> dict[str, Workload]:
@@ -69,7 +72,7 @@ def asked_otherwise(workload: Workload, *, at_least: bool = False) -> dict[str, 
 
 def words(need: Need, at_least: bool) -> str:
     """The total of a need, or that it is more than that."""
-    return ("at least " if at_least else "") + mebibytes(need.total)
+    return ("at least " if at_least else "") + sized(need.total)
 
 
 def _remedies(model: ModelShape, workload: Workload, split: Split, at_least: bool) -> Iterator[str]:
@@ -99,8 +102,8 @@ def own_fault(problem: Problem, least_bytes: int, client: ClientProfile, edge: s
         )
     if least_bytes > client.memory_bytes:
         return (
-            f"needs {mebibytes(least_bytes)} for bottom {problem.min_bottom} and top {problem.min_top}, "
-            f"{mebibytes(client.memory_bytes)} are there; give it more memory, or lower the bounds or the batch"
+            f"needs {sized(least_bytes)} for bottom {problem.min_bottom} and top {problem.min_top}, "
+            f"{sized(client.memory_bytes)} are there; give it more memory, or lower the bounds or the batch"
         )
     return None
 
@@ -111,8 +114,8 @@ def edge_fault(edge: EdgeProfile, needs: EdgeNeeds, held_blocks: int) -> str | N
     if least <= edge.memory_bytes:
         return None
     return (
-        f"needs {mebibytes(least)} for {held_blocks} blocks and one session, "
-        f"{mebibytes(edge.memory_bytes)} are there; give it more memory, or raise min_bottom or min_top"
+        f"needs {sized(least)} for {held_blocks} blocks and one session, "
+        f"{sized(edge.memory_bytes)} are there; give it more memory, or raise min_bottom or min_top"
     )
 
 
@@ -137,8 +140,8 @@ def seated(
         reason = f"all {edge.capacity} sessions of {edge.name} are taken; assign it to another edge"
         if len(kept) < edge.capacity:
             reason = (
-                f"{edge.name} needs {mebibytes(needed)} with it beside {len(kept)} others, "
-                f"{mebibytes(edge.memory_bytes)} are there, and it cannot leave fewer than {smallest[row]} blocks; "
+                f"{edge.name} needs {sized(needed)} with it beside {len(kept)} others, "
+                f"{sized(edge.memory_bytes)} are there, and it cannot leave fewer than {smallest[row]} blocks; "
                 "assign it to another edge, or give either more memory"
             )
         refused.append(Refusal(name=clients[row].name, role="client", reason=reason))

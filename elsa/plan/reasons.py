@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from elsa.plan.admission import mebibytes
+from elsa.plan.admission import sized
 from elsa.plan.cost import Ints
 from elsa.plan.profile import ClientProfile, EdgeProfile
 from elsa.plan.result import Bound
@@ -37,7 +37,7 @@ def explain(it: Explained, row: int, need_bytes: int) -> tuple[Bound, str]:
     if size == len(steps):
         return "privacy", f"keeps no more than the bounds ask; {edge} has room for the other {size} blocks"
     if size > 1 and not np.isfinite(steps[size - 2]):
-        there = f"{mebibytes(need_bytes)} of {mebibytes(client.memory_bytes)}"
+        there = f"{sized(need_bytes)} of {sized(client.memory_bytes)}"
         return "memory", f"its memory holds no more blocks ({there}); {_full(it)}"
     if size > 1 and steps[size - 2] > it.within_s:
         return "speed", f"with one block more its step would take {steps[size - 2]:.3g} s, {beyond}"
@@ -54,6 +54,6 @@ def _full(it: Explained) -> str:
     """Why the edge takes no block more."""
     blocks, edge = int(it.trunks.sum()), it.edge.name
     if blocks == it.choices.most_blocks:
-        return f"{edge} has no memory for more: its {mebibytes(it.edge.memory_bytes)} hold {blocks} trunk blocks"
+        return f"{edge} has no memory for more: its {sized(it.edge.memory_bytes)} hold {blocks} trunk blocks"
     busy = f"{it.choices.load_s(blocks):.3g} of the {it.within_s:.3g} s that a step may take"
     return f"{edge} has no time for more: it computes {busy}"

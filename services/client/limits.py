@@ -8,7 +8,7 @@ from elsa.data.encoding import EncodedData
 from elsa.errors import CapacityError, MalformedError
 from elsa.model.adapter_config import AdapterConfig
 from elsa.model.weights import Checkpoint
-from elsa.plan.admission import check_client_fits, mebibytes
+from elsa.plan.admission import check_client_fits, sized
 from elsa.plan.memory import client_needs
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec, Split
@@ -110,8 +110,8 @@ class Limits:
         there = available_bytes()
         if there is not None and more > there:
             raise CapacityError(
-                f"{self.name} needs {mebibytes(more)} more for bottom {split.bottom} and top {split.top}, "
-                f"{mebibytes(there)} are free now: end what else takes memory, or lower max_memory_mib"
+                f"{self.name} needs {sized(more)} more for bottom {split.bottom} and top {split.top}, "
+                f"{sized(there)} are free now: end what else takes memory, or lower max_memory_mib"
             )
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from elsa.errors import CheckpointError, ElsaError
+from elsa.plan.admission import sized
 from elsa.spec import ModelSpec, RunSpec
 from services.doctor.finding import Finding, Kind, Verdict, parted
 from services.rpc.identity import Role
@@ -131,7 +132,7 @@ def _hub_errors() -> tuple[type[Exception], ...]:
 
 def _size(files: Mapping[str, int]) -> str:
     total = sum(size for name, size in files.items() if name.endswith(WEIGHTS))
-    return f"{total / (1 << 20):,.0f} MiB"
+    return sized(total)
 
 
 def _is_hub_name(source: str) -> bool:

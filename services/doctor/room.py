@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from elsa.errors import ElsaError
-from elsa.plan.admission import check_client_fits, mebibytes
+from elsa.plan.admission import check_client_fits, sized
 from elsa.plan.memory import client_needs
 from elsa.plan.shape import Workload
 from elsa.spec import RunSpec
@@ -47,18 +47,14 @@ def check_memory(
     if there is None and max_memory_mib is None:
         return _memory("warn", "this system does not tell how much memory is free", "set max_memory_mib")
     usable = usable_bytes(max_memory_mib, there)
-    what = f"{mebibytes(usable)} may be used" + (
-        f", of {mebibytes(there)} free" if there not in (None, usable) else ""
-    )
+    what = f"{sized(usable)} may be used" + (f", of {sized(there)} free" if there not in (None, usable) else "")
     if spec is not None and checkpoint is not None and role in ("edge", "client"):
         try:
             return _memory("good", f"{what}; {_needed(spec, checkpoint, role, name, usable)}")
         except ElsaError as error:
             return _memory("bad", *parted(error))
     if usable < LITTLE_MEMORY_BYTES and role != "admin":
-        return _memory(
-            "warn", what, f"most roles want more than {mebibytes(LITTLE_MEMORY_BYTES)}; see docs/deploy.md"
-        )
+        return _memory("warn", what, f"most roles want more than {sized(LITTLE_MEMORY_BYTES)}; see docs/deploy.md")
     return _memory("good", what)
 
 
@@ -75,7 +71,7 @@ def check_disk(folder: Folder, usage: Callable[[Path], Any] = shutil.disk_usage)
     except OSError as error:
         remedy = f"make it writable for user {os.getuid()}, or name another folder in the settings"
         return _disk("bad", f"{what}: cannot be written ({error.strerror})", remedy)
-    said = f"{what}: {mebibytes(free)} free"
+    said = f"{what}: {sized(free)} free"
     if free < LEAST_DISK_BYTES:
         return _disk("bad", said, "free some, or name a folder on another disk")
     return _disk(
@@ -105,7 +101,7 @@ def _needed(spec: RunSpec, checkpoint: Checkpoint, role: Role, name: str, usable
     workload = Workload.of(spec, shape.width, spec.model.max_tokens)
     check_client_fits(shape, workload, split, usable, name)
     needed = client_needs(shape, workload).of(split.bottom, split.top).total
-    return f"{spec.name} takes {mebibytes(needed)} for bottom {split.bottom} and top {split.top}"
+    return f"{spec.name} takes {sized(needed)} for bottom {split.bottom} and top {split.top}"
 
 
 def _memory(verdict: Verdict, what: str, remedy: str = "") -> Finding:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from elsa.errors import CapacityError
-from elsa.plan.admission import by_kind, mebibytes
+from elsa.plan.admission import by_kind, sized
 from elsa.plan.memory import EdgeNeeds, Need, edge_needs
 from elsa.plan.shape import ModelShape, Workload
 from elsa.spec import RunSpec
@@ -57,7 +57,7 @@ class Fit:
         remedies = ["raise max_memory_mib, or give clients more blocks", *self._remedies(at_least)]
         raise CapacityError(
             f"blocks {self.held.start} to {self.held.stop - 1} of {self.source} and one session need "
-            f"{_words(need, at_least)} ({by_kind(need)}), {mebibytes(self.memory_bytes)} are there; "
+            f"{_words(need, at_least)} ({by_kind(need)}), {sized(self.memory_bytes)} are there; "
             f"{'; or '.join(remedies)}"
         )
 
@@ -98,4 +98,4 @@ class Fit:
 
 
 def _words(need: Need, at_least: bool) -> str:
-    return ("at least " if at_least else "") + mebibytes(need.total)
+    return ("at least " if at_least else "") + sized(need.total)

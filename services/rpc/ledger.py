@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 
 from elsa.errors import CapacityError
-from elsa.plan.admission import mebibytes
+from elsa.plan.admission import sized
 from elsa.spec import RunSpec
 
 
@@ -65,8 +65,8 @@ class Ledger:
             others, names = self._of_others(run_id), ", ".join(sorted(self._reserved.keys() - {run_id}))
             if others and others + size > self._alone_bytes:
                 raise CapacityError(
-                    f"run {run_id} needs {mebibytes(size)}, and {mebibytes(others)} of "
-                    f"{mebibytes(self._alone_bytes)} are reserved at this process for {names}; "
+                    f"run {run_id} needs {sized(size)}, and {sized(others)} of "
+                    f"{sized(self._alone_bytes)} are reserved at this process for {names}; "
                     "wait for an end, or raise max_memory_mib"
                 )
             self._reserved[run_id] = size

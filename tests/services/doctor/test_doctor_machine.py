@@ -59,7 +59,7 @@ def test_what_the_hub_has_is_good_but_for_weights_in_another_form(monkeypatch):
     files = {"config.json": 100, "model.safetensors": 90 * MIB}
     monkeypatch.setattr("services.doctor.model._hub_files", lambda *_: files)
     found = looked_at("some-org/some-model").finding
-    assert found.verdict == "good" and "90 MiB to download" in found.what
+    assert found.verdict == "good" and "90.0 MiB to download" in found.what
     del files["model.safetensors"]
     files["pytorch_model.bin"] = 1
     assert looked_at("some-org/some-model").finding.verdict == "bad"

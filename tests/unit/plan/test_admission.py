@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from planned_fleets import model_of, workload_of
 
 from elsa.errors import CapacityError
-from elsa.plan.admission import by_kind, check_client_fits, mebibytes
+from elsa.plan.admission import by_kind, check_client_fits, sized
 from elsa.plan.memory import Need, client_needs
 from elsa.spec import Split
 
@@ -40,10 +40,18 @@ def test_a_client_fits_exactly_where_what_is_there_is_what_is_needed(spare):
 
 def test_a_refusal_says_what_is_needed_of_each_kind_and_what_is_there():
     said, need = refusal(BUSY, 3 << 20), client_needs(LARGE, BUSY).of(2, 1)
-    assert f"needs {mebibytes(need.total)} for bottom 2 and top 1 (" in said
+    assert f"needs {sized(need.total)} for bottom 2 and top 1 (" in said
     assert "3.0 MiB are there" in said
     for kind in ("weights", "adapter", "gradients", "optimizer", "activations", "loading"):
-        assert f"{kind} {mebibytes(getattr(need, kind))}" in said
+        assert f"{kind} {sized(getattr(need, kind))}" in said
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [(0, "0.0 MiB"), ((10 << 30) - (1 << 20), "10239.0 MiB"), (10 << 30, "10.00 GiB"), (45 << 30, "45.00 GiB")],
+)
+def test_sizes_are_told_in_gib_from_ten_of_them_on(size, said):
+    assert sized(size) == said
 
 
 def test_kinds_of_which_nothing_is_needed_are_not_told():
@@ -60,7 +68,7 @@ def test_kinds_of_which_nothing_is_needed_are_not_told():
 )
 def test_each_remedy_is_told_with_what_it_needs_and_only_where_it_is_left(setting, changed):
     other = replace(BUSY, **changed)
-    assert f"{setting}, which needs {mebibytes(needed(other))}" in refusal(BUSY)
+    assert f"{setting}, which needs {sized(needed(other))}" in refusal(BUSY)
     assert needed(other) < needed(BUSY)
     assert setting not in refusal(other)
 
