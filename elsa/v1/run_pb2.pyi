@@ -374,14 +374,17 @@ class ClientAssigned(_message.Message):
 
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     EDGE_ID_FIELD_NUMBER: _builtins.int
-    SPLIT_FIELD_NUMBER: _builtins.int
+    BOTTOM_FIELD_NUMBER: _builtins.int
+    TOP_FIELD_NUMBER: _builtins.int
     DETAIL_FIELD_NUMBER: _builtins.int
     client_id: _builtins.str
     """The client."""
     edge_id: _builtins.str
     """Its edge."""
-    split: _builtins.str
-    """Its split, as bottom/top."""
+    bottom: _builtins.int
+    """Blocks that it keeps at the bottom, with the embeddings."""
+    top: _builtins.int
+    """Blocks that it keeps at the top, under the head."""
     detail: _builtins.str
     """Why this edge, on one line."""
     def __init__(
@@ -389,12 +392,13 @@ class ClientAssigned(_message.Message):
         *,
         client_id: _builtins.str = ...,
         edge_id: _builtins.str = ...,
-        split: _builtins.str = ...,
+        bottom: _builtins.int = ...,
+        top: _builtins.int = ...,
         detail: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "detail", b"detail", "edge_id", b"edge_id", "split", b"split"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bottom", b"bottom", "client_id", b"client_id", "detail", b"detail", "edge_id", b"edge_id", "top", b"top"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -476,10 +480,17 @@ class RoundClosed(_message.Message):
     EDGE_IDS_FIELD_NUMBER: _builtins.int
     MISSING_EDGE_IDS_FIELD_NUMBER: _builtins.int
     SECONDS_FIELD_NUMBER: _builtins.int
+    CLIENTS_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    ABSENTEES_FIELD_NUMBER: _builtins.int
     version: _builtins.int
     """The new version."""
     seconds: _builtins.float
     """Seconds that the round took."""
+    clients: _builtins.int
+    """Clients that have taken part in the run so far: those that were given an edge since it began, also if they left it."""
+    absent: _builtins.int
+    """Those of them that are in no update of this version."""
     @_builtins.property
     def edge_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Edges whose updates are in it."""
@@ -488,6 +499,10 @@ class RoundClosed(_message.Message):
     def missing_edge_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Edges whose updates had not come by the deadline."""
 
+    @_builtins.property
+    def absentees(self) -> _containers.RepeatedCompositeFieldContainer[Global___AbsentClient]:
+        """The first 20 of those, in order of their names."""
+
     def __init__(
         self,
         *,
@@ -495,14 +510,45 @@ class RoundClosed(_message.Message):
         edge_ids: _abc.Iterable[_builtins.str] | None = ...,
         missing_edge_ids: _abc.Iterable[_builtins.str] | None = ...,
         seconds: _builtins.float = ...,
+        clients: _builtins.int = ...,
+        absent: _builtins.int = ...,
+        absentees: _abc.Iterable[Global___AbsentClient] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["edge_ids", b"edge_ids", "missing_edge_ids", b"missing_edge_ids", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "absentees", b"absentees", "clients", b"clients", "edge_ids", b"edge_ids", "missing_edge_ids", b"missing_edge_ids", "seconds", b"seconds", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoundClosed: _TypeAlias = RoundClosed  # noqa: Y015
+
+@_typing.final
+class AbsentClient(_message.Message):
+    """A client that is in no update of a version."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    client_id: _builtins.str
+    """The client."""
+    detail: _builtins.str
+    """Why, as far as the cloud knows, on one line: it left, was not heard of, its edge had not delivered, or went on
+    without it.
+    """
+    def __init__(
+        self,
+        *,
+        client_id: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_id", b"client_id", "detail", b"detail"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbsentClient: _TypeAlias = AbsentClient  # noqa: Y015
 
 @_typing.final
 class EvaluationReported(_message.Message):
@@ -1335,7 +1381,7 @@ class PlannedClient(_message.Message):
     edge_id: _builtins.str
     """Its edge."""
     split: _builtins.str
-    """bottom/trunk/top."""
+    """bottom/trunk/top: blocks that the client keeps at the bottom, that its edge runs, that it keeps at the top."""
     local_steps: _builtins.int
     """Optimizer steps of an edge round."""
     need_bytes: _builtins.int

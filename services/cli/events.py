@@ -60,7 +60,8 @@ def _node_joined(event: pb.RunEvent) -> str:
 
 def _client_assigned(event: pb.RunEvent) -> str:
     given = event.client_assigned
-    return f"{given.client_id} trains with {given.edge_id}, split {given.split} ({given.detail})"
+    kept = f"keeps {_count(given.bottom, 'block')} at the bottom and {given.top} at the top"
+    return f"{given.client_id} trains with {given.edge_id}, {kept} ({given.detail})"
 
 
 def _update_received(event: pb.RunEvent) -> str:
@@ -82,7 +83,11 @@ def _round_opened(event: pb.RunEvent) -> str:
 def _round_closed(event: pb.RunEvent) -> str:
     closed = event.round_closed
     missing = f", without {', '.join(closed.missing_edge_ids)}" if closed.missing_edge_ids else ""
-    return f"round {closed.version} closed after {closed.seconds:.1f} s with {', '.join(closed.edge_ids)}{missing}"
+    done = f"round {closed.version} closed after {closed.seconds:.1f} s with {', '.join(closed.edge_ids)}{missing}"
+    if not closed.absent:
+        return done
+    named = [f"{client.client_id} ({client.detail})" for client in closed.absentees]
+    return f"{done}; {closed.absent} of {_count(closed.clients, 'client')} not in it: {_some(named, closed.absent)}"
 
 
 def _evaluation_reported(event: pb.RunEvent) -> str:

@@ -1,12 +1,13 @@
 """Writes down a closed round: its version, those of the clusters, and what it tells of clients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from elsa.spec import RunSpec
+from services.cloud.absent import SHOWN, absent, took_part
 from services.cloud.events import RoundClosed
 from services.cloud.merging import Merged
-from services.cloud.records import ClusterAdapter, Round, Run, Update
+from services.cloud.records import ClusterAdapter, Member, Round, Run, Update
 from services.cloud.store import Transaction
 from services.cloud.trusting import judge
 
@@ -18,6 +19,8 @@ def close(
     made: Merged,
     updates: Sequence[Update],
     edges: Sequence[str],
+    members: Sequence[Member],
+    silent_s: Mapping[str, float],
     now: float,
 ) -> None:
     """Make a round's version the newest, with its event.
@@ -25,6 +28,7 @@ def close(
     Args:
         made: of `updates`.
         edges: those that were waited for.
+        silent_s: those of `members` not heard of lately, and for how many seconds.
     """
     transaction.put(closed)
     transaction.put(replace(run, version=closed.version))
@@ -33,11 +37,15 @@ def close(
     for update in updates:
         if update.moved:
             transaction.put(replace(update, moved={}))
+    missing = absent(members, updates, silent_s)
     event = RoundClosed(
         version=closed.version,
         edge_ids=closed.edge_ids,
         missing_edge_ids=tuple(edge for edge in edges if edge not in closed.edge_ids),
         seconds=now - closed.opened_unix_s,
+        clients=len(took_part(members)),
+        absent=len(missing),
+        absentees=tuple(missing[:SHOWN]),
     )
     transaction.append(run.run_id, event, now)
 

@@ -5,10 +5,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 from elsa.spec import RunSpec
+from services.cloud.absent import absent_at_the_end, sentence, took_part
 from services.cloud.export import Exports, Made
 from services.cloud.keys import works
 from services.cloud.lifecycle import RunState
-from services.cloud.records import ClusterAdapter, Evaluation, Member, Round, Run
+from services.cloud.presence import Presence
+from services.cloud.records import ClusterAdapter, Evaluation, Member, Round, Run, Update
 from services.cloud.rounds import enough_evaluated, evaluated
 from services.cloud.stopping import best_of, score_of, why_to_stop
 from services.cloud.store import Store, Transaction
@@ -72,8 +74,11 @@ def all_evaluated(
     return evaluated(spec.rounds, clients, [kept.client_id for kept in reports], gone, open_s)
 
 
-async def complete(store: Store, exports: Exports, run: Run, why: str, now: float) -> bool:
-    """Export the version to keep, with its clusters' adapters, and end the run if it still is as it is here."""
+async def complete(store: Store, exports: Exports, presence: Presence, run: Run, why: str, now: float) -> bool:
+    """Export the version to keep, with its clusters' adapters, and end the run if it still is as it is here.
+
+    Its reason says who did not take part to the end.
+    """
     version = run.version if run.best is None else run.best
     with store.transaction() as transaction:
         kept = transaction.all(Round, run_id=run.run_id, version=version)[0]
@@ -84,5 +89,21 @@ async def complete(store: Store, exports: Exports, run: Run, why: str, now: floa
     told = f"version {version} is the best and the one to export" if run.best is not None else ""
     with store.transaction() as transaction:
         if transaction.run(run.run_id) == run:
-            transaction.move(run, RunState.COMPLETED, now, "; ".join(filter(None, [why, told])))
+            missing = _missing(transaction, run, presence)
+            transaction.move(run, RunState.COMPLETED, now, "; ".join(filter(None, [why, told, missing])))
     return True
+
+
+def _missing(transaction: Transaction, run: Run, presence: Presence) -> str:
+    """Who did not take part to the end, on one line; empty where all did."""
+    members = transaction.all(Member, run_id=run.run_id)
+    version = run.version or 0
+    missing = absent_at_the_end(
+        members,
+        transaction.all(Update, run_id=run.run_id, version=version - 1),
+        transaction.all(Evaluation, run_id=run.run_id, version=version),
+        presence.silent(members),
+        trained=version > 0,
+        awaited=version == run.rounds,
+    )
+    return sentence(missing, len(took_part(members)))

@@ -37,7 +37,9 @@ class ClientAssigned:
     kind: Literal["client_assigned"] = "client_assigned"
     client_id: str
     edge_id: str
-    split: str
+    bottom: int
+    """Blocks that it keeps there."""
+    top: int
     detail: str
 
 
@@ -65,6 +67,15 @@ class RoundOpened:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A client that is not in a version."""
+
+    client_id: str
+    detail: str
+    """Why, on one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundClosed:
     """A new global version is there."""
 
@@ -73,6 +84,12 @@ class RoundClosed:
     edge_ids: tuple[str, ...]
     missing_edge_ids: tuple[str, ...]
     seconds: float
+    clients: int = 0
+    """That have taken part in the run so far."""
+    absent: int = 0
+    """Those of them that are not in the version."""
+    absentees: tuple[Absent, ...] = ()
+    """The first of those, in order of their names."""
 
 
 @dataclass(frozen=True, kw_only=True)

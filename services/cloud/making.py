@@ -145,7 +145,9 @@ class Versions:
     def _write(self, transaction: Transaction, due: Due, made: Made, now: float) -> None:
         """Make the version the newest, with what holds from it on, and open the next round if there is one."""
         run, closed = due.run, self._closed(due, made.merged, now)
-        close(transaction, run, closed, made.merged, due.updates, due.edges, now)
+        members = transaction.all(Member, run_id=run.run_id)  # somebody may have left meanwhile
+        silent_s = self._presence.silent(members)
+        close(transaction, run, closed, made.merged, due.updates, due.edges, members, silent_s, now)
         if made.renewal is not None:
             renew(transaction, run, made.renewal, closed.version, now)
         if made.replanned is not None:

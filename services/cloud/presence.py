@@ -36,6 +36,11 @@ class Presence:
         silent_s = {member.node_id: self._fleet.silent_s(member.node_id) for member in members}
         return {node_id: seconds for node_id, seconds in silent_s.items() if seconds > self._gone_after_s}
 
+    def silent(self, members: Sequence[Member]) -> dict[str, float]:
+        """Those who were not heard lately, and for how many seconds."""
+        quiet = [member.node_id for member in members if not self._fleet.is_alive(member.node_id)]
+        return {node_id: self._fleet.silent_s(node_id) for node_id in quiet}
+
     def reachable(self, members: list[Member]) -> list[Member]:
         """The members but for edges that are gone; all of them where no edge is there."""
         gone = set(self.gone(members))

@@ -100,7 +100,7 @@ class Member:
     edge_id: str | None = None
     """Client: where it trains, once that is decided."""
     split: str | None = None
-    """Client: bottom/top."""
+    """Client: bottom/top, once it was given an edge, whatever became of it since."""
     local_steps: int = 0
     """Client: of an edge round, where splits are planned; 0: as the specification says."""
     base_digest: str = ""

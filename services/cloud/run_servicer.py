@@ -168,7 +168,7 @@ def event_to_proto(event: events.Event) -> run_pb2.RunEvent:
 
 def _assigned(body: events.ClientAssigned) -> run_pb2.ClientAssigned:
     return run_pb2.ClientAssigned(
-        client_id=body.client_id, edge_id=body.edge_id, split=body.split, detail=body.detail
+        client_id=body.client_id, edge_id=body.edge_id, bottom=body.bottom, top=body.top, detail=body.detail
     )
 
 
@@ -184,6 +184,11 @@ def _closed(body: events.RoundClosed) -> run_pb2.RoundClosed:
         edge_ids=body.edge_ids,
         missing_edge_ids=body.missing_edge_ids,
         seconds=body.seconds,
+        clients=body.clients,
+        absent=body.absent,
+        absentees=(
+            run_pb2.AbsentClient(client_id=client.client_id, detail=client.detail) for client in body.absentees
+        ),
     )
 
 

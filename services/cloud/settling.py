@@ -132,7 +132,8 @@ def give(
     """Assign a client to an edge, with its event; it carries `share` there, without one what it has."""
     given = _given(spec, client, edge_id, share)
     transaction.put(given)
-    event = ClientAssigned(client_id=given.node_id, edge_id=edge_id, split=given.split or "", detail=detail)
+    bottom, top = map(int, (given.split or "").split("/"))
+    event = ClientAssigned(client_id=given.node_id, edge_id=edge_id, bottom=bottom, top=top, detail=detail)
     transaction.append(given.run_id, event, now)
 
 

@@ -82,7 +82,7 @@ class Steps:
             return await self._cluster(run, members, now)
         if run.state is RunState.TRAINING:
             if over:
-                return await complete(self._store, self._exports, run, over, now)
+                return await complete(self._store, self._exports, self._presence, run, over, now)
             if run.version == run.rounds:
                 return await self._finish(run, members, now)
             return await self._versions.make(run, self._spec(run.spec), members, now)
@@ -205,7 +205,7 @@ class Steps:
             spec, gone = self._spec(run.spec), self._presence.gone(members)
             if not all_evaluated(transaction, spec, run, members, gone, open_s):
                 return False
-        return await complete(self._store, self._exports, run, "", now)
+        return await complete(self._store, self._exports, self._presence, run, "", now)
 
 
 def _spec_of(text: str) -> RunSpec:

@@ -23,7 +23,7 @@ def evaluation(version, accuracy, clients):
 EVENTS = [
     pb.RunEvent(sequence=1, state_changed={"state": fleet_pb2.RUN_STATE_PENDING}),
     pb.RunEvent(sequence=2, node_joined={"node_id": "c2", "detail": "no rows", "accepted": False}),
-    pb.RunEvent(sequence=3, client_assigned={"client_id": "c1", "edge_id": "e1", "split": "1/1"}),
+    pb.RunEvent(sequence=3, client_assigned={"client_id": "c1", "edge_id": "e1", "bottom": 1, "top": 1}),
     evaluation(0, 0.25, 1),
     pb.RunEvent(node_progress={"node_id": "c1", "progress": {"activity": "training", "step": 3, "steps": 20}}),
     pb.RunEvent(update_received={"edge_id": "e1", "version": 0, "reports": [report("c1", 10, 1.0, 100, 50)]}),
@@ -71,7 +71,7 @@ def test_markup_in_others_words_is_shown_as_it_is():
     made = board()
     said = "no column [/data]: [red]gone[/blue]"
     made.add(pb.RunEvent(node_joined={"node_id": "c9[/c]", "detail": said, "accepted": False}))
-    made.add(pb.RunEvent(client_assigned={"client_id": "c9[/c]", "edge_id": "e[/e]", "split": "1/1"}))
+    made.add(pb.RunEvent(client_assigned={"client_id": "c9[/c]", "edge_id": "e[/e]", "bottom": 1, "top": 1}))
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(made.render())
     text = console.export_text()

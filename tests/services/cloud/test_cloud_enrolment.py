@@ -208,11 +208,11 @@ async def test_client_goes_to_its_nearest_edge_with_its_own_split(tmp_path):
     async with site(tmp_path) as at:
         run = await at.started(spec(splits={"client-2": {"bottom": 2, "top": 0}}))
         given = [event async for event in _assigned(at, run)]
-        assert [(one.client_id, one.edge_id, one.split) for one in given] == [
-            ("client-1", "edge-1", "1/1"),
-            ("client-2", "edge-2", "2/0"),
-            ("client-3", "edge-1", "1/1"),
-            ("client-4", "edge-2", "1/1"),
+        assert [(one.client_id, one.edge_id, (one.bottom, one.top)) for one in given] == [
+            ("client-1", "edge-1", (1, 1)),
+            ("client-2", "edge-2", (2, 0)),
+            ("client-3", "edge-1", (1, 1)),
+            ("client-4", "edge-2", (1, 1)),
         ]
 
 
