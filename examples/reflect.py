@@ -27,18 +27,19 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 UNTIL_S = 3600.0
+CLOUD, CLOUD_HOST = "127.0.0.1:7400", "cloud.elsa.internal"
 
 
 def connect() -> grpc.Channel:
     """A channel to the server that the environment names, over TLS but to this machine."""
-    address = os.environ.get("ELSA_CLOUD", "127.0.0.1:7400")
+    address = os.environ.get("ELSA_CLOUD", CLOUD)
     files = [os.environ.get(f"ELSA_TLS_{part}") for part in ("CA", "KEY", "CERT")]
     if not any(files) and is_loopback(address):
         return grpc.insecure_channel(address)
     if not all(files):
         raise SystemExit(f"to call {address}, set all of ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY")
     credentials = grpc.ssl_channel_credentials(*(Path(file or "").read_bytes() for file in files))
-    host = os.environ.get("ELSA_HOST_NAME", "cloud.elsa.internal")
+    host = os.environ.get("ELSA_HOST_NAME", CLOUD_HOST)
     return grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", host)])
 
 
@@ -70,7 +71,7 @@ def describe(pool: DescriptorPool, name: str) -> Iterator[str]:
 
 def call(channel: grpc.Channel, pool: DescriptorPool, path: str, text: str) -> Iterator[str]:
     """The answers of a call whose request is one message, as JSON. Raises grpc.RpcError."""
-    service, _, name = path.partition("/")
+    service, _, name = path.rpartition("/")
     method = pool.FindServiceByName(service).FindMethodByName(name)
     if method.client_streaming:
         raise SystemExit(f"{name} takes a stream of requests; this script sends one")
@@ -88,6 +89,15 @@ def _field(field: Any) -> str:
     return f"{'repeated ' if field.is_repeated else ''}{kind} {field.name} = {field.number}"
 
 
+def told(error: grpc.RpcError) -> str:
+    """What a call failed with, and what to look at."""
+    said = f"{error.code().name}: {error.details()}"
+    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+        return said
+    address, host = os.environ.get("ELSA_CLOUD", CLOUD), os.environ.get("ELSA_HOST_NAME", CLOUD_HOST)
+    return f"{said}; check that a server answers at {address} (ELSA_CLOUD), over TLS as {host} (ELSA_HOST_NAME)"
+
+
 def main(what: str, name: str = "", text: str = "{}") -> int:
     """List, describe or call. The exit code."""
     with connect() as channel:
@@ -101,7 +111,10 @@ def main(what: str, name: str = "", text: str = "{}") -> int:
             for line in lines:
                 sys.stdout.write(f"{line}\n")
         except grpc.RpcError as error:
-            sys.stderr.write(f"{error.code().name}: {error.details()}\n")
+            sys.stderr.write(f"{told(error)}\n")
+            return 1
+        except json_format.ParseError as error:
+            sys.stderr.write(f"the request is not JSON of its message: {error}\n")
             return 1
         except KeyError as error:
             sys.stderr.write(f"there is none of that name: {error}\n")
@@ -110,4 +123,9 @@ def main(what: str, name: str = "", text: str = "{}") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    if sys.argv[1:2] not in (["list"], ["describe"], ["call"]) or len(sys.argv) > 5:
+        sys.exit(__doc__)
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except OSError as error:
+        sys.exit(f"{error}; check ELSA_TLS_CA, ELSA_TLS_CERT and ELSA_TLS_KEY")

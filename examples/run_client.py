@@ -15,6 +15,8 @@ import grpc
 
 from elsa.v1 import fleet_pb2, run_pb2, run_pb2_grpc
 
+CLOUD = "127.0.0.1:7400"
+
 
 def connect(address: str) -> grpc.Channel:
     files = [os.environ.get(f"ELSA_TLS_{part}") for part in ("CA", "KEY", "CERT")]
@@ -34,7 +36,9 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def main(spec: str, folder: str, address: str = "127.0.0.1:7400") -> int:
+def main(spec: str, folder: str, address: str = CLOUD) -> int:
+    if Path(folder).exists():
+        sys.exit(f"{folder} is there already; name a folder that is not")
     runs, state = run_pb2_grpc.RunServiceStub(connect(address)), ""
     run_id = runs.SubmitRun(run_pb2.SubmitRunRequest(spec=Path(spec).read_text()), timeout=30).run_id
     for message in runs.WatchRun(run_pb2.WatchRunRequest(run_id=run_id)):
@@ -56,4 +60,12 @@ def main(spec: str, folder: str, address: str = "127.0.0.1:7400") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    if len(sys.argv) not in (3, 4):
+        sys.exit(__doc__)
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except grpc.RpcError as error:
+        where = f"; check that a cloud answers at {[*sys.argv, CLOUD][3]}, and the files of TLS"
+        sys.exit(f"{error.code().name}: {error.details()}{where if error.code().name == 'UNAVAILABLE' else ''}")
+    except OSError as error:
+        sys.exit(f"{error}; check the name")

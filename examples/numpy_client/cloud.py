@@ -27,6 +27,7 @@ class Cloud:
         self.progress = fleet_pb2.Progress()
         self._changed = threading.Condition()
         self._assignments: dict[str, fleet_pb2.Assignment] = {}
+        self._looked_at: set[str] = set()
         self._failure: grpc.RpcError | None = None
         self._stop = threading.Event()
         request = fleet_pb2.RegisterClientRequest(client_id=name, datasets=[dataset])
@@ -36,11 +37,13 @@ class Cloud:
             threading.Thread(target=work, daemon=True).start()
 
     def offered(self) -> fleet_pb2.Assignment:
-        """The first run that this client is asked to take part in, once there is one."""
+        """The next run that this client is asked to take part in and has not looked at yet, once there is one."""
         with self._changed:
             self._changed.wait_for(lambda: self._failure or any(self._enrolling()))
             self._check()
-            return next(iter(self._enrolling()))
+            found = next(iter(self._enrolling()))
+            self._looked_at.add(found.run_id)
+            return found
 
     def training(self, run_id: str) -> fleet_pb2.Assignment:
         """What this client has to do with a run, once it trains. Raises RunOverError."""
@@ -56,6 +59,14 @@ class Cloud:
         request = fleet_pb2.JoinRunRequest(run_id=run_id, node_id=self.name, **said)
         self.fleet.JoinRun(request, timeout=CALL_S)
 
+    def refuse(self, run_id: str, reason: str) -> None:
+        """Take no part in a run, or not any longer. Raises grpc.RpcError if the cloud does not answer."""
+        try:
+            self.answer(run_id, refusal=reason[:500])
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.ABORTED, grpc.StatusCode.NOT_FOUND):
+                raise  # a run that has ended needs no refusal
+
     def close(self) -> None:
         """Leave."""
         self._stop.set()
@@ -63,7 +74,8 @@ class Cloud:
 
     def _enrolling(self) -> list[fleet_pb2.Assignment]:
         every = self._assignments.values()
-        return [assignment for assignment in every if assignment.state == fleet_pb2.RUN_STATE_ENROLLING]
+        asks = [assignment for assignment in every if assignment.state == fleet_pb2.RUN_STATE_ENROLLING]
+        return [assignment for assignment in asks if assignment.run_id not in self._looked_at]
 
     def _is_waiting(self, run_id: str) -> bool:
         held = self._assignments.get(run_id)

@@ -30,9 +30,15 @@ class Batch:
 
 
 def read(path: Path, spec: Mapping[str, Any], words: Words) -> list[Row]:
-    """The rows of a JSONL file whose label the specification names. Raises ValueError if there is none."""
+    """The rows of a JSONL file whose label the specification names. Raises ValueError if there is none.
+
+    So it does for a line that is no object with a text and a label.
+    """
     data, most = spec["data"], spec["model"]["max_tokens"]
     lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    fields = {data["text"], data["label"]}
+    if not all(isinstance(line, dict) and fields <= line.keys() for line in lines):
+        raise ValueError(f"{path.name} has a line without the fields {' and '.join(sorted(fields))}")
     rows = [
         (words.numbers(line[data["text"]], most), data["labels"].index(line[data["label"]]))
         for line in lines

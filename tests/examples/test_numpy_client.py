@@ -18,6 +18,7 @@ from numpy_client import wire
 from numpy_client.__main__ import dialed, main
 from numpy_client.bert import AdamW, Bert, cross_entropy
 from numpy_client.member import check
+from numpy_client.rows import read as read_rows
 from numpy_client.words import Words
 from safetensors.torch import load_file
 from split_harness import HALF, LABELS, client_segment, first_adapter, spec_of
@@ -29,7 +30,7 @@ from elsa.model.weights import Checkpoint
 from elsa.spec import RunSpec, Split
 from elsa.train.loss import loss_sum
 from elsa.train.optimizer import adamw
-from elsa.v1 import fleet_pb2
+from elsa.v1 import fleet_pb2, run_pb2
 from elsa.v1.tensor_pb2 import CodecSpec
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.codec.registry import codec_set_to_proto
@@ -187,8 +188,26 @@ def test_it_calls_nobody_in_the_clear_but_this_machine(tmp_path):
 
 
 def test_an_address_in_the_clear_ends_it_with_the_reason(tmp_path, capsys):
-    assert main(["--cloud", "cloud.example:7400", "--data", str(tmp_path)]) == 1
+    assert main(["--cloud", "cloud.example:7400", "--data", str(write_rows(tmp_path / "rows.jsonl", 1, 1))]) == 1
     assert "give all of --tls-ca" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--data", "--heldout"])
+def test_a_file_that_is_not_there_is_named_before_anybody_is_called(tmp_path, capsys, flag):
+    rows = write_rows(tmp_path / "rows.jsonl", 1, 1)
+    with pytest.raises(SystemExit) as ended:
+        main(["--data", str(rows), flag, str(tmp_path / "missing.jsonl")])
+    assert ended.value.code == 2
+    assert f"{tmp_path / 'missing.jsonl'} is not a file" in capsys.readouterr().err
+
+
+def test_rows_without_their_fields_are_no_rows(wordpiece_bert, tmp_path):
+    spec = spec_of(wordpiece_bert).model_dump(mode="json")
+    words = Words((wordpiece_bert / "tokenizer.json").read_bytes())
+    for line in ('{"text": "w1"}', "[]", "no json"):
+        (tmp_path / "rows.jsonl").write_text(line)
+        with pytest.raises(ValueError, match=r"fields label and text|Expecting value"):
+            read_rows(tmp_path / "rows.jsonl", spec, words)
 
 
 def test_the_run_that_it_refuses_is_the_one_that_it_looked_at(wordpiece_bert, tmp_path, monkeypatch):
@@ -198,11 +217,12 @@ def test_the_run_that_it_refuses_is_the_one_that_it_looked_at(wordpiece_bert, tm
     refused = []
     cloud = SimpleNamespace(
         offered=lambda: next(offers),
-        answer=lambda run_id, refusal: refused.append((run_id, refusal)),
+        refuse=lambda run_id, reason: refused.append((run_id, reason)),
         close=lambda: None,
     )
     monkeypatch.setattr("numpy_client.__main__.Cloud", lambda *_: cloud)
-    assert main(["--data", str(tmp_path)]) == 1
+    rows = write_rows(tmp_path / "rows.jsonl", 1, 1)
+    assert main(["--data", str(rows), "--run", "run-0"]) == 1
     ((run_id, reason),) = refused
     assert run_id == "run-0"
     assert reason.startswith("codecs.h1 is 'int4'")
@@ -283,18 +303,65 @@ def test_it_learns_under_codecs_and_beside_a_client_in_torch(wordpiece_bert, tmp
     assert losses[-1] < losses[0]
 
 
-def test_a_run_that_is_not_for_it_is_told_why(wordpiece_bert, tmp_path, capsys):
-    spec = spec_of(wordpiece_bert, fleet=QUICK | {"enroll_timeout_s": 20}, codecs={"h1": "int4"})
+def cancel(at, run_id):
+    at.runs.CancelRun(run_pb2.CancelRunRequest(run_id=run_id), timeout=10)
+
+
+def declined(at, run_id):
+    """Why this client takes no part in a run, as the cloud tells it."""
+    joined = at.wait(run_id, lambda event: event.node_joined.node_id == "ann").node_joined
+    assert not joined.accepted
+    return joined.detail
+
+
+def test_runs_that_are_not_for_it_or_end_are_told_why_and_it_waits_for_one_that_is(wordpiece_bert, tmp_path, capsys):
+    """One that it cannot do, then one that is cancelled before it trains, then its own."""
     rows = write_rows(tmp_path / "rows.jsonl", 24, 1)
     with system(tmp_path) as at:
         at.edge("edge-1")
         running = Running(flags_of(at, rows, rows))
+        strange = at.submit(spec_of(wordpiece_bert, fleet=QUICK, codecs={"h1": "int4"}))
+        assert declined(at, strange).startswith("codecs.h1 is 'int4'")
+        assert [*at.events(strange)][-1].state_changed.state == fleet_pb2.RUN_STATE_FAILED
+        at.register_client("silent")
+        short = at.submit(spec_of(wordpiece_bert, fleet=QUICK | {"min_clients": 2}))
+        assert at.wait(short, lambda event: event.node_joined.node_id == "ann").node_joined.accepted
+        cancel(at, short)
+        own = at.submit(spec_of(wordpiece_bert, fleet=QUICK))
+        assert [*at.events(own)][-1].state_changed.state == COMPLETED
+        assert running.code() == 0
+    said = capsys.readouterr().err
+    assert f"declines run {strange}: codecs.h1 is 'int4'" in said
+    assert f"run {short} ended before it trained" in said
+
+
+def test_it_takes_part_in_the_run_that_it_was_started_for_alone(wordpiece_bert, tmp_path):
+    rows = write_rows(tmp_path / "rows.jsonl", 24, 1)
+    spec = spec_of(wordpiece_bert, fleet=QUICK)
+    with system(tmp_path) as at:
+        at.edge("edge-1")
+        wanted = f"{spec.name}-2"
+        running = Running([*flags_of(at, rows, rows), "--run", wanted])
+        other = at.submit(spec)
+        assert declined(at, other) == f"this client takes part in run {wanted} alone"
+        assert [*at.events(other)][-1].state_changed.state == fleet_pb2.RUN_STATE_FAILED
+        assert at.submit(spec) == wanted
+        assert [*at.events(wanted)][-1].state_changed.state == COMPLETED
+        assert running.code() == 0
+
+
+def test_without_the_run_that_it_was_started_for_it_ends_with_the_reason(wordpiece_bert, tmp_path, capsys):
+    rows = write_rows(tmp_path / "rows.jsonl", 24, 1)
+    spec = spec_of(wordpiece_bert, fleet=QUICK | {"min_clients": 2})
+    with system(tmp_path) as at:
+        at.edge("edge-1")
+        at.register_client("silent")
+        running = Running([*flags_of(at, rows, rows), "--run", f"{spec.name}-1"])
         run_id = at.submit(spec)
-        refused = at.wait(run_id, lambda event: event.node_joined.node_id == "ann")
+        assert at.wait(run_id, lambda event: event.node_joined.node_id == "ann").node_joined.accepted
+        cancel(at, run_id)
         assert running.code() == 1
-    assert not refused.node_joined.accepted
-    assert refused.node_joined.detail.startswith("codecs.h1 is 'int4'")
-    assert "leaves run" in capsys.readouterr().err
+    assert f"run {run_id} ended before it trained" in capsys.readouterr().err
 
 
 def test_it_takes_part_under_tls(wordpiece_bert, tmp_path):

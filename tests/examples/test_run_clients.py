@@ -19,6 +19,7 @@ from elsa.spec import RunSpec
 PYTHON = [sys.executable, str(EXAMPLES / "run_client.py")]
 NODE = ["node", str(EXAMPLES / "node" / "run_client.js")]
 REFLECT = [sys.executable, str(EXAMPLES / "reflect.py")]
+NOBODY = "127.0.0.1:1"
 SPEC = {
     "name": "small",
     "preset": "none",
@@ -108,6 +109,43 @@ def test_nobody_is_called_in_the_clear_but_this_machine(tmp_path, command):
     assert not (tmp_path / "folder").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        [*PYTHON, EXAMPLES / "docstrings.yaml"],
+        [*REFLECT, "list"],
+        pytest.param([*NODE, EXAMPLES / "docstrings.yaml"], marks=pytest.mark.node),
+    ],
+    ids=["python", "reflect", "node"],
+)
+def test_where_nobody_answers_it_is_said_in_a_line(tmp_path, command):
+    more = [] if command[-1] == "list" else [tmp_path / "folder", NOBODY]
+    code, out, err = ran(command, *more, tls={"ELSA_CLOUD": NOBODY})
+    assert (code, out, err.count("\n")) == (1, "", 1), err
+    assert err.startswith("UNAVAILABLE: ")
+    assert NOBODY in err
+
+
+@pytest.mark.parametrize("command", [PYTHON, REFLECT], ids=["python", "reflect"])
+def test_what_it_is_not_asked_rightly_it_tells_how_to_ask(command):
+    code, _, err = ran(command)
+    assert code == 1
+    assert f"python examples/{command[1].rpartition('/')[2]}" in err
+    assert "Traceback" not in err
+
+
+def test_what_is_not_there_or_is_there_already_is_named_before_a_run_is_submitted(tmp_path):
+    for spec, folder, named in ((tmp_path / "none.yaml", "new", "none.yaml"), ("spec", tmp_path, str(tmp_path))):
+        code, _, err = ran(PYTHON, spec, folder, NOBODY)
+        assert (code, err.count("\n")) == (1, 1), err
+        assert named in err
+    tls = {f"ELSA_TLS_{part}": str(tmp_path / f"{part}.pem") for part in ("CA", "CERT", "KEY")}
+    for command in ([*PYTHON, "spec", "new"], [*REFLECT, "list"]):
+        code, _, err = ran(command, tls=tls)
+        assert (code, err.count("\n")) == (1, 1), err
+        assert "CA.pem" in err
+
+
 def reflected(at, *arguments, tls=None):
     code, out, err = ran(REFLECT, *arguments, tls={"ELSA_CLOUD": at.address, **(tls or {})})
     return out if code == 0 else (code, err)
@@ -132,6 +170,20 @@ def test_a_server_is_called_by_what_it_says_of_itself(wordpiece_bert, tmp_path):
         unknown = reflected(at, "call", "elsa.v1.RunService/GetRun", '{"run_id": "none"}')
         assert unknown[0] == 1 and unknown[1].startswith("NOT_FOUND: ")
         assert reflected(at, "describe", "elsa.v1.Nothing")[0] == 1
+        for asked in ("{no json", '{"nothing": 1}'):
+            code, err = reflected(at, "call", "elsa.v1.RunService/ListRuns", asked)
+            assert code == 1 and err.startswith("the request is not JSON of its message: ")
+
+
+def test_an_edge_that_is_called_by_the_clouds_name_is_asked_for_by_its_own(tmp_path):
+    with certified_system(tmp_path) as (at, certified):
+        edge = at.edge("edge-1", port=0, **certified.settings("edge", "edge-1"))
+        tls = {**certified.environment("admin", "ops"), "ELSA_CLOUD": edge.node.address}
+        code, _, err = ran(REFLECT, "list", tls=tls)
+        assert code == 1
+        assert "Traceback" not in err and "over TLS as cloud.elsa.internal (ELSA_HOST_NAME)" in err
+        code, out, err = ran(REFLECT, "list", tls={**tls, "ELSA_HOST_NAME": "edge-1.edge.elsa.internal"})
+        assert code == 0 and "elsa.v1.SplitService" in out, err
 
 
 def test_reflection_is_for_admins(tmp_path):
