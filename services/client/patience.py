@@ -8,6 +8,7 @@ from elsa.errors import (
     CapacityError,
     ChecksumError,
     DrainingError,
+    ElsaError,
     NotFoundError,
     PermissionDeniedError,
     StaleRoundError,
@@ -50,15 +51,23 @@ class Patience:
         Raises what it raises if that does not pass, or once the pauses add up to the limit.
         """
         pause_s, paused_s = FIRST_PAUSE_S, 0.0
+        said = ""
         while not self._stop.is_set():
             try:
                 if done():
                     return True
-                pause_s, paused_s = FIRST_PAUSE_S, 0.0
+                pause_s, paused_s, said = FIRST_PAUSE_S, 0.0, ""
             except PASSING as error:
                 if paused_s > self._limit_s:
                     raise
-                log.warning("run %s: %s; trying again", self._run_id, error)
+                if str(error) != said and not self._stop.is_set():
+                    self._tell(error)
+                    said = str(error)
                 self._stop.wait(pause_s)
                 pause_s, paused_s = min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
         return False
+
+    def _tell(self, error: ElsaError) -> None:
+        """Say once what is waited for: an edge that has not heard yet is no fault, one that is away may be."""
+        level = logging.WARNING if isinstance(error, (UnreachableError, ChecksumError)) else logging.INFO
+        log.log(level, "run %s: not yet: %s; asks again for up to %.0f s", self._run_id, error, self._limit_s)

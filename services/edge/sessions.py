@@ -262,8 +262,13 @@ class Sessions:
             stale = [session for session in self._open.values() if session.agreed.run_id == run_id]
             for session in stale:
                 del self._open[session.session_id]
+        if stale:
+            clients = ", ".join(sorted({session.agreed.client for session in stale}))
+            log.info(
+                "run %s: what %s trained in this round counts no more: it is over, or was a warm-up", run_id, clients
+            )
         for session in stale:
-            self._end(session, "the round is over")
+            self._drop(session)
 
     def drop_idle(self) -> None:
         """Drop every session that has had no message for `idle_timeout_s` seconds."""
@@ -284,6 +289,9 @@ class Sessions:
 
     def _end(self, session: Session, why: str) -> None:
         log.info("session of %s dropped: %s", session.agreed.client, why)
+        self._drop(session)
+
+    def _drop(self, session: Session) -> None:
         self.tally.ended("dropped")
         session.cancel()
         session.release()

@@ -87,11 +87,12 @@ def patiently(
     sleep: Callable[[float], object] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
     passing: tuple[type[ElsaError], ...] = (),
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Result:
     """`call()`, made again with growing pauses while `peer` is unreachable or draining, for `limit_s` seconds.
 
     `call` must be idempotent. Raises UnreachableError when the time is used up, other errors at once; those that are
-    `passing` are tried again too.
+    `passing` are tried again too. UnreachableError also, and not a word, once `stopped()`.
     """
     begin, pause = clock(), first_s
     again: tuple[type[ElsaError], ...] = (UnreachableError, DrainingError, *passing)
@@ -103,6 +104,8 @@ def patiently(
             left = limit_s - (clock() - begin)
             if left <= 0:
                 raise UnreachableError(f"{peer} did not answer for {limit_s:g} s; gave up: {error}") from error
+            if stopped():
+                raise UnreachableError(f"{peer}: stopped while waiting for it") from error
             log.warning("%s; trying again in %.1f s, for %.0f s more", error, pause, left)
             sleep(min(pause, left))
             pause = min(pause * 2, longest_s)

@@ -57,7 +57,10 @@ class RunDrivers:
         """Stop all, and begin none any more."""
         with self._lock:
             self._stopped += self._drivers.values()
-            self._apply({})
+            for run_id, driver in self._drivers.items():
+                log.info("run %s: stops here; it has not ended", run_id)
+                driver.stop()
+            self._drivers.clear()
             self._closed = True
 
     def join(self, timeout_s: float) -> None:

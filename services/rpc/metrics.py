@@ -181,9 +181,8 @@ class MetricsListener:
         except OSError as error:
             raise AddressError(busy(host, port, "--metrics-port")) from error
         self.address = f"{f'[{host}]' if ':' in host else host}:{self._server.server_address[1]}"
-        if not is_loopback(host):
-            log.warning("metrics are told to everyone who reaches %s; keep it within your own network", self.address)
-        log.info("metrics are at http://%s/metrics", self.address)
+        to_all = "" if is_loopback(host) else ", for everyone who reaches that port: keep it within your own network"
+        log.info("metrics are at http://%s/metrics%s", self.address, to_all)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(LOOK_S,), name="metrics", daemon=True
         )

@@ -98,7 +98,7 @@ class CloudLink:
         Errors that are `passing` are tried again too. Raises UnreachableError at once when the node stops.
         """
         again: tuple[type[ElsaError], ...] = (CapacityError, *passing)
-        return patiently(call, self.peer, limit_s=self.patience_s, sleep=self._sleep, passing=again)
+        return self._patiently(call, *again)
 
     def report(self, progress: pb.Progress) -> None:
         """Tell those who watch how far this node is, with the next heartbeat."""
@@ -193,8 +193,17 @@ class CloudLink:
 
     def _register_patiently(self) -> None:
         """Register with retries, but for a fleet that is full, which does not pass by itself."""
-        passing = (FullDiskError,)
-        patiently(self._enter, self.peer, limit_s=self.patience_s, sleep=self._sleep, passing=passing)
+        self._patiently(self._enter, FullDiskError)
+
+    def _patiently(self, call: Callable[[], Result], *passing: type[ElsaError]) -> Result:
+        return patiently(
+            call,
+            self.peer,
+            limit_s=self.patience_s,
+            sleep=self._sleep,
+            passing=passing,
+            stopped=self.stop.is_set,
+        )
 
     def _return(self) -> None:
         """Register again, unless the node stops meanwhile or the cloud has a fault. Raises UnreachableError."""
