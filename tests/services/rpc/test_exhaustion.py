@@ -175,6 +175,17 @@ def test_a_call_is_judged_before_its_request_has_come(authority, method):
 
 
 @pytest.mark.parametrize("method", OF_ONE_REQUEST)
+def test_a_role_that_may_not_call_is_refused_before_its_request_has_come(authority, method):
+    other = authority.issued(Identity("edge", "edge-2"))
+    with (
+        guarded("edge", authority) as edge,
+        edge.channel(other) as channel,
+        silent_calls(channel, method, 1) as [call],
+    ):
+        assert call.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("method", OF_ONE_REQUEST)
 def test_a_call_that_ends_without_its_request_is_told_so(authority, method, caplog):
     ann = authority.issued(Identity("client", "ann"))
     with guarded("edge", authority) as edge, edge.channel(ann) as channel:

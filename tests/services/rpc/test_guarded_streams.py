@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rpc_servers import WAIT_S
 
-from elsa.v1 import adapter_pb2_grpc, fleet_pb2, fleet_pb2_grpc, split_pb2, split_pb2_grpc
+from elsa.v1 import adapter_pb2, adapter_pb2_grpc, fleet_pb2, fleet_pb2_grpc, split_pb2, split_pb2_grpc
 from services.rpc.identity import Identity
 from services.rpc.open_streams import OpenStreams
 from services.rpc.rates import RateLimits
@@ -121,6 +121,43 @@ def test_a_silent_stream_of_a_revoked_caller_is_told_so_by_a_cloud(authority, cl
         next(stream)
         cloud.told.revoked.add(files.serial)
         assert code_of(stream) is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_silent_stream_is_ended_once_its_callers_certificate_runs_out(authority, kind):
+    with guarded(kind, authority) as server, server.channel(authority.issued(MEMBER[kind])) as channel:
+        sent = Sent(*pushed("mine"))
+        push = adapter_pb2_grpc.AdapterServiceStub(channel).PushAdapter.future(sent, timeout=WAIT_S)
+        while not server.told.reached:
+            assert not push.done()
+        server.told.now = server.told.now.replace(year=server.told.now.year + 1)
+        assert push.code() is {"edge": grpc.StatusCode.CANCELLED, "cloud": grpc.StatusCode.UNAUTHENTICATED}[kind]
+        sent.end()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_caller_that_is_revoked_between_two_answers_gets_the_first_alone(authority, kind):
+    files = authority.issued(MEMBER[kind])
+    with guarded(kind, authority) as server, server.channel(files) as channel:
+        server.told.reached = Until(2, lambda: server.told.revoked.add(files.serial))
+        request = adapter_pb2.PullAdapterRequest(node_id="mine", version=3)
+        answers = adapter_pb2_grpc.AdapterServiceStub(channel).PullAdapter(request, timeout=WAIT_S)
+        next(answers)
+        assert code_of(answers) is grpc.StatusCode.UNAUTHENTICATED
+        assert len(server.told.reached) == 2
+
+
+class Until(list):
+    """A list that does something as it becomes so long."""
+
+    def __init__(self, length, work):
+        super().__init__()
+        self._length, self._work = length, work
+
+    def append(self, item):
+        super().append(item)
+        if len(self) == self._length:
+            self._work()
 
 
 def test_a_push_to_the_cloud_that_is_silent_is_ended_too(authority, cloud):
