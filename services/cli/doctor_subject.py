@@ -3,7 +3,7 @@
 So what is looked at is what the role would do, with the same environment and the same file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,15 +17,13 @@ from elsa.spec import RunSpec
 from services.cli.flags import merged
 from services.client.settings import ClientSettings
 from services.cloud.settings import CloudSettings
-from services.doctor.examination import Subject
+from services.doctor.listening import Listener
 from services.doctor.peer import Peer
 from services.doctor.room import Folder
+from services.doctor.subject import Subject
 from services.edge.settings import EdgeSettings
 from services.rpc.identity import Role
 from services.rpc.tls_settings import LONE_LIST, TlsSettings, files_of
-
-EVERYWHERE = ("0.0.0.0", "::", "[::]")
-"""Addresses to listen on that nobody can call."""
 
 
 class AdminSettings(TlsSettings):
@@ -45,6 +43,27 @@ SETTINGS: Mapping[str, type[TlsSettings]] = {
 }
 
 
+OTHERS: Mapping[str, tuple[str, ...]] = {
+    "spec": ("admin", "edge", "client"),
+    "model": ("admin", "edge", "client"),
+    "edge": ("admin", "client"),
+    "edge_name": ("admin", "client"),
+    "no_edges": ("admin",),
+}
+"""Which roles take the flags that are no settings, where not all do."""
+
+
+def check_flags(role: str, given: Iterable[str]) -> None:
+    """Raise typer.BadParameter for a role that does not exist, or a flag of others alone, which it names."""
+    if role not in SETTINGS:
+        raise typer.BadParameter(f"{role!r} is no role; it is one of {', '.join(SETTINGS)}", param_hint="--as")
+    for flag in given:
+        takers = OTHERS.get(flag) or [each for each, kind in SETTINGS.items() if flag in kind.model_fields]
+        if role not in takers:
+            said = f"is for {_either(takers)}, and this is to be {_a(role)}; leave it out, or say another --as"
+            raise typer.BadParameter(said, param_hint=f"--{flag.replace('_', '-')}")
+
+
 def subject_of(
     role: str,
     given: Mapping[str, Any],
@@ -57,23 +76,20 @@ def subject_of(
     asks_edges: bool,
     timeout_s: float,
 ) -> Subject:
-    """What to look at on a machine that is to be a `role`.
+    """What to look at on a machine that is to be a `role`, which exists and has all settings that are given.
 
     Raises:
-        typer.BadParameter: for a role that does not exist, or a flag that this one has not.
         SpecError: for settings that cannot be used.
     """
-    if role not in SETTINGS:
-        raise typer.BadParameter(f"{role!r} is no role; it is one of {', '.join(SETTINGS)}", param_hint="--as")
-    kind = SETTINGS[role]
-    settings: Any = merged(kind, _known(kind, role, given), config, role)
+    settings: Any = merged(SETTINGS[role], given, config, role)
     crl = crl or getattr(settings, "tls_crl", None)
     if crl is not None and settings.tls is None:
         raise SpecError(f"settings of the {role}: {LONE_LIST}")
     return Subject(
         role=cast(Role, role),
         name=getattr(settings, "name", None),
-        cloud=_cloud(settings),
+        cloud=None if role == "cloud" else Peer(server="cloud", address=settings.cloud),
+        listener=_listener(settings),
         edges=(*edges, *_told(settings)),
         asks_edges=asks_edges,
         files=files_of(settings.tls_ca, settings.tls_cert, settings.tls_key, crl),
@@ -83,24 +99,18 @@ def subject_of(
         models=getattr(settings, "models", {}),
         max_memory_mib=getattr(settings, "max_memory_mib", None),
         folders=_folders(settings),
+        database_url=getattr(settings, "database_url", ""),
+        blobs_url=getattr(settings, "blobs_url", ""),
         timeout_s=timeout_s,
     )
 
 
-def _known(kind: type[TlsSettings], role: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = sorted(name for name in given if name not in kind.model_fields)
-    if unknown:
-        flag = f"--{unknown[0].replace('_', '-')}"
-        raise typer.BadParameter(f"a {role} has no such setting; leave it out", param_hint=flag)
-    return dict(given)
-
-
-def _cloud(settings: Any) -> Peer | None:
-    if not isinstance(settings, CloudSettings):
-        return Peer(server="cloud", address=settings.cloud)
-    host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return Peer(server="cloud", address=f"{host}:{settings.port}") if settings.port else None
+def _listener(settings: Any) -> Listener | None:
+    if isinstance(settings, CloudSettings):
+        return Listener(role="cloud", host=settings.host, port=settings.port)
+    if isinstance(settings, EdgeSettings):
+        return Listener(role="edge", host=settings.host, port=settings.port, name=settings.name)
+    return None
 
 
 def _told(settings: Any) -> list[Peer]:
@@ -122,3 +132,12 @@ def _folders(settings: Any) -> tuple[Folder, ...]:
             Folder(path=settings.profiles_folder, use="profiles"),
         )
     return (Folder(path=Path(), use="where exports go"),)
+
+
+def _either(roles: Sequence[str]) -> str:
+    *others, last = map(_a, roles)
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def _a(role: str) -> str:
+    return f"{'an' if role[0] in 'ae' else 'a'} {role}"

@@ -11,7 +11,8 @@ from services.rpc.introduction import UNKNOWN
 
 WARN_S = 5.0
 """Clocks further apart make logs and deadlines hard to read; further than `SKEW`, new certificates are refused."""
-ANSWERED = (grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+ANSWERED = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
+"""How a call of no run ends at a peer that has let it in, with an error of ours."""
 
 
 def check_role(peer: Peer, role: str, answer: Answer, *, tls: bool) -> Finding:
@@ -21,18 +22,20 @@ def check_role(peer: Peer, role: str, answer: Answer, *, tls: bool) -> Finding:
         return Finding(kind=kind, verdict=verdict, what=what, remedy=remedy, of=str(peer))
 
     code, said = answer.code, " ".join(answer.text.split())[:300]
-    if code in ANSWERED and (answer.version or answer.error):
+    if (code is grpc.StatusCode.OK and answer.version) or (code in ANSWERED and answer.error):
+        if not answer.serving:
+            return found(Kind.PORT, "warn", "answers that it is stopping (NOT_SERVING)", "start it again once it has")
         if not tls:
             return found(Kind.ROLE, "skipped", "without TLS it asks nobody who they are")
         return found(Kind.ROLE, "good", f"takes us for {'an' if role[0] in 'ae' else 'a'} {role}")
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return found(Kind.ROLE, "bad", *parted(said, "use the certificate of the role that this is to be"))
     if code is grpc.StatusCode.UNAUTHENTICATED:
-        return found(Kind.TLS, "bad", *parted(said, "have another certificate signed"))
+        return found(Kind.TLS, "bad", *parted(f"refuses us: {said}", "have another certificate signed"))
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return found(Kind.ROLE, "warn", *parted(said, "ask again later"))
     if code is grpc.StatusCode.UNAVAILABLE and answer.error:
-        return found(Kind.PORT, "warn", f"answers, but {said}", "wait until it has started again")
+        return found(Kind.PORT, "warn", *parted(f"answers, but {said}", "ask again; its log says why"))
     if code is grpc.StatusCode.UNAVAILABLE and (fault := handshake_fault(answer.text)):
         return found(Kind.TLS, "bad", *parted(fault))
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -43,7 +46,7 @@ def check_role(peer: Peer, role: str, answer: Answer, *, tls: bool) -> Finding:
         Kind.PORT,
         "bad",
         f"answers as no {peer.server} of ELSA does ({code.name}: {said or 'no detail'})",
-        "check the address: another program, or another service of ELSA, listens there",
+        f"check {peer.named_by}: another program, or another service of ELSA, listens there",
     )
 
 

@@ -1,7 +1,7 @@
 """One call to a peer, as this machine's role would make it: what it answers tells of roles, clocks and versions.
 
 The calls change nothing: an admin lists one run, an edge asks for an adapter and a client for probes of no run, a
-client pings an edge. Others ask for its health.
+client pings an edge. Others ask for the health of the service that it must offer.
 """
 
 import re
@@ -32,6 +32,12 @@ from services.rpc.keypair import Keypair
 from services.rpc.status import NAME_KEY
 from services.rpc.tls import channel_credentials
 
+SERVING = health_pb2.HealthCheckResponse.SERVING
+SERVED = {
+    "cloud": fleet_pb2.DESCRIPTOR.services_by_name["FleetService"].full_name,
+    "edge": split_pb2.DESCRIPTOR.services_by_name["SplitService"].full_name,
+}
+"""Whose health is asked for: another server of ELSA does not know the name."""
 _TIME = re.compile(r"[0-9]{1,15}")
 """Milliseconds since 1970, for the next thirty thousand years."""
 
@@ -46,6 +52,7 @@ class Answer:
         version: of the peer; empty if it does not say.
         clock_s: by how much its clock is ahead of ours; None if it does not say.
         unsure_s: how wrong that may be: half the time that the call took.
+        serving: False where it was asked for its health, and stops.
     """
 
     code: grpc.StatusCode
@@ -54,6 +61,7 @@ class Answer:
     version: str = ""
     clock_s: float | None = None
     unsure_s: float = 0.0
+    serving: bool = True
 
 
 @contextmanager
@@ -74,9 +82,9 @@ def ask(
 ) -> Answer:
     """Call the peer as a `role` called `name`."""
     with channel_to(peer, keypair) as channel:
-        begin_s = clock()
+        begin_s, response = clock(), None
         try:
-            _, end = _call(peer, role, name, channel)(timeout_s)
+            response, end = _call(peer, role, name, channel)(timeout_s)
             code, text = grpc.StatusCode.OK, ""
         except grpc.RpcError as error:
             end, code, text = error, error.code(), error.details() or ""
@@ -91,6 +99,7 @@ def ask(
         version=told.get(VERSION_KEY, ""),
         clock_s=int(stamp) / 1000 - (begin_s + end_s) / 2 if _TIME.fullmatch(stamp) else None,
         unsure_s=(end_s - begin_s) / 2,
+        serving=not isinstance(response, health_pb2.HealthCheckResponse) or response.status == SERVING,
     )
 
 
@@ -122,7 +131,8 @@ def _call(peer: Peer, role: Role, name: str, channel: grpc.Channel) -> Callable[
         pull = adapter_pb2_grpc.AdapterServiceStub(channel).PullAdapter
         return lambda timeout_s: _to_its_end(pull(adapter_pb2.PullAdapterRequest(node_id=name), timeout=timeout_s))
     check = health_pb2_grpc.HealthStub(channel).Check
-    return lambda timeout_s: check.with_call(health_pb2.HealthCheckRequest(), timeout=timeout_s)
+    asked = health_pb2.HealthCheckRequest(service=SERVED[peer.server])
+    return lambda timeout_s: check.with_call(asked, timeout=timeout_s)
 
 
 def _to_its_end(stream: Any) -> tuple[None, Any]:

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     MODEL = "model"
     MEMORY = "memory"
     DISK = "disk"
+    STORE = "store"
 
 
 EXIT_CODES: dict[Kind, int] = {kind: 10 + number for number, kind in enumerate(Kind)}

@@ -69,8 +69,12 @@ def reach(peer: Peer, places: Sequence[tuple[str, int]], timeout_s: float) -> tu
     return Finding(kind=Kind.PORT, verdict="bad", what=what, remedy=remedy, of=str(peer)), None
 
 
-def proxied(peer: Peer, environment: Mapping[str, str] | None = None) -> Finding | None:
-    """A warning where gRPC would go by a proxy of the environment, which other programs may not use; else None."""
+def proxied(peer: Peer, environment: Mapping[str, str] | None = None, *, reached: bool = True) -> Finding | None:
+    """A warning where gRPC would go by a proxy of the environment, which other programs may not use; else None.
+
+    Args:
+        reached: whether the peer takes connections from here, past the proxy: only then is a call made, by it.
+    """
     environment = os.environ if environment is None else environment
     name = next((name for name in PROXIES if name in environment), None)
     if name is None or peer.place is None or not environment[name].lower().startswith(SCHEME):
@@ -82,7 +86,8 @@ def proxied(peer: Peer, environment: Mapping[str, str] | None = None) -> Finding
     return Finding(
         kind=Kind.PORT,
         verdict="warn",
-        what=f"calls go by the proxy {_host_of(environment[name])} ({name})",
+        what=f"calls go by the proxy {_host_of(environment[name])} ({name})"
+        + ("" if reached else ", and what it reaches is not known: the doctor looked past it"),
         remedy=f"unless that is meant, set no_proxy={host}",
         of=str(peer),
     )

@@ -27,6 +27,13 @@ class Peer:
         return Identity("edge", self.name).host if self.name else ""
 
     @property
+    def named_by(self) -> str:
+        """The settings and flags that say its address."""
+        if self.server == "cloud":
+            return "--cloud (setting cloud, ELSA_CLOUD)"
+        return "--edge or edge_addresses here, or that edge's own advertise"
+
+    @property
     def place(self) -> tuple[str, int] | None:
         """Host and port; None if the address does not say them."""
         host, _, port = self.address.rpartition(":")

@@ -1,75 +1,29 @@
-"""The TLS handshake with a peer: whether it speaks TLS, whose certificate it shows, and whether it takes ours.
+"""What a handshake says of a peer: whether it speaks TLS, whose certificate it shows, and whether it takes ours."""
 
-gRPC tells little of a handshake that fails, so this is one of its own, by the system's OpenSSL: it takes whatever the
-peer shows, and judges it afterwards. Nothing but the handshake and HTTP/2's opening is sent.
-"""
-
-import socket
-import ssl
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Self
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from elsa.errors import ElsaError, InputError, UnauthenticatedError
-from services.doctor.finding import Finding, Kind, parted
+from elsa.errors import ElsaError, UnauthenticatedError
+from services.doctor.finding import Finding, Kind, Verdict, parted
+from services.doctor.own import Own
 from services.doctor.peer import Peer
-from services.rpc.certificates import certificate_of, certificates_in, identity_of, is_signed_by, names_of
+from services.doctor.shaking import Handshake
+from services.rpc.certificates import certificates_in, identity_of, is_signed_by, names_of
 from services.rpc.keypair import LATE_SHARE, Keypair, TlsFiles, read_file
 from services.rpc.revoked import Revoked
 from services.rpc.server import is_loopback
 
-OPENING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
-"""HTTP/2's preface and empty settings, which a server answers: with TLS 1.3 only then is it known whether it takes
-our certificate."""
-NOT_THERE = "give --tls-ca, --tls-cert and --tls-key (elsa pki makes them)"
+NOT_THERE = (
+    "set tls_ca, tls_cert and tls_key here (--tls-ca …, ELSA_TLS_CA …): elsa pki request makes the key, elsa pki "
+    "sign the certificate, and ca.pem comes with it"
+)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Handshake:
-    """What came of it.
-
-    Attributes:
-        certificate: the peer's; None where it speaks no TLS, or shows one that cannot be read.
-        taken: whether the peer went on after our side of it.
-        fault: why there was none, if it did not get so far.
-        unreadable: what is wrong with a certificate that cannot be read.
-    """
-
-    certificate: x509.Certificate | None = None
-    taken: bool = False
-    fault: str = ""
-    unreadable: str = ""
-
-    @classmethod
-    def of(cls, der: bytes | None, *, taken: bool) -> Self:
-        """One at whose end the peer has shown these bytes as its certificate."""
-        try:
-            return cls(certificate=certificate_of(der) if der else None, taken=taken)
-        except InputError as error:
-            return cls(unreadable=str(error), taken=taken)
-
-
-def shake_hands(peer: Peer, place: tuple[str, int], files: TlsFiles | None, timeout_s: float) -> Handshake:
-    """A handshake with whoever is at `place`; of `files` our certificate is shown."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE  # to look at what is shown, whoever's it is
-    context.set_alpn_protocols(["h2"])
-    try:
-        if files is not None:
-            context.load_cert_chain(files.certificate, files.key, password="")  # none is asked for on a terminal
-        with (
-            socket.create_connection(place, timeout=timeout_s) as plain,
-            context.wrap_socket(plain, server_hostname=peer.host or place[0]) as secure,
-        ):
-            return Handshake.of(secure.getpeercert(binary_form=True), taken=_goes_on(secure))
-    except TimeoutError:
-        return Handshake(fault=f"no handshake in {timeout_s:g} s")
-    except (OSError, ValueError) as error:  # ssl.SSLError is one of the system's
-        return Handshake(fault=getattr(error, "reason", None) or getattr(error, "strerror", None) or str(error))
+OFF_LOOPBACK = (
+    f"{NOT_THERE}; and the same there; or spell out insecure here, if everybody on the way may read and change all"
+)
 
 
 def check_tls(
@@ -80,6 +34,7 @@ def check_tls(
     *,
     insecure: bool = False,
     calls: bool = True,
+    own: Own | None = None,
 ) -> Finding:
     """What the handshake says of the peer: the first fault, or whose certificate it shows and until when.
 
@@ -87,39 +42,29 @@ def check_tls(
         files: with the authority to hold it against; None: TLS is not to be spoken.
         insecure: whether that is meant off loopback.
         calls: whether ours was shown, and has to be taken.
+        own: what was said of our own files, which is not said again of each peer; None: nothing was bad.
     """
-
-    def found(verdict: str, what: str, remedy: str = "") -> Finding:
-        return Finding(kind=Kind.TLS, verdict=verdict, what=what, remedy=remedy, of=str(peer))  # type: ignore[arg-type]
-
+    if shaken.plain == "HTTP/1":
+        return _web_server(peer)
     if shaken.unreadable:
-        return found("bad", *parted(f"shows {shaken.unreadable}"))
+        return _found(peer, "bad", *parted(f"shows {shaken.unreadable}"))
     if files is None:
         return _without_tls(peer, shaken, insecure)
     if shaken.certificate is None:
-        said = f" ({shaken.fault})" if shaken.fault else ""
-        return found(
-            "bad", f"does not speak TLS{said}", "give it --tls-ca, --tls-cert and --tls-key, or check the port"
-        )
-    certificate, now = shaken.certificate, datetime.fromtimestamp(now_s, UTC)
+        return _no_tls_there(peer, shaken)
+    if own is not None and not own.judges:
+        what = f"shows the certificate of {_who(shaken.certificate)}, held against nothing: see our own files"
+        return _found(peer, "skipped", what)
     try:
-        fault = _fault(peer, certificate, files, now)
-    except ElsaError as error:  # files of ours
-        return found("bad", *parted(error))
-    if fault is not None:
-        return found("bad", *fault)
-    if calls and not shaken.taken:
-        return found(
-            "bad",
-            "ends the connection once it has seen our own certificate",
-            "see what is said of it here; else give that server the --tls-ca of the authority that signed ours",
-        )
-    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    what = f"shows the certificate of {_who(certificate)}, until {ends:%Y-%m-%d %H:%M} UTC"
-    what += ", and takes ours" if calls else ""
-    if ends - now < max(LATE_SHARE * (ends - begins), timedelta(0)):
-        return found("warn", what, "renew it soon: elsa pki renew, on that machine")
-    return found("good", what)
+        fault = _fault_of(peer, shaken.certificate, files, datetime.fromtimestamp(now_s, UTC), own)
+    except ElsaError as error:  # files of ours, changed meanwhile
+        return _found(peer, "bad", *parted(error))
+    return fault or _sound(peer, shaken, shaken.certificate, files, now_s, calls, own)
+
+
+def refuses(shaken: Handshake, *, calls: bool) -> bool:
+    """Whether the peer has ended the connection once it had seen our certificate: it can be asked nothing."""
+    return calls and shaken.certificate is not None and not shaken.taken
 
 
 def doubt_clock(peer: Peer, own: Keypair | None, shaken: Handshake, now_s: float) -> Finding | None:
@@ -146,38 +91,124 @@ def doubt_clock(peer: Peer, own: Keypair | None, shaken: Handshake, now_s: float
     )
 
 
-def _goes_on(secure: ssl.SSLSocket) -> bool:
+def _of_another_authority(
+    peer: Peer, shown: x509.Certificate, files: TlsFiles, authorities: Sequence[x509.Certificate], own: Own | None
+) -> Finding:
+    """Of one whose certificate no authority of ours has signed; no more than a pointer, if none has signed ours."""
+    ours = None if own is None else own.certificate
+    if ours is not None and not any(is_signed_by(ours, one) for one in authorities) and _one_issuer(ours, shown):
+        what = f"shows the certificate of {_who(shown)}, of the authority that signed ours; --tls-ca is not of it"
+        return _found(peer, "skipped", what)
+    issuer = shown.issuer.rfc4514_string()
+    what = f"shows a certificate of another authority ({issuer!a:.100}) than --tls-ca {files.ca}"
+    remedy = f"check {peer.named_by}, and that both sides have the ca.pem of one authority (elsa pki show --ca)"
+    return _found(peer, "bad", what, remedy)
+
+
+def _one_issuer(one: x509.Certificate, other: x509.Certificate) -> bool:
     try:
-        secure.sendall(OPENING)
-        return bool(secure.recv(1))
-    except OSError:  # an alert, or a reset
+        keys = [each.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value for each in (one, other)]
+    except x509.ExtensionNotFound:
         return False
+    return one.issuer == other.issuer and keys[0] == keys[1]
+
+
+def _fault_of(peer: Peer, shown: x509.Certificate, files: TlsFiles, now: datetime, own: Own | None) -> Finding | None:
+    """What is wrong with the certificate that it shows, if anything. Raises InputError for files of ours."""
+    authorities = certificates_in(read_file("--tls-ca", files.ca), f"--tls-ca {files.ca}")
+    if not any(is_signed_by(shown, one) for one in authorities):
+        return _of_another_authority(peer, shown, files, authorities, own)
+    fault = _fault(peer, shown, files, now)
+    return None if fault is None else _found(peer, "bad", *fault)
+
+
+def _sound(
+    peer: Peer,
+    shaken: Handshake,
+    shown: x509.Certificate,
+    files: TlsFiles,
+    now_s: float,
+    calls: bool,
+    own: Own | None,
+) -> Finding:
+    """Of one that shows what it should: until when, and whether it takes ours."""
+    begins, ends = shown.not_valid_before_utc, shown.not_valid_after_utc
+    what = f"shows the certificate of {_who(shown)}, until {ends:%Y-%m-%d %H:%M} UTC"
+    if refuses(shaken, calls=calls):
+        return _refusal(peer, what, files, own)
+    if ends - datetime.fromtimestamp(now_s, UTC) < max(LATE_SHARE * (ends - begins), timedelta(0)):
+        return _found(peer, "warn", what, "renew it soon: elsa pki renew, on that machine")
+    return _found(peer, "good", what)
+
+
+def _web_server(peer: Peer) -> Finding:
+    return _found(
+        peer,
+        "bad",
+        "is a web server (it speaks HTTP/1 without TLS), no role of ELSA",
+        f"give the address at which that {peer.server} says it serves by {peer.named_by}; metrics_port is another",
+        Kind.PORT,
+    )
+
+
+def _no_tls_there(peer: Peer, shaken: Handshake) -> Finding:
+    """Of one that shows no certificate where we have TLS."""
+    if shaken.plain:
+        return _found(
+            peer,
+            "bad",
+            "speaks gRPC's HTTP/2 without TLS, and we have TLS",
+            f"if that is the {peer.server}, set tls_ca, tls_cert and tls_key there and start it again; if it is not "
+            f"(probe_port speaks so too), give its address by {peer.named_by}; a fleet without TLS is called without "
+            "--tls-ca, --tls-cert and --tls-key",
+        )
+    return _found(
+        peer,
+        "bad",
+        f"speaks neither TLS nor HTTP/2 ({shaken.fault or 'it shows no certificate'})",
+        f"another program listens there, or it is stuck: check {peer.named_by}, and the log of that {peer.server}",
+    )
+
+
+def _refusal(peer: Peer, shown: str, files: TlsFiles, own: Own | None) -> Finding:
+    if own is not None and not own.sound:
+        return _found(peer, "skipped", f"{shown}; it does not take our certificate, of which see what is said here")
+    return _found(
+        peer,
+        "bad",
+        f"{shown}, and ends the connection once it has seen ours",
+        f"put the authority that signed ours, of {files.ca}, into the tls_ca of that {peer.server} too; if it is "
+        "there, compare the clocks",
+    )
 
 
 def _without_tls(peer: Peer, shaken: Handshake, insecure: bool) -> Finding:
-    def found(verdict: str, what: str, remedy: str = "") -> Finding:
-        return Finding(kind=Kind.TLS, verdict=verdict, what=what, remedy=remedy, of=str(peer))  # type: ignore[arg-type]
-
+    """Of one that is to be called without TLS."""
     if shaken.certificate is not None:
-        return found(
-            "bad", f"speaks TLS, as {_who(shaken.certificate)}, and no files for it are given here", NOT_THERE
-        )
+        what = f"speaks TLS, as {_who(shaken.certificate)}, and no files for it are given here"
+        return _found(peer, "bad", what, NOT_THERE)
+    if shaken.fault and not shaken.plain:
+        what = f"speaks no HTTP/2 without TLS, nor ends a handshake with TLS ({shaken.fault})"
+        remedy = f"check {peer.named_by}: another program listens there, or one that wants other TLS than ours"
+        return _found(peer, "bad", what, remedy, Kind.PORT)
     if insecure or is_loopback(peer.address.rpartition(":")[0]):
         why = "on loopback" if not insecure else "as --insecure allows"
-        return found("warn" if insecure else "skipped", f"no TLS, {why}: nobody shows who they are")
-    return found("bad", "no TLS, and it is not on loopback: no role would call it", NOT_THERE)
+        return _found(peer, "warn" if insecure else "skipped", f"no TLS, {why}: nobody shows who they are")
+    return _found(peer, "bad", "no TLS, and it is not on loopback: no role would call it", OFF_LOOPBACK)
+
+
+def _found(peer: Peer, verdict: Verdict, what: str, remedy: str = "", kind: Kind = Kind.TLS) -> Finding:
+    return Finding(kind=kind, verdict=verdict, what=what, remedy=remedy, of=str(peer))
 
 
 def _fault(peer: Peer, certificate: x509.Certificate, files: TlsFiles, now: datetime) -> tuple[str, str] | None:
-    """What is wrong with a peer's certificate, and the remedy; None if it is the one that should be there."""
+    """What is wrong with a certificate of our authority, and the remedy; None if it is what should be there."""
     who, until = _who(certificate), certificate.not_valid_after_utc
-    authorities = certificates_in(read_file("--tls-ca", files.ca), f"--tls-ca {files.ca}")
-    if not any(is_signed_by(certificate, authority) for authority in authorities):
-        issuer = certificate.issuer.rfc4514_string()
-        what = f"shows a certificate of another authority ({issuer!a:.100}) than --tls-ca {files.ca}"
-        return what, "check the address, and that both sides have the ca.pem of one authority (elsa pki show --ca)"
     if now > until:
-        return f"shows a certificate that expired at {until:%Y-%m-%d %H:%M} UTC, of {who}", "renew it there"
+        return (
+            f"shows a certificate that expired at {until:%Y-%m-%d %H:%M} UTC, of {who}",
+            "renew it there: elsa pki renew, elsa pki sign",
+        )
     if now < certificate.not_valid_before_utc:
         begins = certificate.not_valid_before_utc
         return f"shows a certificate that is valid from {begins:%Y-%m-%d %H:%M} UTC on, of {who}", "check both clocks"

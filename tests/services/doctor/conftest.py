@@ -12,8 +12,9 @@ from certificates import Authority
 from doctor_harness import tls_of
 from fleet_harness import cloud_serving
 
-from services.doctor.examination import Instruments, Subject, examine
+from services.doctor.examination import examine
 from services.doctor.peer import Peer
+from services.doctor.subject import Instruments, Subject
 from services.rpc.identity import Identity
 
 LONG_AGO = timedelta(hours=1)

@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 from certificates import Authority
 from fleet_harness import system
+from rpc_servers import services_of, serving
 
+from elsa.v1 import split_pb2_grpc
 from services.cli.__main__ import status
-from services.doctor.examination import Subject, examine
+from services.doctor.examination import examine
 from services.doctor.finding import EXIT_CODES
-from services.doctor.peer import Peer
+from services.doctor.listening import Listener
+from services.doctor.subject import Subject
 from services.rpc.dial import Dialer
 from services.rpc.identity import Identity
 from services.rpc.keypair import TlsFiles
@@ -42,6 +45,11 @@ def closed():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return f"127.0.0.1:{port}"
+
+
+def at(address, role, name=""):
+    host, _, port = address.rpartition(":")
+    return Listener(role=role, host=host, port=int(port), name=name)
 
 
 def flags_of(issued):
@@ -85,7 +93,7 @@ def test_the_status_is_that_of_the_first_bad_kind(doctor, cloud, authority, stra
 def test_all_other_checks_run_after_a_failure(doctor, closed):
     _, out, _ = doctor("--as", "edge", "--cloud", closed)
     kinds = [line.split()[1] for line in out.splitlines()[:-1]]
-    assert kinds == ["name", "port", "TLS", "model", "memory", "disk", "disk"]
+    assert kinds == ["name", "port", "TLS", "port", "model", "memory", "disk", "disk"]
 
 
 def test_json_says_the_same(doctor, closed):
@@ -113,7 +121,16 @@ def test_settings_are_those_of_the_role(doctor, closed, tmp_path, monkeypatch):
         (("--as", "king"), "--as: 'king' is no role"),
         (("--edge", "e:1", "--edge-name", "a", "--edge-name", "b"), "--edge-name: 2 for 1 of --edge"),
         (("--edge", "e:1", "--edge-name", "a b"), "--edge-name: 'a b' is no name"),
-        (("--as", "cloud", "--cloud", "c:1"), "--cloud: a cloud has no such setting"),
+        (("--as", "cloud", "--cloud", "c:1"), "--cloud: is for an admin, an edge or a client, and this is to be a"),
+        (("--as", "cloud", "--name", "main"), "--name: is for an admin, an edge or a client"),
+        (("--as", "cloud", "--model", "minilm"), "--model: is for an admin, an edge or a client"),
+        (("--as", "client", "--port", "1"), "--port: is for an edge or a cloud, and this is to be a client"),
+        (
+            ("--as", "edge", "--database-url", "sqlite://"),
+            "--database-url: is for a cloud, and this is to be an edge",
+        ),
+        (("--as", "edge", "--edge", "e:1"), "--edge: is for an admin or a client"),
+        (("--as", "client", "--no-edges"), "--no-edges: is for an admin"),
     ],
 )
 def test_a_wrong_flag_ends_with_2(doctor, flags, said):
@@ -130,19 +147,63 @@ def test_a_list_of_the_revoked_without_tls_is_refused(doctor, crl, closed, role)
 
 
 def test_a_cloud_that_does_not_run_yet_is_warned_of(doctor, closed, tmp_path):
-    (tmp_path / "cloud.yaml").write_text(f"port: {closed.rpartition(':')[2]}\n")
-    code, out, _ = doctor("--as", "cloud", "--config", "cloud.yaml")
-    assert code == 0
-    assert re.search(r"^warn +port .*start it: elsa cloud", out, re.MULTILINE)
-    assert "a cloud holds no model" not in out
+    port = closed.rpartition(":")[2]
+    (tmp_path / "cloud.yaml").write_text(f"port: {port}\n")
+    for given in (("--config", "cloud.yaml"), ("--port", port)):
+        code, out, _ = doctor("--as", "cloud", *given)
+        assert code == 0
+        assert re.search(r"^warn +port .* is free: .*start it: elsa cloud", out, re.MULTILINE)
+        assert "a cloud holds no model" in out
+
+
+def test_a_cloud_is_looked_at_by_its_flags(doctor, closed, tmp_path):
+    port = closed.rpartition(":")[2]
+    (tmp_path / "file").touch()
+    code, out, _ = doctor("--as", "cloud", "--host", "0.0.0.0", "--port", port)
+    assert code == EXIT_CODES["TLS"] and "elsa cloud refuses to listen there" in out
+    assert doctor("--as", "cloud", "--host", "0.0.0.0", "--port", port, "--insecure")[0] == 0
+    assert doctor("--as", "cloud", "--port", port, "--state", "file")[0] == EXIT_CODES["disk"]
+    code, out, _ = doctor("--as", "cloud", "--port", port, "--host", "192.0.2.1", "--insecure")
+    assert code == EXIT_CODES["port"] and "cannot listen on 192.0.2.1" in out
+    code, out, _ = doctor("--as", "cloud", "--port", port, "--database-url", "mysql://db/elsa")
+    assert code == EXIT_CODES["store"] and "neither sqlite nor postgresql" in out
+
+
+def test_another_program_at_the_clouds_port_is_bad(doctor):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        code, out, _ = doctor("--as", "cloud", "--port", port, "--timeout", "0.5")
+    assert code == EXIT_CODES["port"] and "speaks no HTTP/2" in out
+
+
+def test_another_role_at_the_clouds_port_is_told(doctor):
+    """It is one of ELSA's, and knows no FleetService."""
+    with serving("sync", services_of(split=split_pb2_grpc.SplitServiceServicer())) as address:
+        code, out, _ = doctor("--as", "cloud", "--port", address.rpartition(":")[2])
+    assert code == EXIT_CODES["port"] and "answers as no cloud of ELSA does (NOT_FOUND" in out
 
 
 def test_a_cloud_sees_its_own_certificate_served(cloud, authority):
     issued = authority.issued(Identity("cloud", "main"))
     files = TlsFiles(ca=issued.ca, certificate=issued.certificate, key=issued.key)
-    findings = list(examine(Subject(role="cloud", cloud=Peer(server="cloud", address=cloud), files=files)))
+    findings = list(examine(Subject(role="cloud", listener=at(cloud, "cloud"), files=files)))
     assert [each.verdict for each in findings if each.verdict == "bad"] == []
     assert any("shows the certificate of cloud main" in each.what for each in findings)
+
+
+def test_an_edge_sees_itself_served(tmp_path, authority):
+    issued = authority.issued(Identity("edge", "edge-1"))
+    own = {"tls_ca": issued.ca, "tls_cert": issued.certificate, "tls_key": issued.key}
+    files = TlsFiles(ca=issued.ca, certificate=issued.certificate, key=issued.key)
+    main = authority.issued(Identity("cloud", "main"))
+    given = {"tls_ca": main.ca, "tls_cert": main.certificate, "tls_key": main.key}
+    with system(tmp_path, **given, gone_after_s=60) as fleet:
+        one = fleet.edge("edge-1", **own, state=tmp_path / "1")
+        for name, bad in (("edge-1", []), ("edge-2", ["TLS"])):
+            listener = at(one.node.address, "edge", name)
+            findings = [*examine(Subject(role="edge", listener=listener, files=files))]
+            assert [each.kind for each in findings if each.verdict == "bad"] == bad
+            assert any(each.of == f"edge {name}" and each.kind == "version" for each in findings) == (not bad)
 
 
 def test_edges_are_called_at_the_addresses_that_the_cloud_tells(tmp_path, doctor):
@@ -188,7 +249,7 @@ def test_no_secret_is_told(doctor, cloud, authority, monkeypatch):
     monkeypatch.setenv("no_proxy", "")
     ops = authority.issued(Identity("admin", "ops"))
     body = ops.key.read_text().splitlines()[1]
-    for flags in (("--cloud", cloud, *flags_of(ops), "--timeout", "1"), ("--as", "cloud", "--model", "org/none")):
+    for flags in (("--cloud", cloud, *flags_of(ops), "--timeout", "1"), ("--as", "cloud", "--port", "1")):
         said = "".join(map(str, doctor(*flags)))
         assert not [secret for secret in ("hunter2", "hunter3", "hf_secret", body) if secret in said]
 

@@ -8,10 +8,11 @@ import pytest
 from doctor_harness import of
 from split_harness import spec_of
 
-from services.doctor.examination import Instruments, Subject, examine
+from services.doctor.examination import examine
 from services.doctor.finding import EXIT_CODES, Finding, Kind, exit_code
 from services.doctor.model import check_model
 from services.doctor.room import Folder, check_disk, check_memory
+from services.doctor.subject import Instruments, Subject
 
 MIB = 1 << 20
 NOBODY = 65534

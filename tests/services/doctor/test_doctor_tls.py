@@ -1,10 +1,12 @@
 """TLS, roles, clocks and versions between a machine and real servers, good and bad in one way each."""
 
+import http.server
 import socket
 import ssl
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 from cryptography import x509
@@ -18,10 +20,12 @@ from rpc_servers import services_of, serving
 
 from elsa.v1 import run_pb2, run_pb2_grpc
 from services.doctor import answers, asking, secure
-from services.doctor.examination import Instruments, Subject, examine
+from services.doctor.examination import examine
 from services.doctor.peer import Peer
+from services.doctor.subject import Instruments, Subject
 from services.rpc.identity import Identity
 from services.rpc.introduction import Introduction
+from services.rpc.keypair import TlsFiles
 from services.rpc.tls import Own, server_credentials
 
 ALL_KINDS = ["name", "port", "TLS", "TLS", "role", "role", "clock", "version", "model", "memory"]
@@ -62,9 +66,11 @@ def test_a_revoked_certificate_is_told_by_the_server_and_by_our_own_list(of_clou
     crl.write_bytes(authority.crl([issued.serial]))
     try:
         findings = of_cloud(files=tls_of(issued))
-        assert ("TLS", "bad") in verdicts(findings)
-        assert "is revoked" in of(findings, "TLS").what
+        assert verdicts(findings) == [("TLS", "bad")]
+        assert "refuses us: the certificate of admin ops is revoked" in of(findings, "TLS").what
+        assert not [each for each in findings if "takes ours" in each.what or "can be used" in each.what]
         findings = of_cloud(files=tls_of(issued, crl))
+        assert verdicts(findings) == [("TLS", "bad")]
         assert "revoked by" in of(findings, "TLS").what
     finally:
         crl.write_bytes(authority.crl([]))
@@ -85,9 +91,51 @@ def test_a_server_that_our_list_revokes_is_bad(of_cloud, authority, crl, tmp_pat
 
 def test_our_own_expired_certificate_is_told_and_the_server_is_looked_at_still(of_cloud, authority):
     findings = of_cloud(files=tls_of(authority.issued(Identity("admin", "ops"), days=-1)))
-    ours, servers = [each for each in findings if each.kind == "TLS" and each.verdict == "bad"]
+    ours = of(findings, "TLS")  # one bad line, though the server does not take it either
     assert "expired at" in ours.what and "renew" in ours.remedy
-    assert "ends the connection once it has seen our own certificate" in servers.what
+    assert "does not take our certificate" in of(findings, "TLS", "skipped").what
+    assert not [each for each in findings if each.kind == "version"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "remedy"),
+    [
+        ("ca", "copy ca.pem here"),
+        ("certificate", "elsa pki request admin ops, and elsa pki sign"),
+        ("key", "elsa pki renew --new-key"),
+        ("crl", "copy crl.pem here"),
+    ],
+)
+def test_a_file_that_is_not_there_is_told_once_with_how_one_comes_by_it(
+    of_cloud, authority, crl, tmp_path, setting, remedy
+):
+    files = tls_of(authority.issued(Identity("admin", "ops")), crl)
+    flag = {"certificate": "tls_cert"}.get(setting, f"tls_{setting}")
+    found = of(of_cloud(files=replace(files, **{setting: tmp_path / "none.pem"})), "TLS")
+    assert f"--{flag.replace('_', '-')} {tmp_path}/none.pem: cannot be read (No such file" in found.what
+    assert remedy in found.remedy and f"{flag} or ELSA_{flag.upper()}" in found.remedy
+    assert found.of == "this machine"
+
+
+def test_every_file_that_is_not_there_is_told(of_cloud, tmp_path, verdicts):
+    files = TlsFiles(ca=tmp_path / "a", certificate=tmp_path / "b", key=tmp_path / "c", crl=tmp_path / "d")
+    assert verdicts(of_cloud(files=files)) == [("TLS", "bad")] * 4
+
+
+def test_an_authority_that_cannot_be_read_is_told_once(of_cloud, authority, tmp_path, verdicts):
+    (tmp_path / "ca.pem").write_text("none")
+    files = replace(tls_of(authority.issued(Identity("admin", "ops"))), ca=tmp_path / "ca.pem")
+    findings = of_cloud(files=files)
+    assert verdicts(findings) == [("TLS", "bad")]
+    assert "held against nothing" in of(findings, "TLS", "skipped").what
+
+
+def test_an_authority_that_signed_neither_side_is_told_once(of_cloud, authority, stranger, verdicts):
+    files = replace(tls_of(authority.issued(Identity("admin", "ops"))), ca=stranger.ca)
+    findings = of_cloud(files=files)
+    assert verdicts(findings) == [("TLS", "bad")]
+    assert "not signed by the authority in --tls-ca" in of(findings, "TLS").what
+    assert "of the authority that signed ours" in of(findings, "TLS", "skipped").what
 
 
 @pytest.mark.parametrize(
@@ -119,7 +167,7 @@ def test_a_server_that_does_not_take_ours_is_bad(of_cloud, stranger, authority, 
     both.write_bytes(stranger.ca.read_bytes() + authority.ca.read_bytes())
     files = tls_of(issued)
     findings = of_cloud(files=type(files)(ca=both, certificate=files.certificate, key=files.key))
-    assert "ends the connection once it has seen our own certificate" in of(findings, "TLS").what
+    assert "ends the connection once it has seen ours" in of(findings, "TLS").what
 
 
 def test_a_server_of_another_authority_is_bad(of_cloud, stranger):
@@ -175,10 +223,47 @@ def test_an_altered_certificate_of_a_server_is_bad_in_words(shown, place, byte, 
         assert found.verdict == "bad" or (bytes(altered) == der and peer == "cloud")
 
 
-def test_a_server_without_tls_is_told(of_cloud):
-    with serving("sync", services_of(runs=Runs())) as address:
-        found = of(of_cloud(address=address), "TLS")
-    assert "does not speak TLS" in found.what and "--tls-ca" in found.remedy
+@pytest.mark.parametrize("kind", ["sync", "aio"])
+def test_a_server_without_tls_is_told(of_cloud, verdicts, kind):
+    with serving(kind, services_of(runs=Runs())) as address:
+        findings = of_cloud(address=address)
+    assert verdicts(findings) == [("TLS", "bad")]
+    found = of(findings, "TLS")
+    assert "HTTP/2 without TLS" in found.what and "set tls_ca, tls_cert and tls_key there" in found.remedy
+
+
+class Pages(http.server.BaseHTTPRequestHandler):
+    """A web server, which answers all that it does not know as Python's does."""
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.parametrize("ours", ["with TLS", "without TLS"])
+def test_a_web_server_is_told_as_such(of_cloud, verdicts, ours):
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pages) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"127.0.0.1:{server.server_address[1]}"
+        try:
+            if ours == "with TLS":
+                findings = of_cloud(address=address)
+            else:
+                findings = list(examine(Subject(role="admin", cloud=Peer(server="cloud", address=address))))
+        finally:
+            server.shutdown()
+            thread.join(10)
+    assert verdicts(findings) == [("port", "bad")]
+    found = of(findings, "port")
+    assert "is a web server" in found.what and "--cloud (setting cloud, ELSA_CLOUD)" in found.remedy
+
+
+def test_what_speaks_neither_tls_nor_http_is_told(verdicts):
+    """As a server of mail would greet."""
+    with greeting(b"220 mail.example ESMTP") as address:
+        findings = list(examine(Subject(role="admin", cloud=Peer(server="cloud", address=address))))
+    assert verdicts(findings) == [("port", "bad")]
+    assert "speaks no HTTP/2 without TLS" in of(findings, "port").what
 
 
 def test_a_server_with_tls_is_told_to_who_has_none(cloud, verdicts):
@@ -271,7 +356,29 @@ def test_a_server_that_hangs_is_waited_for_so_long_alone(of_cloud):
         begin = time.monotonic()
         findings = of_cloud(address=f"127.0.0.1:{server.getsockname()[1]}", timeout_s=0.5)
     assert time.monotonic() - begin < 10
-    assert "does not speak TLS (no handshake in 0.5 s)" in of(findings, "TLS").what
+    assert "speaks neither TLS nor HTTP/2 (no handshake in 0.5 s)" in of(findings, "TLS").what
+
+
+@contextmanager
+def greeting(words):
+    """The address of a server that greets with these words, and hears nothing."""
+
+    def serve():
+        while True:
+            try:
+                taken, _ = server.accept()
+            except OSError:
+                return
+            with taken, suppress(OSError):
+                taken.sendall(words)
+                taken.recv(1000)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(10)
 
 
 def credentials(issued, role):
