@@ -36,6 +36,17 @@ def test_a_new_list_counts_from_the_next_question_on(authority, tmp_path):
     assert not revoked(3)
 
 
+def test_a_list_that_is_put_there_with_the_time_of_the_one_before_counts(authority, tmp_path):
+    path = write(tmp_path / "crl.pem", authority.crl([3]))
+    revoked, before = Revoked(path, authority.ca), path.stat()
+    newer = tmp_path / "newer.pem"
+    newer.write_bytes(authority.crl([4]))
+    os.utime(newer, ns=(before.st_atime_ns, before.st_mtime_ns))  # as by cp -p, or from an archive
+    newer.replace(path)
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert revoked(4) and not revoked(3)
+
+
 @pytest.mark.parametrize("bad", ["gone", "half", "foreign", "empty"])
 def test_a_list_that_cannot_be_used_leaves_the_one_before_in_force_and_is_told_of_once(
     authority, tmp_path, caplog, bad

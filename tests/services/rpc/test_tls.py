@@ -215,6 +215,15 @@ def test_a_renewed_certificate_of_another_identity_is_not_taken(authority, tmp_p
     assert "is of admin eve, and this is admin ann" in caplog.text
 
 
+def test_an_authority_that_is_added_is_trusted_without_a_restart(authority, stranger, tmp_path):
+    ca, issued = tmp_path / "ca.pem", authority.issued(EDGE)
+    ca.write_bytes(authority.ca.read_bytes())
+    own = Own(files_of(issued, ca=ca), "edge", "edge-1")
+    both = authority.ca.read_bytes() + stranger.ca.read_bytes()
+    ca.write_bytes(both)
+    assert (own.now().ca, own.now().serial) == (both, issued.serial)
+
+
 def healthy(address, credentials):
     with connect(address, credentials, EDGE.host) as channel:
         request = health_pb2.HealthCheckRequest(service="")
