@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from elsa.errors import ElsaError, UnauthenticatedError
+from elsa.errors import ElsaError
 from services.doctor.finding import Finding, Kind, Verdict, parted
 from services.doctor.own import Own
 from services.doctor.peer import Peer
 from services.doctor.shaking import Handshake
-from services.rpc.certificates import certificates_in, identity_of, is_signed_by, names_of
+from services.doctor.shown import fault_of, one_issuer, who
+from services.rpc.certificates import certificates_in, is_signed_by
 from services.rpc.keypair import LATE_SHARE, Keypair, TlsFiles, read_file
-from services.rpc.revoked import Revoked
 from services.rpc.server import is_loopback
 
 NOT_THERE = (
@@ -53,10 +52,10 @@ def check_tls(
     if shaken.certificate is None:
         return _no_tls_there(peer, shaken)
     if own is not None and not own.judges:
-        what = f"shows the certificate of {_who(shaken.certificate)}, held against nothing: see our own files"
+        what = f"shows the certificate of {who(shaken.certificate)}, held against nothing: see our own files"
         return _found(peer, "skipped", what)
     try:
-        fault = _fault_of(peer, shaken.certificate, files, datetime.fromtimestamp(now_s, UTC), own)
+        fault = _held(peer, shaken.certificate, files, datetime.fromtimestamp(now_s, UTC), own)
     except ElsaError as error:  # files of ours, changed meanwhile
         return _found(peer, "bad", *parted(error))
     return fault or _sound(peer, shaken, shaken.certificate, files, now_s, calls, own)
@@ -96,8 +95,8 @@ def _of_another_authority(
 ) -> Finding:
     """Of one whose certificate no authority of ours has signed; no more than a pointer, if none has signed ours."""
     ours = None if own is None else own.certificate
-    if ours is not None and not any(is_signed_by(ours, one) for one in authorities) and _one_issuer(ours, shown):
-        what = f"shows the certificate of {_who(shown)}, of the authority that signed ours; --tls-ca is not of it"
+    if ours is not None and not any(is_signed_by(ours, one) for one in authorities) and one_issuer(ours, shown):
+        what = f"shows the certificate of {who(shown)}, of the authority that signed ours; --tls-ca is not of it"
         return _found(peer, "skipped", what)
     issuer = shown.issuer.rfc4514_string()
     what = f"shows a certificate of another authority ({issuer!a:.100}) than --tls-ca {files.ca}"
@@ -105,20 +104,12 @@ def _of_another_authority(
     return _found(peer, "bad", what, remedy)
 
 
-def _one_issuer(one: x509.Certificate, other: x509.Certificate) -> bool:
-    try:
-        keys = [each.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value for each in (one, other)]
-    except x509.ExtensionNotFound:
-        return False
-    return one.issuer == other.issuer and keys[0] == keys[1]
-
-
-def _fault_of(peer: Peer, shown: x509.Certificate, files: TlsFiles, now: datetime, own: Own | None) -> Finding | None:
+def _held(peer: Peer, shown: x509.Certificate, files: TlsFiles, now: datetime, own: Own | None) -> Finding | None:
     """What is wrong with the certificate that it shows, if anything. Raises InputError for files of ours."""
     authorities = certificates_in(read_file("--tls-ca", files.ca), f"--tls-ca {files.ca}")
     if not any(is_signed_by(shown, one) for one in authorities):
         return _of_another_authority(peer, shown, files, authorities, own)
-    fault = _fault(peer, shown, files, now)
+    fault = fault_of(peer, shown, files, now)
     return None if fault is None else _found(peer, "bad", *fault)
 
 
@@ -133,7 +124,7 @@ def _sound(
 ) -> Finding:
     """Of one that shows what it should: until when, and whether it takes ours."""
     begins, ends = shown.not_valid_before_utc, shown.not_valid_after_utc
-    what = f"shows the certificate of {_who(shown)}, until {ends:%Y-%m-%d %H:%M} UTC"
+    what = f"shows the certificate of {who(shown)}, until {ends:%Y-%m-%d %H:%M} UTC"
     if refuses(shaken, calls=calls):
         return _refusal(peer, what, files, own)
     if ends - datetime.fromtimestamp(now_s, UTC) < max(LATE_SHARE * (ends - begins), timedelta(0)):
@@ -185,7 +176,7 @@ def _refusal(peer: Peer, shown: str, files: TlsFiles, own: Own | None) -> Findin
 def _without_tls(peer: Peer, shaken: Handshake, insecure: bool) -> Finding:
     """Of one that is to be called without TLS."""
     if shaken.certificate is not None:
-        what = f"speaks TLS, as {_who(shaken.certificate)}, and no files for it are given here"
+        what = f"speaks TLS, as {who(shaken.certificate)}, and no files for it are given here"
         return _found(peer, "bad", what, NOT_THERE)
     if shaken.fault and not shaken.plain:
         what = f"speaks no HTTP/2 without TLS, nor ends a handshake with TLS ({shaken.fault})"
@@ -199,53 +190,3 @@ def _without_tls(peer: Peer, shaken: Handshake, insecure: bool) -> Finding:
 
 def _found(peer: Peer, verdict: Verdict, what: str, remedy: str = "", kind: Kind = Kind.TLS) -> Finding:
     return Finding(kind=kind, verdict=verdict, what=what, remedy=remedy, of=str(peer))
-
-
-def _fault(peer: Peer, certificate: x509.Certificate, files: TlsFiles, now: datetime) -> tuple[str, str] | None:
-    """What is wrong with a certificate of our authority, and the remedy; None if it is what should be there."""
-    who, until = _who(certificate), certificate.not_valid_after_utc
-    if now > until:
-        return (
-            f"shows a certificate that expired at {until:%Y-%m-%d %H:%M} UTC, of {who}",
-            "renew it there: elsa pki renew, elsa pki sign",
-        )
-    if now < certificate.not_valid_before_utc:
-        begins = certificate.not_valid_before_utc
-        return f"shows a certificate that is valid from {begins:%Y-%m-%d %H:%M} UTC on, of {who}", "check both clocks"
-    if not _serves(certificate):
-        return f"shows the certificate of {who}, which may not serve", "check the --tls-cert of that server"
-    if not _is_of(peer, certificate):
-        return f"shows the certificate of {who}, and {peer} should be there", "check the address, and its --tls-cert"
-    if files.crl is not None and Revoked(files.crl, files.ca)(certificate.serial_number):
-        return (
-            f"shows a certificate of {who} that {files.crl} revokes",
-            "trust nothing there; have another signed for it",
-        )
-    return None
-
-
-def _is_of(peer: Peer, certificate: x509.Certificate) -> bool:
-    hosts = [host.lower() for host in names_of(certificate).get_values_for_type(x509.DNSName)]
-    if peer.host:
-        return peer.host.lower() in hosts
-    try:
-        identity = identity_of(certificate)
-    except UnauthenticatedError:
-        return False
-    return identity.role == peer.server and identity.host.lower() in hosts
-
-
-def _serves(certificate: x509.Certificate) -> bool:
-    try:
-        uses = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except x509.ExtensionNotFound:
-        return True
-    return ExtendedKeyUsageOID.SERVER_AUTH in uses
-
-
-def _who(certificate: x509.Certificate) -> str:
-    """Whom it names; others' words are shown escaped."""
-    try:
-        return str(identity_of(certificate))
-    except UnauthenticatedError:
-        return f"{certificate.subject.rfc4514_string()!a:.100}"
