@@ -109,7 +109,8 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchRun(self, request, context):
-        """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+        """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended, or where no
+        more are asked for than there are.
         NOT_FOUND if there is none of that id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -42,7 +42,8 @@ class RunServiceStub:
     ListRuns: _grpc.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]
     """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave."""
     WatchRun: _grpc.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.WatchRunResponse]
-    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended, or where no
+    more are asked for than there are.
     NOT_FOUND if there is none of that id.
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]
@@ -75,7 +76,8 @@ class RunServiceAsyncStub(RunServiceStub):
     ListRuns: _aio.UnaryUnaryMultiCallable[_run_pb2.ListRunsRequest, _run_pb2.ListRunsResponse]  # type: ignore[assignment]
     """Gives the runs, newest first, a page at a time, in brief. INVALID_ARGUMENT for a token that no page gave."""
     WatchRun: _aio.UnaryStreamMultiCallable[_run_pb2.WatchRunRequest, _run_pb2.WatchRunResponse]  # type: ignore[assignment]
-    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+    """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended, or where no
+    more are asked for than there are.
     NOT_FOUND if there is none of that id.
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_pb2.CancelRunRequest, _run_pb2.CancelRunResponse]  # type: ignore[assignment]
@@ -129,7 +131,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_pb2.WatchRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_run_pb2.WatchRunResponse], _abc.AsyncIterator[_run_pb2.WatchRunResponse]]:
-        """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended.
+        """Streams a run's events from a given one on, then new ones as they come; ends after the run has ended, or where no
+        more are asked for than there are.
         NOT_FOUND if there is none of that id.
         """
 

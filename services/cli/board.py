@@ -21,7 +21,7 @@ from services.cli.versions import Evaluated, Version, figure, rounds_table
 
 BEFORE_ROUNDS = (fleet_pb2.RUN_STATE_WARMUP, fleet_pb2.RUN_STATE_CLUSTERING)
 NOTICES = 5
-"""How many of the newest changes of trust, clusters and splits the live view shows."""
+"""How many of the newest changes of trust, clusters and splits, and rounds without somebody, the live view shows."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Trust:
 
 
 class Board:
-    """A run as its events tell it."""
+    """A run as its events tell it, with the newest `notices` of them; all where that is None."""
 
-    def __init__(self, run_id: str) -> None:
+    def __init__(self, run_id: str, notices: int | None = NOTICES) -> None:
         self.run_id = run_id
         self.state: int = fleet_pb2.RUN_STATE_UNSPECIFIED
         self.reason = ""
@@ -52,7 +52,7 @@ class Board:
         self.trusts: dict[str, Trust] = {}
         """Of each client, once the run has clustered."""
         self._activity: dict[str, str] = {}
-        self._notices: deque[str] = deque(maxlen=NOTICES)
+        self._notices: deque[str] = deque(maxlen=notices)
 
     def add(self, event: pb.RunEvent) -> None:
         """Take the next event."""
@@ -68,7 +68,7 @@ class Board:
                 made = event.update_received.version + 1
                 self._version(made).reports.extend(event.update_received.reports)
             case "round_closed":
-                self._version(event.round_closed.version).seconds = event.round_closed.seconds
+                self._close(event)
             case "evaluation_reported":
                 self._evaluated(event.evaluation_reported)
             case "node_progress":
@@ -95,8 +95,9 @@ class Board:
     def render(self) -> Group:
         """The whole board, for a terminal."""
         head = Text.assemble(("run ", "dim"), (self.run_id, "bold"), "  ", (state_word(self.state), "cyan"))
+        reason = [Text(" ".join(self.reason.split()))] if self.reason else []
         notices = [Text(text, "dim") for text in self._notices]  # others' words: no markup
-        return Group(head, rounds_table(self.versions), self._nodes_table(), *notices)
+        return Group(head, *reason, rounds_table(self.versions), self._nodes_table(), *notices)
 
     def _nodes_table(self) -> Table:
         newest = self._newest_evaluations()
@@ -124,9 +125,19 @@ class Board:
     def _evaluated(self, told: pb.EvaluationReported) -> None:
         version, total = self._version(told.total.version), told.total
         version.accuracy, version.loss, version.rows = total.accuracy, total.loss, total.rows
+        version.evaluated = total.clients
         own = told.cluster_evaluation.accuracy if told.HasField("cluster_evaluation") else None
         mine = told.evaluation
         version.evaluations[told.client_id] = Evaluated(rows=mine.rows, accuracy=mine.accuracy, own_accuracy=own)
+
+    def _close(self, event: pb.RunEvent) -> None:
+        closed = event.round_closed
+        version = self._version(closed.version)
+        version.seconds, version.clients, version.absent = closed.seconds, closed.clients, closed.absent
+        for absentee in closed.absentees:
+            self._activity[absentee.client_id] = f"not in round {closed.version}: {absentee.detail}"
+        if closed.absent:
+            self._notice(event)
 
     def _notice(self, event: pb.RunEvent) -> None:
         self._notices.append(line(event) or "")

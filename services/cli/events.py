@@ -48,6 +48,11 @@ def size(count: float) -> str:
     return f"{count / 1000**power:.1f} {'kMGT'[power - 1]}B"
 
 
+def behind(clients: int, rows: int) -> str:
+    """Whom a figure over several clients is of: '3 clients, 88 rows'."""
+    return f"{_count(clients, 'client')}, {rows:,} row{'' if rows == 1 else 's'}"
+
+
 def _state_changed(event: pb.RunEvent) -> str:
     change = event.state_changed
     return f"run is {state_word(change.state)}" + (f": {change.reason}" if change.reason else "")
@@ -96,7 +101,7 @@ def _evaluation_reported(event: pb.RunEvent) -> str:
     both = f", {own.accuracy:.3f} with its cluster's own" if told.HasField("cluster_evaluation") else ""
     return (
         f"{told.client_id} evaluates version {mine.version}: accuracy {mine.accuracy:.3f}{both}; "
-        f"all {total.clients} so far: accuracy {total.accuracy:.3f}, loss {total.loss:.3f}"
+        f"so far {behind(total.clients, total.rows)}: accuracy {total.accuracy:.3f}, loss {total.loss:.3f}"
     )
 
 

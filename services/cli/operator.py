@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 CALL_TIMEOUT_S = 10.0
+EVENTS_TIMEOUT_S = 120.0
 EXPORT_TIMEOUT_S = 600.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
@@ -128,6 +129,13 @@ class Operator:
                 pause = min(2 * pause, LONGEST_PAUSE_S)
             finally:
                 stream.cancel()  # type: ignore[no-untyped-call]
+
+    def so_far(self, run_id: str) -> Sequence[pb.RunEvent]:
+        """A run's events from its first one to its newest."""
+        request = pb.WatchRunRequest(run_id=run_id, so_far=True)
+        return self._patiently(
+            lambda: [message.event for message in self._runs.WatchRun(request, timeout=EVENTS_TIMEOUT_S)]
+        )
 
     def export(self, run_id: str, folder: Path, *, version: int | None = None, cluster: int | None = None) -> None:
         """Write a version's PEFT folder (the newest when None), or that of one cluster, whole or not at all.

@@ -1,4 +1,4 @@
-"""`elsa run …`: submit, watch, list, cancel and export runs of a cloud."""
+"""`elsa run …`: submit, watch, show, list, cancel and export runs of a cloud."""
 
 import time
 from pathlib import Path
@@ -10,6 +10,7 @@ from elsa.errors import InputError
 from services.cli.reach import Reach, with_reach
 
 if TYPE_CHECKING:
+    from elsa.v1 import run_pb2
     from services.cli.operator import Operator
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first characters.")]
@@ -20,8 +21,14 @@ MOST = 2**32 - 1
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands."""
-    runs = typer.Typer(help="Submit, watch, list, cancel and export the runs of a cloud.")
-    for name, command in (("submit", submit), ("watch", watch), ("list", list_runs), ("cancel", cancel)):
+    runs = typer.Typer(help="Submit, watch, show, list, cancel and export the runs of a cloud.")
+    for name, command in (
+        ("submit", submit),
+        ("watch", watch),
+        ("show", show),
+        ("list", list_runs),
+        ("cancel", cancel),
+    ):
         runs.command(name)(with_reach(command))
     runs.command("export")(with_reach(export))
     app.add_typer(runs, name="run")
@@ -86,8 +93,30 @@ def watch(run: RunId, reach: Reach) -> int:
         return follow(operator, operator.resolve(run))
 
 
+def show(run: RunId, reach: Reach) -> None:
+    """Show a run as it stands now: its state, its rounds, who takes part and who does not.
+
+    "clients" are those whose updates are in a round's version, of those that have taken part so far.
+
+    Example: elsa run show docstrings-1
+    """
+    from rich.console import Console
+
+    from services.cli.board import Board
+
+    with reach.operator() as operator:
+        run_id = operator.resolve(run)
+        events = operator.so_far(run_id)
+    board = Board(run_id, notices=None)
+    for event in events:
+        board.add(event)
+    Console().print(board.render())
+
+
 def list_runs(reach: Reach) -> None:
-    """List all runs, newest first.
+    """List all runs, newest first, with the newest accuracy on rows that clients keep back, and whom it is of.
+
+    Where it is not that of the version to be exported its own version stands behind it: 0.912 v3.
 
     Example: elsa run list --cloud cloud.example:7400
     """
@@ -96,25 +125,35 @@ def list_runs(reach: Reach) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from services.cli.events import state_word
+    from services.cli.events import behind, state_word
 
     with reach.operator() as operator:
         runs = operator.list()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("run", "state", "round", "clients", "edges", "accuracy", "submitted"):
+    for heading in ("run", "state", "round", "clients", "edges", "accuracy", "evaluated by", "submitted"):
         table.add_column(heading, no_wrap=heading in ("run", "state"))
     for run in runs:
-        accuracy = f"{run.evaluations[-1].accuracy:.3f}" if run.evaluations else "–"
+        newest = run.evaluations[-1] if run.evaluations else None
+        by = behind(newest.clients, newest.rows) if newest else "–"
         begun = time.strftime("%m-%d %H:%M", time.localtime(run.created_unix_s))
         members = (str(len(run.client_ids)), str(len(run.edge_ids)))
         table.add_row(
             *(Text(cell) for cell in (run.run_id, state_word(run.state))),
-            *(f"{run.version}/{run.rounds}", *members, accuracy, begun),
+            *(f"{run.version}/{run.rounds}", *members, _accuracy(run), by, begun),
         )
     if runs:
         Console().print(table)
     else:
         typer.echo("no runs yet; elsa run submit SPEC.yaml makes one")
+
+
+def _accuracy(run: "run_pb2.Run") -> str:
+    """The newest; with its version where that is not the one that `elsa run export` takes."""
+    if not run.evaluations:
+        return "–"
+    newest = run.evaluations[-1]
+    exported = run.best_version if run.HasField("best_version") else run.version
+    return f"{newest.accuracy:.3f}" + (f" v{newest.version}" if newest.version != exported else "")
 
 
 def cancel(run: RunId, reach: Reach) -> None:

@@ -1,13 +1,16 @@
 """What is known of a run's global versions, the work and the evaluations of each, and the table of them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from elsa.v1 import adapter_pb2
-from services.cli.events import size
+from services.cli.events import behind, size
 
 PHASES = ("bottom", "network", "wait", "trunk", "top")
 
@@ -29,6 +32,12 @@ class Version:
     accuracy: float | None = None
     loss: float | None = None
     rows: int = 0
+    evaluated: int = 0
+    """Clients behind accuracy, loss and rows."""
+    clients: int = 0
+    """That had taken part in the run when it was made."""
+    absent: int = 0
+    """Those of them that are not in it."""
     seconds: float = 0.0
     reports: list[adapter_pb2.ClientReport] = field(default_factory=list)
     evaluations: dict[str, Evaluated] = field(default_factory=dict)
@@ -67,8 +76,8 @@ class Version:
 
 
 def rounds_table(versions: Mapping[int, Version]) -> Table:
-    """A row a version: how good it is and what it took."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    """A row a version: how good it is and what it took; below, whom that is of."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=_evaluated_by(versions), caption_justify="left")
     own = any(version.own_accuracy is not None for version in versions.values())
     scores = ("accuracy", "own") if own else ("accuracy",)
     for heading in ("round", *scores, "loss", "training loss", "on the wire", "as float32", "seconds"):
@@ -85,6 +94,22 @@ def rounds_table(versions: Mapping[int, Version]) -> Table:
             f"{version.seconds:.1f}" if version.seconds else "–",
         )
     return table
+
+
+def _evaluated_by(versions: Mapping[int, Version]) -> Text | None:
+    """Whom accuracy and loss of the versions are of; None before there are any."""
+    told = [(number, behind(each.evaluated, each.rows)) for number, each in sorted(versions.items()) if each.rows]
+    runs = [(whom, [number for number, _ in group]) for whom, group in groupby(told, key=itemgetter(1))]
+    if not runs:
+        return None
+    if len(runs) == 1:
+        return Text(f"accuracy and loss of {runs[0][0]}")
+    return Text("accuracy and loss: " + "; ".join(f"{_rounds(numbers)} of {whom}" for whom, numbers in runs))
+
+
+def _rounds(numbers: Sequence[int]) -> str:
+    first, last = ("start" if number == 0 else f"round {number}" for number in (numbers[0], numbers[-1]))
+    return first if first == last else f"{first} to {last}"
 
 
 def figure(value: float | None) -> str:

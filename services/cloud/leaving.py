@@ -18,8 +18,8 @@ _SHOWN = 8
 def leave(transaction: Transaction, member: Member, refusal: Refusal, now: float) -> None:
     """Take a member out of its run, with its event.
 
-    Nothing happens to a member that is out already, so that the same refusal may come twice. A client keeps its split,
-    which tells that it took part.
+    Nothing happens to a member that is out already, so that the same refusal may come twice. A client keeps
+    its split, which tells that it took part.
     """
     if member.answer is Answer.JOINED:
         _put(transaction, replace(answered(member, refusal), split=member.split), now)

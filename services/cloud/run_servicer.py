@@ -52,7 +52,7 @@ class RunServicer(run_pb2_grpc.RunServiceServicer):
         self, request: run_pb2.WatchRunRequest, context: Context
     ) -> AsyncIterator[run_pb2.WatchRunResponse]:
         """See run.proto."""
-        async with aclosing(self._watch.watch(request.run_id, request.after)) as happened:
+        async with aclosing(self._watch.watch(request.run_id, request.after, so_far=request.so_far)) as happened:
             async for event in happened:
                 yield run_pb2.WatchRunResponse(event=event_to_proto(event))
 

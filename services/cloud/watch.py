@@ -106,10 +106,10 @@ class RunWatch:
             queue.append(event)
         self._changes.notify(("events", body.run_id))
 
-    async def watch(self, run_id: str, after: int) -> AsyncGenerator[Event, None]:
+    async def watch(self, run_id: str, after: int, *, so_far: bool = False) -> AsyncGenerator[Event, None]:
         """Kept events past sequence number `after`, then new ones as they come, until the run has ended.
 
-        Raises NotFoundError, DrainingError.
+        With `so_far` none is waited for. Raises NotFoundError, DrainingError.
         """
         with self._store.transaction() as transaction:
             transaction.run(run_id)
@@ -127,7 +127,7 @@ class RunWatch:
                     yield event
                     after = event.sequence or after
                 if not kept:
-                    if ended:
+                    if ended or so_far:
                         return
                     await change.wait()
         finally:

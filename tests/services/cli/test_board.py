@@ -176,8 +176,8 @@ def judged(client, version, accuracy, own=None, rows=10):
 
 
 def test_an_evaluation_under_both_adapters_is_a_line_with_both():
-    assert "c1 evaluates version 3: accuracy 0.710; all" in line(judged("c1", 3, 0.71))
-    assert "c1 evaluates version 3: accuracy 0.710, 0.740 with its cluster's own; all" in line(
+    assert "c1 evaluates version 3: accuracy 0.710; so far" in line(judged("c1", 3, 0.71))
+    assert "c1 evaluates version 3: accuracy 0.710, 0.740 with its cluster's own; so far" in line(
         judged("c1", 3, 0.71, 0.74)
     )
 
@@ -282,3 +282,40 @@ def test_the_newest_split_stands_beside_each_client_once_there_is_a_plan():
     assert ["c1", "3/26/1", *does] in shown and ["c3", *does] in shown
     assert any(words[1:4] == ["splits", "planned", "after"] for words in shown)
     assert ["node", "edge", "does"] in rendered(busy)
+
+
+def closed(version, absent, clients=4, total=None):
+    told = [{"client_id": name, "detail": why} for name, why in absent.items()]
+    numbers = {"version": version, "edge_ids": ["e1"], "seconds": 4.0, "clients": clients}
+    return pb.RunEvent(round_closed={**numbers, "absent": total or len(told), "absentees": told})
+
+
+def test_a_round_without_somebody_is_a_line_with_the_reasons():
+    assert line(closed(2, {})).endswith("  round 2 closed after 4.0 s with e1")
+    said = line(closed(2, {"c1": "not heard of for 75 s", "c4": "left: no\nmemory"}))
+    assert said.endswith("; 2 of 4 clients not in it: c1 (not heard of for 75 s), c4 (left: no memory)")
+    few = {f"c{number}": "e1 went on without it" for number in range(20)}
+    assert line(closed(2, few, 10_000, 3_000)).endswith("c4 (e1 went on without it) and 2995 more")
+
+
+def test_who_is_not_in_a_round_is_shown_beside_it_and_below_the_nodes():
+    shown = rendered([progress("c1", "training", step=3, steps=20), closed(1, {"c1": "left: no memory"})])
+    assert ["c1", "not", "in", "round", "1:", "left:", "no", "memory"] in shown
+    assert any(words[-11:-6] == ["1", "of", "4", "clients", "not"] for words in shown)
+
+
+def test_why_a_run_completed_as_it_did_stays_in_view():
+    done = {"state": fleet_pb2.RUN_STATE_COMPLETED, "reason": "1 of 4 clients did not take part to the end"}
+    assert ["1", "of", "4", "clients", "did", "not", "take", "part", "to", "the", "end"] in rendered(
+        [pb.RunEvent(state_changed=done)]
+    )
+
+
+def test_accuracies_say_whom_they_are_of():
+    told = [evaluation(0, 0.2, 4), evaluation(1, 0.5, 4), evaluation(2, 0.6, 3)]
+    same = [" ".join(words) for words in rendered(told[:2])]
+    assert "accuracy and loss of 4 clients, 10 rows" in same
+    assert "accuracy and loss: start to round 1 of 4 clients, 10 rows; round 2 of 3 clients, 10 rows" in " ".join(
+        " ".join(words) for words in rendered(told)
+    )
+    assert line(told[2]).endswith("; so far 3 clients, 10 rows: accuracy 0.600, loss 1.000")
