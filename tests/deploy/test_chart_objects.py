@@ -244,3 +244,9 @@ def _edge_template(rendered: dict[str, str]) -> Any:
 def test_notes_say_how_to_go_on(name: str) -> None:
     cloud_here = SETS[name].get("cloud", {}).get("enabled", True)
     assert ("elsa run submit" in notes_of(name)) is cloud_here
+
+
+def test_the_log_of_the_test_is_there_to_be_read_after_it() -> None:
+    """Many versions of Helm delete what has succeeded before `helm test --logs` reads it."""
+    (pod,) = of_kind(objects_of("default"), "Pod")
+    assert pod["metadata"]["annotations"]["helm.sh/hook-delete-policy"] == "before-hook-creation"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rendered import SETS
+from rendered import SETS, Object, objects_in, pods, render
 
 from deploy.render import CHART
 
@@ -44,6 +44,35 @@ def test_an_image_with_more_packages_is_made_as_the_image_itself() -> None:
     install = "pip --python /opt/elsa/bin/python install"
     assert install in PAGE
     assert install in (ROOT / "docker" / "cloud.Dockerfile").read_text(encoding="utf-8")
+
+
+def test_every_file_of_the_tree_that_a_command_takes_is_there() -> None:
+    named = set(re.findall(r"(?<![\w.])((?:deploy|examples|docker)/[\w./@-]+\.yaml)", PAGE))
+    assert len(named) > 4
+    assert [path for path in sorted(named) if not (ROOT / path).is_file()] == []
+
+
+def test_what_is_made_for_a_fleet_with_own_certificates_is_all_that_its_pods_read() -> None:
+    (own,) = re.findall(r"^\*\*Your own\.\*\*(.*?)^\*\*cert-manager", PAGE, re.MULTILINE | re.DOTALL)
+    given = objects_in(
+        render({**SETS["own-certificates"], "clients": [{"name": "clinic-a", "data": {"n": "/data/n"}}]})
+    )
+    files = {(f"{name}-tls", stem) for name, stem in re.findall(r"(?<=secret )(elsa-\S+) ([\w-]+)", own)}
+    asked = dict(re.findall(r"(\w+)/([\w-]+)(?= |;)", re.search(r"for one in (.*?); do", own)[1] + " "))  # type: ignore[index]
+    assert asked["admin"] == SETS["own-certificates"]["certificates"]["admin"]
+    assert {name for name, _ in files} == secrets_read(given)
+    assert f"configmap {SETS['own-certificates']['certificates']['revoked']} " in own
+    install = re.search(r"helm install elsa .*?\n.*", own)
+    assert install and "deploy/values/own-certificates.yaml" in install[0]
+
+
+def secrets_read(given: tuple[Object, ...]) -> set[str]:
+    """Secrets with certificates that the pods of a release mount; of edges, of those that run."""
+    names: set[str] = set()
+    for pod in pods(given):
+        volume = pod.volume("tls")
+        names.add(f"{pod.name}-tls" if "projected" in volume else volume["secret"]["secretName"])
+    return names
 
 
 def value_at(path: str) -> Any:
