@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from services.testbed import submission
+
 ROOT = Path(__file__).parents[3]
 DOCKERFILES = {role: (ROOT / "docker" / f"{role}.Dockerfile").read_text() for role in ("cloud", "edge", "client")}
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -152,3 +154,24 @@ def test_the_dashboard_shows_figures_that_roles_tell():
     }
     assert len(asked) > 10
     assert {re.sub(r"_(sum|count|bucket)$", "", name) for name in asked} <= told
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_service_cannot_fill_the_table_of_processes(name):
+    assert 100 <= SERVICES[name]["pids_limit"] <= 1000
+
+
+@pytest.mark.parametrize("name", ["prometheus", "grafana"])
+def test_who_reads_figures_has_no_capabilities(name):
+    assert SERVICES[name]["cap_drop"] == ["ALL"]
+    assert SERVICES[name]["security_opt"] == ["no-new-privileges:true"]
+
+
+def test_the_run_is_submitted_by_who_remembers_it():
+    """With `elsa` as its entrypoint, a container that is started again would submit another."""
+    submit = SERVICES["submit"]
+    assert submit["entrypoint"][-1] == "services.testbed.submission"
+    assert submit["command"] == []
+    mounted = [volume["target"] for volume in submit["volumes"] if isinstance(volume, dict)]
+    assert str(submission.SPEC) in mounted
+    assert f"adapters:{submission.VOLUME}" in submit["volumes"]
