@@ -1,6 +1,7 @@
 """Private keys: EC P-256, in PEM, readable by their owner alone, encrypted if there is a passphrase."""
 
 import hashlib
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from elsa.errors import InputError
 from services.pki.files import read
 
+LEAST_PASSPHRASE = 12
+"""Characters of a new one: who copies the key's file can try all short ones on a machine of their own."""
 MOST_PASSPHRASE_BYTES = 1023
 """What OpenSSL takes."""
 WHAT = "a private key in PEM, as elsa pki request writes"
@@ -26,13 +29,23 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 
 def key_to_pem(key: ec.EllipticCurvePrivateKey, passphrase: bytes | None = None) -> bytes:
-    """The key as PKCS 8. Raises InputError for a passphrase that is empty or too long."""
+    """The key as PKCS 8. Raises InputError for a passphrase that is too short or too long."""
     encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
     if passphrase is not None:
-        if not 0 < len(passphrase) <= MOST_PASSPHRASE_BYTES:
-            raise InputError(f"a passphrase of {len(passphrase)} bytes; give 1 to {MOST_PASSPHRASE_BYTES}")
+        _check_passphrase(passphrase)
         encryption = serialization.BestAvailableEncryption(passphrase)
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def _check_passphrase(passphrase: bytes) -> None:
+    """Raise InputError for one that no new key should have. Keys of before are read with any."""
+    if len(os.fsdecode(passphrase)) < LEAST_PASSPHRASE:
+        raise InputError(
+            f"a passphrase of fewer than {LEAST_PASSPHRASE} characters is found by trying, once somebody has a copy "
+            "of the key; give a longer one, such as four words"
+        )
+    if len(passphrase) > MOST_PASSPHRASE_BYTES:
+        raise InputError(f"a passphrase of {len(passphrase)} bytes; give {MOST_PASSPHRASE_BYTES} at most")
 
 
 def key_from_pem(pem: bytes, where: str, passphrase: Passphrase | None = None) -> ec.EllipticCurvePrivateKey:

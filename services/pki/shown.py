@@ -33,11 +33,17 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """What a file is held against: the authorities to be trusted, if given, a list of revoked ones, the time."""
+    """What a file is held against: the authorities to be trusted, if given, a list of revoked ones, the time.
+
+    Attributes:
+        ca, crl: where they were read, for people.
+    """
 
     authorities: Sequence[x509.Certificate] | None
     revoked: x509.CertificateRevocationList | None
     now: datetime
+    ca: str = "--ca"
+    crl: str = "--crl"
 
 
 def show(path: Path, against: Against) -> list[Shown]:
@@ -67,6 +73,8 @@ def shown_certificate(certificate: x509.Certificate, against: Against) -> Shown:
         ("issuer", _printable(certificate.issuer.rfc4514_string())),
         ("SHA-256", certificate.fingerprint(hashes.SHA256()).hex()),
         ("key SHA-256", keys.sha256_of(certificate.public_key())),
+        ("checked", _checked(against)),
+        ("revoked", _revoked(certificate, against)),
     )
     return Shown(rows=rows, faults=tuple(_faults(certificate, against)))
 
@@ -79,6 +87,7 @@ def shown_request(requested: Requested) -> Shown:
         *(("role", identity.role), ("name", identity.name)),
         ("hosts", _joined(requested.hosts)),
         ("key SHA-256", keys.sha256_of(requested.public_key)),
+        ("checked", "its signature, by this key"),
     )
     return Shown(rows=rows)
 
@@ -91,7 +100,8 @@ def shown_list(found: x509.CertificateRevocationList, against: Against) -> Shown
         ("number", str(number_of(found))),
         *(_dates(begin, until, against.now) if until else [("from", _date(begin)), ("until", "it does not say")]),
         ("issuer", _printable(found.issuer.rfc4514_string())),
-        ("revoked", str(len(found))),
+        ("checked", f"its dates; {_signature(against)}"),
+        ("revokes", "no certificate" if not len(found) else f"{len(found)} certificate{'s' * (len(found) > 1)}:"),
         *((f"{one.serial_number:x}", f"{_date(one.revocation_date_utc)}, {reason_of(one)}") for one in found),
     )
     faults = [*_time_faults(begin, until, against.now)]
@@ -128,12 +138,43 @@ def _faults(certificate: x509.Certificate, against: Against) -> list[str]:
     return faults + ([] if against.revoked is None else _revocation_faults(certificate, against.revoked, against))
 
 
+def _checked(against: Against) -> str:
+    """What was looked at, and against what; how it came out is the faults' to say."""
+    listed = "not whether it is revoked (--crl)"
+    if against.revoked is not None:
+        proven = "not its own signature (--ca)" if against.authorities is None else f"its signature, by {against.ca}"
+        listed = (
+            f"whether the list {against.crl}, number {number_of(against.revoked)}, has it, its dates and {proven}"
+        )
+    return f"its dates; {_signature(against)}; {listed}"
+
+
+def _signature(against: Against) -> str:
+    return "not its signature (--ca)" if against.authorities is None else f"its signature, by {against.ca}"
+
+
+def _revoked(certificate: x509.Certificate, against: Against) -> str:
+    if against.revoked is None:
+        return "not looked at"
+    if not _speaks_of(against.revoked, certificate, against):
+        return "not known: the list is of another authority"
+    found = against.revoked.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    if found is not None:
+        return f"yes, on {_date(found.revocation_date_utc)} ({reason_of(found)})"
+    return f"no, says the list of {_date(against.revoked.last_update_utc)}"
+
+
+def _speaks_of(revoked: x509.CertificateRevocationList, certificate: x509.Certificate, against: Against) -> bool:
+    """Whether a list is that of the certificate's authority, and one that is to be trusted."""
+    known = against.authorities is None or any(is_list_of(revoked, one) for one in against.authorities)
+    return known and revoked.issuer == certificate.issuer and _issuer_key(revoked) == _issuer_key(certificate)
+
+
 def _revocation_faults(
     certificate: x509.Certificate, revoked: x509.CertificateRevocationList, against: Against
 ) -> list[str]:
     """What the list of --crl says; only its own authority's list, in its time, says anything."""
-    known = against.authorities is None or any(is_list_of(revoked, one) for one in against.authorities)
-    if not known or revoked.issuer != certificate.issuer or _issuer_key(revoked) != _issuer_key(certificate):
+    if not _speaks_of(revoked, certificate, against):
         return ["is of another authority than the list of --crl, which says nothing of it"]
     faults = [f"the list of --crl {fault}" for fault in _list_time_faults(revoked, against.now)]
     found = revoked.get_revoked_certificate_by_serial_number(certificate.serial_number)

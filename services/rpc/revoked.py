@@ -95,7 +95,8 @@ class Revoked:
             self._fault = f"the list of revoked certificates of before stays in force: {error}"
             return
         self._take(_Found(lists={**self._lists, **found.lists}, fault=found.fault) if found.fault else found)
-        log.info("%s revokes %d certificates", self._crl, len(self._serials))
+        count = len(self._serials)
+        log.info("%s revokes %d certificate%s", self._crl, count, "" if count == 1 else "s")
 
     def _take(self, found: _Found) -> None:
         self._lists = found.lists

@@ -15,6 +15,7 @@ from services.pki.certificates import hosts_of
 from services.rpc.certificates import identity_of
 from services.rpc.identity import Identity
 
+CA, CRL = "elsa-pki/ca.pem", "elsa-pki/crl.pem"
 DOCS = Path(__file__).parents[3] / "docs" / "identity.md"
 
 
@@ -87,6 +88,7 @@ def test_a_certificate_is_had_in_three_commands_and_shown_as_good(done, fleet):
     assert hosts_of(certificate) == ("edge.example",)
     shown = done("show", "edge-1.pem", "--ca", "elsa-pki/ca.pem", "--crl", "elsa-pki/crl.pem")
     assert f"{certificate.serial_number:x}" in shown
+    assert re.search(r"revoked +no, says the list of 20", shown)
     for row in (
         r"role +edge",
         r"name +edge-1",
@@ -94,6 +96,44 @@ def test_a_certificate_is_had_in_three_commands_and_shown_as_good(done, fleet):
         r"days left +(29|30)",
     ):
         assert re.search(row, shown)
+
+
+@pytest.mark.parametrize(
+    ("given", "checked", "revoked"),
+    [
+        ((), "its dates; not its signature (--ca); not whether it is revoked (--crl)", "not looked at"),
+        (("--ca", CA), f"its dates; its signature, by {CA}; not whether it is revoked (--crl)", "not looked at"),
+        (
+            ("--crl", CRL),
+            f"its dates; not its signature (--ca); whether the list {CRL}, number 1, has it, its dates and "
+            "not its own signature (--ca)",
+            "no, says the list of ",
+        ),
+        (
+            ("--ca", CA, "--crl", CRL),
+            f"its dates; its signature, by {CA}; whether the list {CRL}, number 1, has it, its dates and its "
+            f"signature, by {CA}",
+            "no, says the list of ",
+        ),
+    ],
+)
+def test_what_was_checked_is_shown_and_against_what(done, fleet, given, checked, revoked):
+    done("sign", "clinic-a.csr")
+    shown = done("show", "clinic-a.pem", *given)
+    assert re.search(rf"checked +{re.escape(checked)} *\n", shown)
+    assert re.search(rf"revoked +{re.escape(revoked)}", shown)
+
+
+def test_a_list_says_how_many_it_revokes(done, fleet):
+    done("sign", "clinic-a.csr")
+    assert re.search(r"revokes +no certificate", done("show", CRL))
+    done("revoke", "clinic-a.pem")
+    assert re.search(r"revokes +1 certificate:", done("show", CRL, "--ca", CA))
+
+
+def test_a_passphrase_of_few_letters_is_refused(kept, monkeypatch):
+    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "x")
+    assert "a passphrase of fewer than 12 characters is found by trying" in kept("init")
 
 
 def test_no_key_is_ever_shown_or_sent(done, fleet):
@@ -147,7 +187,7 @@ def test_renewal_keeps_identity_hosts_and_key(done, fleet):
     done("sign", "edge-1.csr")
     first = read("edge-1.pem")
     Path("edge-1.csr").unlink()
-    done("renew", "edge-1.pem", "--key", "edge-1.key")
+    assert "edge-1.key stays its key" in done("renew", "edge-1.pem", "--key", "edge-1.key")
     assert "signed before with the same key" in done("sign", "edge-1.csr")
     second = read("edge-1.pem")
     assert (identity_of(second), hosts_of(second)) == (identity_of(first), hosts_of(first))
@@ -159,7 +199,8 @@ def test_renewal_with_a_new_key_leaves_the_old_one(done, kept, fleet):
     done("sign", "clinic-a.csr")
     first, key = read("clinic-a.pem"), Path("clinic-a.key").read_bytes()
     assert "clinic-a.key: exists" in kept("renew", "clinic-a.pem", "--key", "clinic-a.key", "--new-key")
-    done("renew", "clinic-a.pem", "--key", "clinic-a-2.key", "--new-key")
+    said = done("renew", "clinic-a.pem", "--key", "clinic-a-2.key", "--new-key")
+    assert "clinic-a-2.key is the new key" in said and "set tls_key to clinic-a-2.key" in said
     assert Path("clinic-a.key").read_bytes() == key
     assert Path("clinic-a-2.key").stat().st_mode & 0o777 == 0o600
     assert "signed before with ANOTHER KEY" in done("sign", "clinic-a.csr")
@@ -181,9 +222,10 @@ def test_the_revoked_are_shown_as_such(done, elsa, fleet):
     assert "is revoked" in done("revoke", serial)
     assert "was revoked before" in done("revoke", serial)
     for name, why in (("clinic-a", "key-compromise"), ("edge-1", "unspecified")):
-        code, _, err = elsa("pki", "show", f"{name}.pem", "--ca", "elsa-pki/ca.pem", "--crl", "elsa-pki/crl.pem")
+        code, out, err = elsa("pki", "show", f"{name}.pem", "--ca", "elsa-pki/ca.pem", "--crl", "elsa-pki/crl.pem")
         assert code == 1
         assert re.search(rf"{name}.pem: was revoked on .*\({why}\)", err)
+        assert re.search(rf"revoked +yes, on .*\({why}\)", out)
     assert serial in done("show", "elsa-pki/crl.pem", "--ca", "elsa-pki/ca.pem")
     assert "signed before" not in done("sign", "clinic-a.csr")
 
@@ -241,7 +283,7 @@ def test_a_list_that_has_expired_proves_nothing(done, elsa, fleet, at):
 
 def test_the_authoritys_key_is_locked_by_a_passphrase(done, kept, monkeypatch):
     done("request", "client", "clinic-a")
-    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right")
+    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right and long")
     assert "ca.key, encrypted" in done("init")
     assert re.search(r"encrypted +yes", done("show", "elsa-pki/ca.key"))
     monkeypatch.setenv("ELSA_CA_PASSPHRASE", "wrong")
@@ -251,7 +293,7 @@ def test_the_authoritys_key_is_locked_by_a_passphrase(done, kept, monkeypatch):
         monkeypatch.setattr(sys, "stdin", nobody)
         assert "set ELSA_CA_PASSPHRASE, or run this on a terminal" in kept("sign", "clinic-a.csr")
         assert "set ELSA_CA_PASSPHRASE" in kept("init", "--folder", "other", "--encrypt")
-    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right")
+    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right and long")
     done("sign", "clinic-a.csr")
 
 
@@ -263,13 +305,13 @@ def test_on_a_terminal_the_passphrase_is_asked_twice_and_not_shown(done, tmp_pat
     for _ in range(2):
         while not re.search(rb"(Passphrase of|Repeat)[^\n]*: \Z", said):
             said += os.read(terminal, 1000)
-        os.write(terminal, b"right\n")
+        os.write(terminal, b"right and long\n")
         said += b"\n"
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     os.close(terminal)
-    assert b"right" not in said
+    assert b"right and long" not in said
     done("request", "client", "clinic-a")
-    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right")
+    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right and long")
     done("sign", "clinic-a.csr")
 
 
@@ -305,7 +347,7 @@ def test_what_cannot_be_used_is_refused_on_one_line(kept, fleet, arguments, said
 
 def test_commands_of_the_guide_work_in_its_order(done, monkeypatch):
     """All in one folder, as if every machine were this one; a command's continued line is joined."""
-    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right")
+    monkeypatch.setenv("ELSA_CA_PASSPHRASE", "right and long")
     text = DOCS.read_text().replace("\\\n", " ")
     commands = [line.split("#")[0].split()[3:] for line in re.findall(r"^\$ elsa pki .*$", text, re.M)]
     assert {words[0] for words in commands} == {"init", "request", "sign", "renew", "revoke", "show"}

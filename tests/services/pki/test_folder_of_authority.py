@@ -4,6 +4,7 @@ import os
 import stat
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from elsa.errors import InputError
 from services.pki.authority import Authority
@@ -14,6 +15,7 @@ from services.pki.requests import new_request
 from services.rpc.identity import Identity
 
 CLINIC = Identity("client", "clinic-a")
+RIGHT = b"right and long"
 
 
 def names(folder):
@@ -47,8 +49,11 @@ def test_an_authority_is_never_made_over_something(tmp_path, taken):
 def test_an_authority_that_cannot_be_made_leaves_nothing(tmp_path):
     with pytest.raises(InputError, match="choose another --folder"):
         Authority.create(tmp_path / "nowhere" / "pki")
-    with pytest.raises(InputError, match="a passphrase of 0 bytes"):
-        Authority.create(tmp_path / "pki", passphrase=b"")
+    for short in (b"", b"elevenchars", "elf Zeichenß".encode()[:-2]):
+        with pytest.raises(InputError, match=r"a passphrase of fewer than 12 characters"):
+            Authority.create(tmp_path / "pki", passphrase=short)
+    with pytest.raises(InputError, match="1023 at most"):
+        Authority.create(tmp_path / "pki", passphrase=b"a" * 1024)
     with pytest.raises(InputError, match="--name"):
         Authority.create(tmp_path / "pki", name="a\nb")
     assert names(tmp_path) == []
@@ -56,14 +61,23 @@ def test_an_authority_that_cannot_be_made_leaves_nothing(tmp_path):
 
 def test_a_passphrase_is_asked_only_for_a_key_that_has_one(tmp_path):
     Authority.create(tmp_path / "plain")
-    Authority.create(tmp_path / "locked", passphrase=b"right")
+    Authority.create(tmp_path / "locked", passphrase=RIGHT)
     asked = []
     Authority.open(tmp_path / "plain", lambda: asked.append("plain") or b"")
-    Authority.open(tmp_path / "locked", lambda: asked.append("locked") or b"right")
+    Authority.open(tmp_path / "locked", lambda: asked.append("locked") or RIGHT)
     assert asked == ["locked"]
     assert encrypted((tmp_path / "locked" / "ca.key").read_bytes(), "key")
     with pytest.raises(InputError, match=r"ca\.key: the passphrase is wrong"):
         Authority.open(tmp_path / "locked", lambda: b"wrong")
+
+
+def test_an_authority_of_before_is_read_with_a_short_passphrase(tmp_path):
+    """New ones must be longer; keys that exist stay of use."""
+    Authority.create(tmp_path / "old")
+    place = tmp_path / "old" / "ca.key"
+    key, encryption = read_key(place), serialization.BestAvailableEncryption(b"x")
+    place.write_bytes(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption))
+    assert Authority.open(tmp_path / "old", lambda: b"x").certificate.public_key() == key.public_key()
 
 
 def test_halves_of_two_authorities_make_none(authority, tmp_path):
@@ -149,8 +163,8 @@ def test_a_certificate_that_could_not_be_kept_is_not_given(authority, tmp_path, 
 
 def test_a_key_survives_its_file(tmp_path):
     key = new_key()
-    write_key(tmp_path / "a.key", key_to_pem(key, b"secret"))
-    assert read_key(tmp_path / "a.key", lambda: b"secret").private_numbers() == key.private_numbers()
+    write_key(tmp_path / "a.key", key_to_pem(key, RIGHT))
+    assert read_key(tmp_path / "a.key", lambda: RIGHT).private_numbers() == key.private_numbers()
     with pytest.raises(InputError, match="is encrypted"):
         read_key(tmp_path / "a.key")
 
