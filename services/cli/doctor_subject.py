@@ -25,6 +25,8 @@ from services.edge.settings import EdgeSettings
 from services.rpc.identity import Role
 from services.rpc.tls_settings import LONE_LIST, TlsSettings, files_of
 
+STATE, PROFILES = "--state (setting state, ELSA_STATE)", "the setting profiles (ELSA_PROFILES)"
+
 
 class AdminSettings(TlsSettings):
     """Settings of who submits runs, as `elsa run` reads them."""
@@ -123,15 +125,18 @@ def _told(settings: Any) -> list[Peer]:
 def _folders(settings: Any) -> tuple[Folder, ...]:
     """Where a role writes."""
     if isinstance(settings, CloudSettings):
-        return (Folder(path=settings.state, use="state"),)
+        return (Folder(path=settings.state, use="state", named_by=STATE),)
     if isinstance(settings, EdgeSettings):
-        return (Folder(path=settings.state, use="state"), Folder(path=settings.profiles_folder, use="profiles"))
+        return (
+            Folder(path=settings.state_folder, use="state", named_by=STATE),
+            Folder(path=settings.profiles_folder, use="profiles", named_by=PROFILES),
+        )
     if isinstance(settings, ClientSettings):
         return (
-            Folder(path=settings.cache_folder, use="what edges send"),
-            Folder(path=settings.profiles_folder, use="profiles"),
+            Folder(path=settings.cache_folder, use="what edges send", named_by="the setting cache (ELSA_CACHE)"),
+            Folder(path=settings.profiles_folder, use="profiles", named_by=PROFILES),
         )
-    return (Folder(path=Path(), use="where exports go"),)
+    return (Folder(path=Path(), use="where exports go", named_by="--to of elsa run", needed=False),)
 
 
 def _either(roles: Sequence[str]) -> str:

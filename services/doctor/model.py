@@ -140,7 +140,7 @@ def _is_hub_name(source: str) -> bool:
 
 
 def _unread(source: str, error: OSError) -> Finding:
-    remedy = f"let user {os.getuid()} read it"
+    remedy = f"let user {os.geteuid()} read it"
     return _found("bad", f"{error.filename or source} cannot be read ({error.strerror or error})", remedy)
 
 

@@ -28,10 +28,17 @@ LEAST_DISK_BYTES, LITTLE_DISK_BYTES = 64 << 20, 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """Where a role writes, and what for."""
+    """Where a role writes, and what for.
+
+    Attributes:
+        named_by: the setting or the flag that says where.
+        needed: whether it can do nothing without it.
+    """
 
     path: Path
     use: str
+    named_by: str = "the settings"
+    needed: bool = True
 
 
 def check_memory(
@@ -53,6 +60,8 @@ def check_memory(
             return _memory("good", f"{what}; {_needed(spec, checkpoint, role, name, usable)}")
         except ElsaError as error:
             return _memory("bad", *parted(error))
+    if spec is not None and role in ("edge", "client"):
+        what += f"; what {spec.name} takes is not known without its model"
     if usable < LITTLE_MEMORY_BYTES and role != "admin":
         return _memory("warn", what, f"most roles want more than {sized(LITTLE_MEMORY_BYTES)}; see docs/deploy.md")
     return _memory("good", what)
@@ -61,19 +70,21 @@ def check_memory(
 def check_disk(folder: Folder, usage: Callable[[Path], Any] = shutil.disk_usage) -> Finding:
     """Whether a folder, or that in which it would be made, can be written, and how much is free there."""
     what = f"{folder.path} ({folder.use})"
+    worst: Verdict = "bad" if folder.needed else "warn"
+    another = f"name another folder by {folder.named_by}"
     try:
         place = next(path for path in (folder.path.absolute(), *folder.path.absolute().parents) if path.exists())
         if not place.is_dir():
-            return _disk("bad", f"{what}: {place} is no folder", "name another folder in the settings")
+            return _disk(worst, f"{what}: {place} is no folder", another)
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"\0")
         free = int(usage(place).free)
     except OSError as error:
-        remedy = f"make it writable for user {os.getuid()}, or name another folder in the settings"
-        return _disk("bad", f"{what}: cannot be written ({error.strerror})", remedy)
+        remedy = f"make it writable for user {os.geteuid()}, or {another}"
+        return _disk(worst, f"{what}: cannot be written ({error.strerror})", remedy)
     said = f"{what}: {sized(free)} free"
     if free < LEAST_DISK_BYTES:
-        return _disk("bad", said, "free some, or name a folder on another disk")
+        return _disk(worst, said, f"free some, or {another}, on another disk")
     return _disk(
         "warn" if free < LITTLE_DISK_BYTES else "good", said, "" if free >= LITTLE_DISK_BYTES else "free some"
     )
@@ -96,12 +107,13 @@ def _needed(spec: RunSpec, checkpoint: Checkpoint, role: Role, name: str, usable
 
         fit = Fit.of(spec, shape, usable)
         fit.check()
-        return f"{spec.name} has room for {fit.sessions} sessions"
+        return f"{spec.name} has room for {fit.sessions} session{'s' * (fit.sessions != 1)}"
     split = spec.split_of(name, shape.blocks)
     workload = Workload.of(spec, shape.width, spec.model.max_tokens)
     check_client_fits(shape, workload, split, usable, name)
     needed = client_needs(shape, workload).of(split.bottom, split.top).total
-    return f"{spec.name} takes {sized(needed)} for bottom {split.bottom} and top {split.top}"
+    least = " (the least: its split is planned)" if spec.plans_splits else ""
+    return f"{spec.name} takes {sized(needed)} for bottom {split.bottom} and top {split.top}{least}"
 
 
 def _memory(verdict: Verdict, what: str, remedy: str = "") -> Finding:

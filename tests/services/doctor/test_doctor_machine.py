@@ -112,6 +112,11 @@ def test_memory_is_held_against_what_the_run_takes(tiny_bert, role):
     assert "64.0 MiB may be used, of 4096.0 MiB free" in capped.what
 
 
+def test_memory_for_a_run_whose_model_is_not_here_is_not_called_enough(tiny_bert):
+    found = check_memory(spec_of(tiny_bert), None, "edge", "e", None, lambda: 4096 * MIB)
+    assert "is not known without its model" in found.what
+
+
 def test_memory_that_is_little_or_not_told_is_warned_of():
     assert check_memory(None, None, "edge", "e", None, lambda: 100 * MIB).verdict == "warn"
     assert check_memory(None, None, "admin", "e", None, lambda: 100 * MIB).verdict == "good"
@@ -135,6 +140,12 @@ def test_a_folder_that_is_a_file_or_read_only_is_bad(tmp_path):
         assert found.verdict == "bad" and "cannot be written" in found.what
     found = check_disk(Folder(path=tmp_path / "read-only", use="state"), refuse)
     assert found.verdict == "bad" and f"user {os.getuid()}" in found.remedy
+
+
+def test_the_folder_of_an_admin_is_a_warning_at_most(tmp_path):
+    (tmp_path / "file").touch()
+    found = check_disk(Folder(path=tmp_path / "file", use="exports", named_by="--to", needed=False))
+    assert found.verdict == "warn" and "name another folder by --to" in found.remedy
 
 
 @pytest.fixture
