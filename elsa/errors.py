@@ -23,6 +23,7 @@ ElsaError
 ├── UnauthenticatedError       not who the caller claims to be
 ├── PermissionDeniedError      a call that this caller may not make
 ├── UnreachableError           a peer that did not answer until the retries were used up
+│   └── HandshakeError         a peer with whom this side does not come to terms: TLS, certificates, another protocol
 ├── PeerError                  a peer that answered with a failure of its own
 └── RoleDiedError              a process of the testbed that ended by itself
 """
@@ -118,6 +119,10 @@ class PermissionDeniedError(ElsaError):
 
 class UnreachableError(ElsaError):
     """A peer that did not answer until the retries were used up."""
+
+
+class HandshakeError(UnreachableError):
+    """A peer with whom this side does not come to terms: TLS, certificates, another protocol."""
 
 
 class PeerError(ElsaError):

@@ -1,6 +1,7 @@
 """An operator's link to the cloud: submit, look, watch, cancel and export runs, waiting for a cloud that is away."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ Result = TypeVar("Result")
 CALL_TIMEOUT_S = 10.0
 EVENTS_TIMEOUT_S = 120.0
 EXPORT_TIMEOUT_S = 600.0
+HANDSHAKE_S = 1.5
+"""A peer with whom this side does not come to terms may be something in between, while the cloud starts."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 
 
@@ -45,7 +48,8 @@ class Operator:
         self._patience_s = patience_s
         self._sleep = sleep
         self._channel = dialer.connect(address, CLOUD_HOST)
-        self._closed = False
+        self._address = address
+        self._closed = self._answered = False
         self._runs = RunServiceStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -146,4 +150,11 @@ class Operator:
         self._patiently(lambda: receive_folder(self._runs.ExportAdapter(request, timeout=EXPORT_TIMEOUT_S), folder))
 
     def _patiently(self, call: Callable[[], Result]) -> Result:
-        return patiently(call, self.peer, limit_s=self._patience_s)
+        """As `patiently`; what keeps us from a cloud that never answered does not pass by itself."""
+        borne_s = math.inf if self._answered else HANDSHAKE_S
+        try:
+            result = patiently(call, self.peer, limit_s=self._patience_s, handshake_s=borne_s, growth=1.0)
+        except UnreachableError as error:
+            raise type(error)(f"{error}; elsa doctor --cloud {self._address} looks for the cause") from error
+        self._answered = True
+        return result

@@ -13,6 +13,7 @@ from elsa.errors import ChecksumError, DrainingError, MalformedError, RoundGiven
 from elsa.v1 import adapter_pb2 as pb
 from elsa.wire.chunks import Assembler, split_chunks
 from services.rpc.status import translated
+from services.rpc.waiting import Telling
 
 log = logging.getLogger(__name__)
 
@@ -197,18 +198,20 @@ def pull_when_there(
     Raises RoundGivenUpError if the run ended or `stop` was set, UnreachableError if `peer` stayed away.
     """
     request.wait_s = min(request.wait_s or MAX_WAIT_S / 2, MAX_WAIT_S)
-    away_since: float | None = None
+    away_since, telling = None, Telling()
     while not stop.is_set():
         try:
             with translated(peer):
                 return pull(stub, request)
         except DrainingError:
-            away_since = None
+            away_since, telling = None, Telling()
             stop.wait(0.05)
         except UnreachableError as error:
-            away_since = clock() if away_since is None else away_since
-            if clock() - away_since >= patience_s:
+            now = clock()
+            away_since = now if away_since is None else away_since
+            if now - away_since >= patience_s:
                 raise UnreachableError(f"{peer} did not answer for {patience_s:g} s; gave up: {error}") from error
-            log.warning("%s; trying again", error)
+            if telling.is_due(str(error), now):
+                log.warning("%s; trying again for %.0f s more", error, away_since + patience_s - now)
             stop.wait(1.0)
     raise RoundGivenUpError(f"stopped while waiting for an adapter of {peer}")

@@ -6,16 +6,18 @@ UNAVAILABLE. `patiently` is for the longer wait of a role whose peer is not ther
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import grpc
 
-from elsa.errors import DrainingError, ElsaError, UnreachableError
+from elsa.errors import DrainingError, ElsaError, HandshakeError, UnreachableError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.rpc.server import KEEPALIVE_MS, is_loopback
 from services.rpc.status import translated
+from services.rpc.waiting import Telling
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -82,6 +84,8 @@ def patiently(
     peer: str,
     *,
     limit_s: float,
+    handshake_s: float = math.inf,
+    growth: float = 2.0,
     first_s: float = 0.25,
     longest_s: float = 5.0,
     sleep: Callable[[float], object] = time.sleep,
@@ -91,21 +95,31 @@ def patiently(
 ) -> Result:
     """`call()`, made again with growing pauses while `peer` is unreachable or draining, for `limit_s` seconds.
 
-    `call` must be idempotent. Raises UnreachableError when the time is used up, other errors at once; those that are
-    `passing` are tried again too. UnreachableError also, and not a word, once `stopped()`.
+    `call` must be idempotent. The log says what is waited for, the same again as `Telling` says.
+
+    Args:
+        handshake_s: how long to go on, without a word, where both sides do not come to terms.
+        growth: of the intervals in the log.
+
+    Raises UnreachableError when the time is used up, and not a word once `stopped()`; HandshakeError when
+    `handshake_s` are; other errors at once, but for those that are `passing`: they are tried again too.
     """
-    begin, pause = clock(), first_s
+    begin, pause, telling = clock(), first_s, Telling(growth)
     again: tuple[type[ElsaError], ...] = (UnreachableError, DrainingError, *passing)
     while True:
         try:
             with translated(peer):
                 return call()
         except again as error:
-            left = limit_s - (clock() - begin)
-            if left <= 0:
+            waited = (now := clock()) - begin
+            if isinstance(error, HandshakeError) and waited >= handshake_s:
+                raise
+            if (left := limit_s - waited) <= 0:
                 raise UnreachableError(f"{peer} did not answer for {limit_s:g} s; gave up: {error}") from error
             if stopped():
                 raise UnreachableError(f"{peer}: stopped while waiting for it") from error
-            log.warning("%s; trying again in %.1f s, for %.0f s more", error, pause, left)
+            borne = isinstance(error, HandshakeError) and handshake_s < math.inf
+            if not borne and telling.is_due(str(error), now):
+                log.warning("%s; waited %.0f s, trying again for %.0f s more", error, waited, left)
             sleep(min(pause, left))
             pause = min(pause * 2, longest_s)

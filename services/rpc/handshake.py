@@ -1,4 +1,4 @@
-"""What a failed TLS handshake most likely means: gRPC says UNAVAILABLE, and OpenSSL's words in the details."""
+"""What a failed handshake most likely means: gRPC says UNAVAILABLE, and its own or OpenSSL's words in the details."""
 
 _NOT_TAKEN = "a certificate that is not accepted here"
 _FAULTS: tuple[tuple[str, str], ...] = (
@@ -6,10 +6,17 @@ _FAULTS: tuple[tuple[str, str], ...] = (
         "Hostname Verification Check failed",
         "shows the certificate of somebody else; check that this is its address, and its --tls-cert",
     ),
-    ("WRONG_VERSION_NUMBER", "does not speak TLS; start it with --tls-ca, --tls-cert and --tls-key"),
+    (
+        "WRONG_VERSION_NUMBER",
+        "does not speak TLS at this port; check the port, and start it with --tls-ca, --tls-cert and --tls-key",
+    ),
     ("certificate has expired", f"shows {_NOT_TAKEN}: it has expired; have it renewed, and check the clocks"),
     ("certificate is not yet valid", f"shows {_NOT_TAKEN}: it is not valid yet; check the clocks"),
     ("unsupported certificate purpose", f"shows {_NOT_TAKEN}: it is of one who may not serve; check its --tls-cert"),
+    (
+        "Expected SETTINGS frame",
+        "speaks something else than gRPC, such as plain HTTP; check that this is its address and port",
+    ),
     ("Tls handshake failed", f"shows {_NOT_TAKEN}; check that it was signed by the authority in --tls-ca"),
     ("Ssl handshake failed", f"shows {_NOT_TAKEN}; check that it was signed by the authority in --tls-ca"),
 )

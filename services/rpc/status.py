@@ -33,6 +33,7 @@ TABLE: tuple[tuple[type[errors.ElsaError], grpc.StatusCode], ...] = (
     (errors.RoundGivenUpError, grpc.StatusCode.ABORTED),
     (errors.DrainingError, grpc.StatusCode.UNAVAILABLE),
     (errors.UnreachableError, grpc.StatusCode.UNAVAILABLE),
+    (errors.HandshakeError, grpc.StatusCode.UNAVAILABLE),
     (errors.CapacityError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.FullDiskError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.UnauthenticatedError, grpc.StatusCode.UNAUTHENTICATED),
@@ -75,7 +76,10 @@ def error_of(error: grpc.RpcError, peer: str) -> errors.ElsaError:
     if named is not None and _CODES[named] is code and code is not grpc.StatusCode.INTERNAL:
         return named(text)
     if code in _SILENCE:
-        return errors.UnreachableError(f"{peer} {handshake_fault(text) or _SILENCE[code]}")
+        fault = handshake_fault(text)
+        return (
+            errors.HandshakeError(f"{peer} {fault}") if fault else errors.UnreachableError(f"{peer} {_SILENCE[code]}")
+        )
     if code in _ERRORS and code is not grpc.StatusCode.INTERNAL:
         return _ERRORS[code](text)
     return errors.PeerError(f"{peer} failed ({code.name}): {text or 'no detail'}; see its log")

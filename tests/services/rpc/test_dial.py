@@ -141,7 +141,7 @@ def test_what_a_failed_handshake_means_is_said(authority, tmp_path):
             health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=WAIT_S)
     with (
         serving("sync", services_of()) as plain,
-        pytest.raises(UnreachableError, match=r"^edge one does not speak TLS; start it with --tls-ca"),
+        pytest.raises(UnreachableError, match=r"^edge one does not speak TLS at this port; check the port"),
     ):
         healthy(dialer_of(authority), plain, FIRST.host)
     with pytest.raises(UnreachableError, match=r"^edge one does not answer; check that it runs and its address$"):

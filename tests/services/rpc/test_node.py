@@ -326,7 +326,7 @@ def test_closing_ends_a_node_that_waits_for_its_cloud(cloud, node):
     link.start()
     follower = Follower(link)
     fleet.watches.get(timeout=WAIT_S)
-    waits, log = Heard("trying again in"), logging.getLogger("services.rpc.channel")
+    waits, log = Heard("trying again for"), logging.getLogger("services.rpc.channel")
     log.addHandler(waits)
     try:
         cloud.stop()
