@@ -75,6 +75,21 @@ def test_who_only_holds_connections_gets_few_and_leaves_the_others_theirs(listen
         assert figure(scraped(listener.address), "elsa_reads_total") == 1
 
 
+@pytest.mark.parametrize("of", ["an address", "all"])
+def test_one_connection_more_than_there_is_room_for_is_closed_at_once(listener, of):
+    own, every = ["127.0.0.3"] * metrics.OF_ONE_ADDRESS, [f"127.0.1.{each + 1}" for each in range(metrics.MOST_OPEN)]
+    held, last = {"an address": (own, own[0]), "all": (every, "127.0.0.3")}[of]
+    with ExitStack() as stack:
+        for number, address in enumerate(held):
+            stack.enter_context(connected(listener, address))
+            while len(answering()) <= number:
+                pass
+        more = stack.enter_context(connected(listener, last))
+        more.settimeout(metrics.REQUEST_S / 2)  # and not since it lasts too long
+        assert is_closed(more)
+        assert len(answering()) == len(held)
+
+
 def test_all_connections_together_are_bounded(listener):
     addresses = [f"127.0.0.{number}" for number in range(2, 20)]
     with ExitStack() as stack:
