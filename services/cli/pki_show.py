@@ -29,12 +29,12 @@ def show(
     Example: elsa pki show clinic-a.pem --ca ca.pem --crl crl.pem
     """
     from services.pki.certificates import read_certificates, utc_now
-    from services.pki.revocations import read_list
+    from services.pki.revocations import read_lists
     from services.pki.shown import Against
     from services.pki.shown import show as shown_of
 
     authorities = None if ca is None else read_certificates(ca)
-    revoked = None if crl is None else read_list(crl)
+    revoked = None if crl is None else read_lists(crl)
     against = Against(authorities=authorities, revoked=revoked, now=utc_now(), ca=str(ca), crl=str(crl))
     found = shown_of(file, against)
     for one in found:

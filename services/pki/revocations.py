@@ -16,6 +16,7 @@ from services.rpc.certificates import UNREADABLE
 
 DAYS = 30
 """For how long a list speaks, unless told otherwise."""
+BEGIN = b"-----BEGIN X509 CRL-----"
 WHAT = "the crl.pem of an authority"
 MOST_LIST_BYTES = 1 << 25
 """Of some half a million revoked certificates: they stay on the list."""
@@ -37,6 +38,11 @@ def read_list(path: Path) -> x509.CertificateRevocationList:
     return list_from_pem(read(path, WHAT, MOST_LIST_BYTES), str(path))
 
 
+def read_lists(path: Path) -> list[x509.CertificateRevocationList]:
+    """All lists in a file, one at least. Raises InputError."""
+    return lists_in(read(path, WHAT, MOST_LIST_BYTES), str(path))
+
+
 def list_from_pem(pem: bytes, where: str) -> x509.CertificateRevocationList:
     """The list in `pem`. Raises InputError."""
     try:
@@ -46,6 +52,12 @@ def list_from_pem(pem: bytes, where: str) -> x509.CertificateRevocationList:
     except UNREADABLE as error:
         raise InputError(f"{where}: no list of revoked certificates in PEM; give {WHAT}") from error
     return found
+
+
+def lists_in(pem: bytes, where: str) -> list[x509.CertificateRevocationList]:
+    """All lists in `pem`, one at least: several while a fleet goes over to another authority. Raises InputError."""
+    parts = [BEGIN + part for part in pem.split(BEGIN)[1:]]
+    return [list_from_pem(part, where) for part in parts or [pem]]
 
 
 def entry(serial: int, reason: Reason, now: datetime) -> x509.RevokedCertificate:

@@ -15,7 +15,7 @@ from services.pki.certificates import is_authority, issued_by
 from services.pki.files import read
 from services.pki.names import hosts_in
 from services.pki.requests import Requested, read_request
-from services.pki.revocations import MOST_LIST_BYTES, list_from_pem, number_of, reason_of
+from services.pki.revocations import MOST_LIST_BYTES, lists_in, number_of, reason_of
 from services.rpc.certificates import certificates_in, identity_of, is_list_of, names_of
 
 Row = tuple[str, str]
@@ -33,14 +33,14 @@ class Shown:
 
 @dataclass(frozen=True, kw_only=True)
 class Against:
-    """What a file is held against: the authorities to be trusted, if given, a list of revoked ones, the time.
+    """What a file is held against: the authorities to be trusted, if given, the lists of revoked ones, the time.
 
     Attributes:
         ca, crl: where they were read, for people.
     """
 
     authorities: Sequence[x509.Certificate] | None
-    revoked: x509.CertificateRevocationList | None
+    revoked: Sequence[x509.CertificateRevocationList] | None
     now: datetime
     ca: str = "--ca"
     crl: str = "--crl"
@@ -54,7 +54,7 @@ def show(path: Path, against: Against) -> list[Shown]:
     if b"-----BEGIN CERTIFICATE REQUEST-----" in pem:
         return [shown_request(read_request(pem, str(path)))]
     if b"-----BEGIN X509 CRL-----" in pem:
-        return [shown_list(list_from_pem(pem, str(path)), against)]
+        return [shown_list(one, against) for one in lists_in(pem, str(path))]
     if b"PRIVATE KEY-----" in pem:
         return [_shown_key(pem, path)]
     raise InputError(f"{path}: neither certificate, request, list of revoked ones nor key in PEM; give one")
@@ -135,16 +135,15 @@ def _faults(certificate: x509.Certificate, against: Against) -> list[str]:
     trusted = against.authorities
     if trusted is not None and not any(certificate == one or issued_by(certificate, one) for one in trusted):
         faults.append("is not issued by the authority of --ca")
-    return faults + ([] if against.revoked is None else _revocation_faults(certificate, against.revoked, against))
+    return faults + ([] if against.revoked is None else _revocation_faults(certificate, against))
 
 
 def _checked(against: Against) -> str:
     """What was looked at, and against what; how it came out is the faults' to say."""
     listed = "not whether it is revoked (--crl)"
     if against.revoked is not None:
-        proven = "not its own signature (--ca)" if against.authorities is None else f"its signature, by {against.ca}"
         listed = (
-            f"whether the list {against.crl}, number {number_of(against.revoked)}, has it, its dates and {proven}"
+            f"whether it is on the list of its authority in {against.crl}; that list's dates; {_signature(against)}"
         )
     return f"its dates; {_signature(against)}; {listed}"
 
@@ -156,28 +155,35 @@ def _signature(against: Against) -> str:
 def _revoked(certificate: x509.Certificate, against: Against) -> str:
     if against.revoked is None:
         return "not looked at"
-    if not _speaks_of(against.revoked, certificate, against):
-        return "not known: the list is of another authority"
-    found = against.revoked.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    known = _list_of(certificate, against)
+    if known is None:
+        return "not known: no list there is of its authority"
+    found = known.get_revoked_certificate_by_serial_number(certificate.serial_number)
     if found is not None:
         return f"yes, on {_date(found.revocation_date_utc)} ({reason_of(found)})"
-    return f"no, says the list of {_date(against.revoked.last_update_utc)}"
+    return f"no, says list number {number_of(known)}, of {_date(known.last_update_utc)}"
 
 
-def _speaks_of(revoked: x509.CertificateRevocationList, certificate: x509.Certificate, against: Against) -> bool:
-    """Whether a list is that of the certificate's authority, and one that is to be trusted."""
-    known = against.authorities is None or any(is_list_of(revoked, one) for one in against.authorities)
-    return known and revoked.issuer == certificate.issuer and _issuer_key(revoked) == _issuer_key(certificate)
+def _list_of(certificate: x509.Certificate, against: Against) -> x509.CertificateRevocationList | None:
+    """The newest list of the certificate's authority, if there is one that is to be trusted."""
+    trusted = [
+        one
+        for one in against.revoked or ()
+        if against.authorities is None or any(is_list_of(one, authority) for authority in against.authorities)
+    ]
+    own = [
+        one for one in trusted if one.issuer == certificate.issuer and _issuer_key(one) == _issuer_key(certificate)
+    ]
+    return max(own, key=number_of, default=None)
 
 
-def _revocation_faults(
-    certificate: x509.Certificate, revoked: x509.CertificateRevocationList, against: Against
-) -> list[str]:
-    """What the list of --crl says; only its own authority's list, in its time, says anything."""
-    if not _speaks_of(revoked, certificate, against):
+def _revocation_faults(certificate: x509.Certificate, against: Against) -> list[str]:
+    """What the lists of --crl say; only its own authority's, in its time, says anything."""
+    known = _list_of(certificate, against)
+    if known is None:
         return ["is of another authority than the list of --crl, which says nothing of it"]
-    faults = [f"the list of --crl {fault}" for fault in _list_time_faults(revoked, against.now)]
-    found = revoked.get_revoked_certificate_by_serial_number(certificate.serial_number)
+    faults = [f"the list of --crl {fault}" for fault in _list_time_faults(known, against.now)]
+    found = known.get_revoked_certificate_by_serial_number(certificate.serial_number)
     if found is not None:
         faults.append(f"was revoked on {_date(found.revocation_date_utc)} ({reason_of(found)})")
     return faults

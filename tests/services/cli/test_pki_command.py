@@ -88,7 +88,7 @@ def test_a_certificate_is_had_in_three_commands_and_shown_as_good(done, fleet):
     assert hosts_of(certificate) == ("edge.example",)
     shown = done("show", "edge-1.pem", "--ca", "elsa-pki/ca.pem", "--crl", "elsa-pki/crl.pem")
     assert f"{certificate.serial_number:x}" in shown
-    assert re.search(r"revoked +no, says the list of 20", shown)
+    assert re.search(r"revoked +no, says list number 1, of 20", shown)
     for row in (
         r"role +edge",
         r"name +edge-1",
@@ -105,15 +105,15 @@ def test_a_certificate_is_had_in_three_commands_and_shown_as_good(done, fleet):
         (("--ca", CA), f"its dates; its signature, by {CA}; not whether it is revoked (--crl)", "not looked at"),
         (
             ("--crl", CRL),
-            f"its dates; not its signature (--ca); whether the list {CRL}, number 1, has it, its dates and "
-            "not its own signature (--ca)",
-            "no, says the list of ",
+            f"its dates; not its signature (--ca); whether it is on the list of its authority in {CRL}; that list's "
+            "dates; not its signature (--ca)",
+            "no, says list number 1, of 20",
         ),
         (
             ("--ca", CA, "--crl", CRL),
-            f"its dates; its signature, by {CA}; whether the list {CRL}, number 1, has it, its dates and its "
-            f"signature, by {CA}",
-            "no, says the list of ",
+            f"its dates; its signature, by {CA}; whether it is on the list of its authority in {CRL}; that list's "
+            f"dates; its signature, by {CA}",
+            "no, says list number 1, of 20",
         ),
     ],
 )
@@ -122,6 +122,18 @@ def test_what_was_checked_is_shown_and_against_what(done, fleet, given, checked,
     shown = done("show", "clinic-a.pem", *given)
     assert re.search(rf"checked +{re.escape(checked)} *\n", shown)
     assert re.search(rf"revoked +{re.escape(revoked)}", shown)
+
+
+def test_of_two_lists_in_a_file_both_are_shown_and_that_of_the_authority_counts(done, elsa, fleet):
+    """As while a fleet goes over from one authority to another."""
+    done("init", "--folder", "new")
+    done("sign", "clinic-a.csr")
+    done("revoke", "clinic-a.pem")
+    Path("both.pem").write_bytes(Path("new/crl.pem").read_bytes() + Path(CRL).read_bytes())
+    Path("cas.pem").write_bytes(Path("new/ca.pem").read_bytes() + Path(CA).read_bytes())
+    assert done("show", "both.pem", "--ca", "cas.pem").count("list of revoked certificates") == 2
+    code, _, err = elsa("pki", "show", "clinic-a.pem", "--ca", "cas.pem", "--crl", "both.pem")
+    assert (code, "was revoked on" in err) == (1, True)
 
 
 def test_a_list_says_how_many_it_revokes(done, fleet):

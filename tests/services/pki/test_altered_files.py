@@ -33,7 +33,7 @@ def made(tmp_path_factory):
     certificate = authority.sign(request)
     authority.revoke(x509.load_pem_x509_certificate(certificate))
     crl = folder / "authority" / "crl.pem"
-    against = Against(authorities=[authority.certificate], revoked=read_list(crl), now=utc_now())
+    against = Against(authorities=[authority.certificate], revoked=[read_list(crl)], now=utc_now())
     pems = (certificate, request, crl.read_bytes(), key)
     return {kind: der(pem) for kind, pem in zip(KINDS, pems, strict=True)}, against, folder / "altered"
 
