@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -10,6 +10,7 @@ from cryptography import x509
 
 from elsa.errors import ElsaError
 from services.doctor.finding import Finding, Kind, parted
+from services.pki.revocations import read_lists
 from services.rpc.certificates import certificates_in, identity_of
 from services.rpc.identity import Identity, Role
 from services.rpc.keypair import LATE_SHARE, Keypair, TlsFiles, read_file, read_keypair
@@ -60,11 +61,13 @@ def check_own(files: TlsFiles | None, role: Role, name: str | None, now_s: float
     try:
         certificates_in(read_file("--tls-ca", files.ca), f"--tls-ca {files.ca}")
         revoked = None if files.crl is None else Revoked(files.crl, files.ca)
+        findings += tuple(_overdue(files, now_s))
     except ElsaError as error:
         return Own(findings=(*findings, _bad(error)))
     if absent:
         return Own(findings=findings, judges=True)
-    return _certified(files, role, name, now_s, revoked)
+    certified = _certified(files, role, name, now_s, revoked)
+    return replace(certified, findings=(*findings, *certified.findings))
 
 
 def _certified(files: TlsFiles, role: Role, name: str | None, now_s: float, revoked: Revoked | None) -> Own:
@@ -89,6 +92,16 @@ def _certified(files: TlsFiles, role: Role, name: str | None, now_s: float, revo
     except ElsaError as error:  # out of its time; by the server's clock it may hold
         return found(findings=(_bad(error), whose), keypair=keypair)
     return found(findings=(_usable(certificate, files, now_s), whose), keypair=keypair)
+
+
+def _overdue(files: TlsFiles, now_s: float) -> Iterator[Finding]:
+    """A warning of each list of the revoked that should have been replaced. Roles go by it all the same."""
+    for found in [] if files.crl is None else read_lists(files.crl):
+        due = found.next_update_utc
+        if due is not None and due.timestamp() < now_s:
+            what = f"{files.crl}: a newer list was due at {due:%Y-%m-%d %H:%M} UTC; who is revoked since is not known"
+            remedy = "sign one by elsa pki revoke at the authority, and put it there"
+            yield Finding(kind=Kind.TLS, verdict="warn", what=what, remedy=remedy)
 
 
 def _usable(certificate: x509.Certificate, files: TlsFiles, now_s: float) -> Finding:

@@ -117,6 +117,13 @@ def test_a_file_that_is_not_there_is_told_once_with_how_one_comes_by_it(
     assert found.of == "this machine"
 
 
+def test_a_list_that_is_overdue_is_warned_of(of_cloud, authority, tmp_path, verdicts):
+    (tmp_path / "crl.pem").write_bytes(authority.crl([], days=-1))
+    findings = of_cloud(files=tls_of(authority.issued(Identity("admin", "ops")), tmp_path / "crl.pem"))
+    assert verdicts(findings) == [("TLS", "warn")]
+    assert "a newer list was due at" in of(findings, "TLS", "warn").what
+
+
 def test_every_file_that_is_not_there_is_told(of_cloud, tmp_path, verdicts):
     files = TlsFiles(ca=tmp_path / "a", certificate=tmp_path / "b", key=tmp_path / "c", crl=tmp_path / "d")
     assert verdicts(of_cloud(files=files)) == [("TLS", "bad")] * 4
