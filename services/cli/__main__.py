@@ -9,6 +9,7 @@ import typer
 from elsa.errors import ElsaError
 from services.cli import audit, clusters, data, demo, doctor, pki, plan, predict, roles, run
 from services.rpc.introduction import own_version
+from services.rpc.process import quiet_grpc
 
 INTERRUPTED = 130
 WRONG_USE = 2
@@ -43,6 +44,7 @@ def _overview(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 an error, 2 a wrong flag, 130 interrupted."""
+    quiet_grpc()
     sys.exit(status(sys.argv[1:] if arguments is None else arguments))
 
 

@@ -24,8 +24,13 @@ LARGE_PAGES = "1"
 which in pages of 4 KiB took a tenth of what it computes in a step (docs/log.md)."""
 
 
+GRPC_VERBOSITY = "NONE"
+"""Which lines of its own gRPC writes to standard error: what they say of a port or a handshake our errors say."""
+
+
 def main(module: str, load: Callable[[], Any]) -> int:
     """`run_role` with the settings that `load` gives; the exit status: 2 for what an owner can set right, else 1."""
+    quiet_grpc()
     try:
         run_role(module, load())
     except ElsaError as error:
@@ -52,6 +57,11 @@ def compute_on(threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", LARGE_PAGES)
+
+
+def quiet_grpc() -> None:
+    """Have gRPC write no lines of its own, unless the environment says otherwise; it reads that as it is imported."""
+    os.environ.setdefault("GRPC_VERBOSITY", GRPC_VERBOSITY)
 
 
 def set_up_logging(level: str = "INFO") -> None:
