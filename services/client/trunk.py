@@ -24,6 +24,7 @@ from elsa.v1 import split_pb2 as pb
 from elsa.v1.split_pb2_grpc import SplitServiceStub
 from services.client.requests import Sent, add_turns, result_of, taken
 from services.client.stream import STREAM_TIMEOUT_S, Stream
+from services.rpc.waiting import Telling
 
 log = logging.getLogger(__name__)
 
@@ -186,10 +187,11 @@ class TrainTrunk:
 
     def _resume(self, error: ElsaError) -> None:
         """Take the session up on a new stream and send again what has no answer."""
-        begin = time.monotonic()
+        begin, telling = time.monotonic(), Telling()
         self._opening.resume_token = self.opened.resume_token
         while True:
-            log.warning("%s; taking the session up again", error)
+            if not self._stop.is_set() and telling.is_due(str(error), time.monotonic()):
+                log.warning("%s; takes the session up again, for up to %.0f s", error, self._patience_s)
             before = self._open_stream()
             before.cancel()
             self._bytes_before += before.bytes

@@ -67,8 +67,12 @@ def test_processes_end_promptly_in_the_middle_of_training(tiny_bert, tmp_path):
         ended(clients["ann"][0], 8)  # its edge goes on with the other
         ended(edge, 8)
         ended(clients["bob"][0], 8)  # looking for its edge
-    for log in tmp_path.glob("*.log"):
-        assert "Traceback" not in log.read_text()
+    said = {log.stem: log.read_text() for log in tmp_path.glob("*.log")}
+    for text in said.values():
+        assert "Traceback" not in text
+        assert "has ended" not in text.replace("has not ended", "")
+    assert said["bob"].count("does not answer") <= 1  # a reason is said once
+    assert "WARNING" not in said["ann"]  # what comes of being told to stop is nobody's fault
 
 
 def test_roles_that_wait_for_their_cloud_end_on_a_signal_too(tmp_path):
