@@ -36,7 +36,10 @@ def add_to(app: typer.Typer) -> None:
 
 def audit(
     spec: Annotated[
-        Path | None, typer.Argument(metavar="SPEC.yaml", help="A run's specification; else MiniLM, split 1/4/1.")
+        Path | None,
+        typer.Argument(
+            metavar="SPEC.yaml", help="A run's specification; else MiniLM, split 1/4/1, bottom/trunk/top."
+        ),
     ] = None,
     data: Annotated[
         list[str] | None, typer.Option(metavar="FILE", help="Rows of a client; may be repeated. Default: builtin.")

@@ -23,7 +23,7 @@ that plain PEFT loads, a report and a figure.
 
 Example: elsa demo --clients 4 --edges 2 --alpha 1 --output elsa-demo
 
-Example: elsa demo --data reviews.csv --text review --label stars --rounds 5 --split 2/1
+Example: elsa demo --data reviews.csv --text review --label stars --rounds 5 --bottom 2 --top 1
 
 With --clusters the clients come in as many groups as there are edges, unlike each other by label; the cloud is not
 told, and finds who should learn with whom.

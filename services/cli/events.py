@@ -134,9 +134,8 @@ def _trust_changed(event: pb.RunEvent) -> str:
 def _planned(event: pb.RunEvent) -> str:
     told = event.planned
     parts = [f"{client.client_id} {client.split}" for client in told.clients]
-    changes = (
-        f"{_count(told.changed, 'client')} changed: {_some(parts, told.changed)}" if told.changed else "as before"
-    )
+    changed = f"{_count(told.changed, 'client')} changed, bottom/trunk/top: "
+    changes = f"{changed}{_some(parts, told.changed)}" if told.changed else "as before"
     again = f" after round {told.version}" if told.version else ""
     return f"splits planned{again}, {told.step_s:.3g} s a step; {changes}"
 

@@ -84,8 +84,9 @@ def check_free(to: str, *, watch: bool) -> None:
 def watch(run: RunId, reach: Reach) -> int:
     """Follow a run from its first event to its end; exit 0 if it completes, 1 if it fails or is cancelled.
 
-    On a terminal it is one view that changes, elsewhere a line an event. Accuracy is of the run's adapter on rows
-    that clients keep back; "own" is that of the adapter of each client's cluster, where there is one.
+    On a terminal it is one view that changes, elsewhere a line an event. A split reads bottom/trunk/top: blocks that
+    the client keeps at the bottom, that its edge runs, that the client keeps at the top. Accuracy is of the run's
+    adapter on rows that clients keep back; "own" is that of the adapter of each client's cluster, where there is one.
 
     Example: elsa run watch docstrings-1
     """
@@ -96,7 +97,7 @@ def watch(run: RunId, reach: Reach) -> int:
 def show(run: RunId, reach: Reach) -> None:
     """Show a run as it stands now: its state, its rounds, who takes part and who does not.
 
-    "clients" are those whose updates are in a round's version, of those that have taken part so far.
+    A split reads bottom/trunk/top; below stand who is not in a round, and changes of trust, clusters and splits.
 
     Example: elsa run show docstrings-1
     """

@@ -85,7 +85,7 @@ class Limits:
         if self.max_bottom is not None and split.bottom > self.max_bottom:
             raise CapacityError(
                 f"{self.name} takes at most {self.max_bottom} blocks before the cut (max_bottom), and split {split} "
-                f"has {split.bottom}; raise max_bottom or lower the split's bottom"
+                f"(bottom/trunk/top) has {split.bottom}; raise max_bottom or lower the split's bottom"
             )
         check_client_fits(self.shape, self.workload, split, self.memory_bytes, self.name)
 

@@ -64,8 +64,11 @@ class DemoSettings(BaseModel):
     labels: str = Field("", description="names of the labels, by commas; else those in the data")
     alpha: float = Field(1.0, gt=0, description="how unlike the clients are: Dirichlet over labels, small is unlike")
     iid: bool = Field(False, description="clients with like mixtures of labels, instead of --alpha")
-    split: str | None = Field(
-        None, pattern=r"^\d{1,5}/\d{1,5}$", description="blocks that a client keeps, BOTTOM/TOP; else the preset's"
+    bottom: int | None = Field(
+        None, ge=1, description="blocks that a client keeps at the bottom, with the embeddings; else the preset's"
+    )
+    top: int | None = Field(
+        None, ge=0, description="blocks that a client keeps at the top, under the head; else the preset's"
     )
     clusters: bool = Field(
         False, description="group clients by how they answer probes: 6 clients, 4 rounds, alpha 0.3 if not given"
@@ -102,8 +105,8 @@ class DemoSettings(BaseModel):
     plan: Literal["measured", "given"] | None = Field(
         None,
         description="who decides how many blocks each client keeps: measured (a plan made from what devices measure, "
-        "again each round; --split is the least then) or given (--split); default: measured with --speeds or "
-        "--memory-mib where the preset allows it (paper does not), else given",
+        "again each round; --bottom and --top are the least then) or given (by them); default: measured with "
+        "--speeds or --memory-mib where the preset allows it (paper does not), else given",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="of the data's shares and of the run")
     threads: int = Field(1, ge=1, description="threads of the compute kernels, each role")
@@ -195,7 +198,7 @@ class DemoSettings(BaseModel):
     def run_spec(self, labels: tuple[str, ...], probes: tuple[str, ...] = ()) -> RunSpec:
         """The run's specification. Raises pydantic's ValidationError where the parts do not go together."""
         clustering = ClusteringSpec(method="auto", probes=ProbesSpec(sentences=probes))
-        split = dict(zip(("bottom", "top"), self.split.split("/"), strict=True)) if self.split else {}
+        split = {name: value for name in ("bottom", "top") if (value := getattr(self, name)) is not None}
         return RunSpec(
             name="demo",
             preset=self.preset,

@@ -258,7 +258,7 @@ PLANNED = pb.RunEvent(
 
 def test_a_plan_of_splits_is_a_short_line_with_who_changes():
     assert line(PLANNED).endswith(
-        "  splits planned after round 2, 1.23 s a step; 2 clients changed: c1 4/25/1, c2 2/27/1"
+        "  splits planned after round 2, 1.23 s a step; 2 clients changed, bottom/trunk/top: c1 4/25/1, c2 2/27/1"
     )
     same = pb.RunEvent(planned={"version": 3, "step_s": 0.5})
     assert line(same).endswith("  splits planned after round 3, 0.5 s a step; as before")
@@ -268,7 +268,7 @@ def test_the_first_plan_of_a_large_fleet_stays_short():
     clients = [{"client_id": f"c{n:04}", "split": "1/4/1"} for n in range(1000)]
     text = line(pb.RunEvent(planned={"step_s": 1.0, "changed": 3000, "clients": clients}))
     assert text.endswith(
-        "  splits planned, 1 s a step; 3000 clients changed: "
+        "  splits planned, 1 s a step; 3000 clients changed, bottom/trunk/top: "
         "c0000 1/4/1, c0001 1/4/1, c0002 1/4/1, c0003 1/4/1, c0004 1/4/1 and 2995 more"
     )
 

@@ -65,9 +65,10 @@ def test_ways_to_partition_that_exclude_each_other(refused, rows):
 
 
 def test_impossible_split(refused, rows, tiny_bert):
-    line = refused("demo", "--data", rows, "--clients", 2, "--edges", 1, "--model", tiny_bert, "--split", "9/9")
+    ends = ("--bottom", 9, "--top", 9)
+    line = refused("demo", "--data", rows, "--clients", 2, "--edges", 1, "--model", tiny_bert, *ends)
     assert "split with bottom 9 and top 9 leaves no trunk" in line
-    assert "split: String should match" in refused("demo", "--data", rows, "--split", "1-1")
+    assert "bottom: Input should be greater than or equal to 1" in refused("demo", "--data", rows, "--bottom", 0)
 
 
 def test_more_tokens_than_positions(refused, rows, tiny_bert):
