@@ -77,6 +77,7 @@ def sign(
     from services.pki.requests import read_request
     from services.pki.shown import shown_request
     from services.rpc.certificates import certificates_in
+    from services.rpc.identity import SERVERS
 
     expected = None if expect is None else identity_of_words(expect, "--expect")
     pem, to = read(request, "a request in PEM"), output or request.with_suffix(".pem")
@@ -88,7 +89,8 @@ def sign(
     signed = authority.sign(pem, expect=expected, days=days)
     replace(to, signed)
     [made] = certificates_in(signed, str(to))
-    typer.echo(f"{to} is signed, until {made.not_valid_after_utc:%Y-%m-%d}; it goes back with {folder / 'ca.pem'}")
+    with_it = f"{folder / 'ca.pem'}" + (f" and {folder / 'crl.pem'}" if asked.identity.role in SERVERS else "")
+    typer.echo(f"{to} is signed, until {made.not_valid_after_utc:%Y-%m-%d}; it goes back with {with_it}")
 
 
 def revoke(

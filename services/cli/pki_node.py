@@ -73,14 +73,19 @@ def renew(
         raise InputError(f"{key}: is not the key of {certificate}; give its own, or --new-key with a new file")
     write_request(to, identity, hosts, own, key if new_key else None)
     typer.echo(f"{to} asks for {identity} again; have it signed: elsa pki sign {to.name}")
-    if new_key:
-        typer.echo(
-            f"{key} is the new key, and the one of before goes on with {certificate}: once the new certificate is "
-            f"here, either mv both over the files that tls_cert and tls_key name, and no setting changes, or set "
-            f"tls_key to {key} and tls_cert to the certificate, and start the node again"
-        )
-    else:
-        typer.echo(f"{key} stays its key: put the new certificate in the place of {certificate}; no setting changes")
+    typer.echo(_of_the_new(key, certificate) if new_key else _of_the_same(key, certificate))
+
+
+def _of_the_new(key: Path, certificate: Path) -> str:
+    return (
+        f"{key} is the new key, and the one of before goes on with {certificate}: once the new certificate is here, "
+        "either mv both over the files that tls_key and tls_cert name, and no setting changes, or set tls_key to "
+        f"{key} and tls_cert to the new certificate, and start the node again"
+    )
+
+
+def _of_the_same(key: Path, certificate: Path) -> str:
+    return f"{key} stays its key: put the new certificate in the place of {certificate}; no setting changes"
 
 
 def identity_of_words(words: str, origin: str) -> "Identity":

@@ -36,7 +36,7 @@ class Listener:
         host = self.host.strip("[]")
         host = CALLED.get(host, host)
         address = f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
-        return Peer(server=self.role, address=address, name=self.name)
+        return Peer(server=self.role, address=address, name=self.name, ours=True)
 
 
 @dataclass(frozen=True, kw_only=True)

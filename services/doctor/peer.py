@@ -13,11 +13,13 @@ class Peer:
     Attributes:
         address: host:port.
         name: of an edge; empty: whichever edge is there.
+        ours: whether it is what this machine is to be.
     """
 
     server: Literal["cloud", "edge"]
     address: str
     name: str = ""
+    ours: bool = False
 
     @property
     def host(self) -> str:
@@ -29,6 +31,8 @@ class Peer:
     @property
     def named_by(self) -> str:
         """The settings and flags that say its address."""
+        if self.ours:
+            return "another --port (setting port, ELSA_PORT)"
         if self.server == "cloud":
             return "--cloud (setting cloud, ELSA_CLOUD)"
         return "--edge or edge_addresses here, or that edge's own advertise"

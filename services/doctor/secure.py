@@ -133,32 +133,28 @@ def _sound(
 
 
 def _web_server(peer: Peer) -> Finding:
-    return _found(
-        peer,
-        "bad",
-        "is a web server (it speaks HTTP/1 without TLS), no role of ELSA",
-        f"give the address at which that {peer.server} says it serves by {peer.named_by}; metrics_port is another",
-        Kind.PORT,
-    )
+    what = "is a web server (it speaks HTTP/1 without TLS), no role of ELSA"
+    return _found(peer, "bad", what, f"{_elsewhere(peer)} (metrics_port speaks so, too)", Kind.PORT)
 
 
 def _no_tls_there(peer: Peer, shaken: Handshake) -> Finding:
     """Of one that shows no certificate where we have TLS."""
-    if shaken.plain:
-        return _found(
-            peer,
-            "bad",
-            "speaks gRPC's HTTP/2 without TLS, and we have TLS",
-            f"if that is the {peer.server}, set tls_ca, tls_cert and tls_key there and start it again; if it is not "
-            f"(probe_port speaks so too), give its address by {peer.named_by}; a fleet without TLS is called without "
-            "--tls-ca, --tls-cert and --tls-key",
-        )
-    return _found(
-        peer,
-        "bad",
-        f"speaks neither TLS nor HTTP/2 ({shaken.fault or 'it shows no certificate'})",
-        f"another program listens there, or it is stuck: check {peer.named_by}, and the log of that {peer.server}",
+    if not shaken.plain:
+        what = f"speaks neither TLS nor HTTP/2 ({shaken.fault or 'it shows no certificate'})"
+        return _found(peer, "bad", what, f"another program listens there, or it is stuck: {_elsewhere(peer)}")
+    remedy = (
+        f"if that is the {peer.server}, set tls_ca, tls_cert and tls_key there and start it again; if it is another "
+        f"listener (probe_port speaks so, too), {_elsewhere(peer)}; only where the whole fleet is without TLS, leave "
+        "out --tls-ca, --tls-cert and --tls-key (ELSA_TLS_…) here"
     )
+    return _found(peer, "bad", "speaks gRPC's HTTP/2 without TLS, and we have TLS", remedy)
+
+
+def _elsewhere(peer: Peer) -> str:
+    """What to do where another program has the port."""
+    if peer.ours:
+        return f"end what has the port, or choose {peer.named_by}"
+    return f"give the address that the log of that {peer.server} says it serves at, by {peer.named_by}"
 
 
 def _refusal(peer: Peer, shown: str, files: TlsFiles, own: Own | None) -> Finding:
@@ -180,7 +176,7 @@ def _without_tls(peer: Peer, shaken: Handshake, insecure: bool) -> Finding:
         return _found(peer, "bad", what, NOT_THERE)
     if shaken.fault and not shaken.plain:
         what = f"speaks no HTTP/2 without TLS, nor ends a handshake with TLS ({shaken.fault})"
-        remedy = f"check {peer.named_by}: another program listens there, or one that wants other TLS than ours"
+        remedy = f"another program listens there, or one that wants other TLS than ours: {_elsewhere(peer)}"
         return _found(peer, "bad", what, remedy, Kind.PORT)
     if insecure or is_loopback(peer.address.rpartition(":")[0]):
         why = "on loopback" if not insecure else "as --insecure allows"

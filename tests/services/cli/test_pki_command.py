@@ -82,7 +82,7 @@ def read(path):
 def test_a_certificate_is_had_in_three_commands_and_shown_as_good(done, fleet):
     said = done("sign", "edge-1.csr", "--days", 30)
     assert "edge.example" in said
-    assert "edge-1.pem is signed" in said
+    assert "edge-1.pem is signed" in said and "elsa-pki/ca.pem and elsa-pki/crl.pem" in said
     certificate = read("edge-1.pem")
     assert identity_of(certificate) == Identity("edge", "edge-1")
     assert hosts_of(certificate) == ("edge.example",)

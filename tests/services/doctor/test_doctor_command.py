@@ -174,6 +174,7 @@ def test_another_program_at_the_clouds_port_is_bad(doctor):
         port = server.getsockname()[1]
         code, out, _ = doctor("--as", "cloud", "--port", port, "--timeout", "0.5")
     assert code == EXIT_CODES["port"] and "speaks no HTTP/2" in out
+    assert "choose another --port" in out and "--cloud" not in out
 
 
 def test_another_role_at_the_clouds_port_is_told(doctor):
