@@ -46,8 +46,8 @@ class Split:
     def __post_init__(self) -> None:
         if self.bottom < 1 or self.trunk < 1 or self.top < 0:
             raise SplitError(
-                f"split {self} (bottom/trunk/top) is impossible: bottom and trunk need at least 1 block, top at least "
-                "0; choose smaller bottom and top"
+                f"split {self} (bottom/trunk/top) is impossible: bottom and trunk need at least 1 block, "
+                "top at least 0; choose smaller bottom and top"
             )
 
     @property

@@ -12,7 +12,7 @@ COMMANDS = [
     ("plan", SPEC, "--run", "run-1"),
     ("run", "submit", SPEC),
     ("run", "list"),
-    *(("run", name, "run-1") for name in ("watch", "cancel")),
+    *(("run", name, "run-1") for name in ("watch", "show", "cancel")),
     ("run", "export", "run-1", "--to", "adapter"),
 ]
 AWAY = "cloud.example:7400"

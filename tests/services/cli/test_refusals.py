@@ -116,7 +116,7 @@ def test_cloud_that_is_not_there(elsa):
     assert err.splitlines()[-1].startswith("error: cloud 127.0.0.1:1 did not answer for 0 s; gave up: ")
 
 
-@pytest.mark.parametrize("command", [("watch",), ("cancel",), ("export", "--to", "adapter")])
+@pytest.mark.parametrize("command", [("watch",), ("show",), ("cancel",), ("export", "--to", "adapter")])
 def test_unknown_run(refused, cloud, command):
     line = refused("run", command[0], "7f3a", *command[1:], "--cloud", cloud)
     assert f"cloud {cloud} has no run '7f3a'; elsa run list shows those it has" in line

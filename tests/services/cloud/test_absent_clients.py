@@ -91,6 +91,25 @@ def test_a_run_that_completes_says_who_did_not_take_part_to_its_end(tmp_path, go
     test(tmp_path)
 
 
+@run_async
+async def test_an_event_names_the_first_few_of_a_large_fleet_and_counts_all(tmp_path):
+    names = [f"client-{number:02}" for number in range(30)]
+    async with site(tmp_path) as at:
+        await at.register(clients=names)
+        run = await at.submit(spec(fleet={"min_clients": 30}))
+        await at.reach(run, fleet_pb2.RUN_STATE_ENROLLING)
+        for edge in EDGES:
+            await at.push(run, edge, adapter(), initial=True)
+            await at.join(run, edge, room=30)
+        for name in names:
+            await at.join(run, name)
+        await at.reach(run, fleet_pb2.RUN_STATE_TRAINING)
+        await at.push(run, "edge-1", adapter(1), reports=reports(names[0]))
+        closed = (await at.closed(run, 1)).round_closed
+        assert (closed.clients, closed.absent) == (30, 29)
+        assert [one.client_id for one in closed.absentees] == names[1:21]
+
+
 def test_each_absentee_has_the_reason_that_is_nearest_to_it():
     members = [
         client("gone", edge=None, answer=Answer.REFUSED, detail="no disk"),
