@@ -14,7 +14,7 @@ from guarded_servers import THREADS, guarded
 from rpc_servers import KINDS, WAIT_S, services_of, serving
 
 from elsa.v1 import split_pb2, split_pb2_grpc
-from services.doctor.secure import OPENING
+from services.doctor.shaking import OPENING
 from services.rpc import server
 from services.rpc.guard import Guard
 from services.rpc.identity import Identity
