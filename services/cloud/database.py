@@ -9,7 +9,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -26,6 +26,9 @@ LOCK_KEY = 0x656C7361
 """Names the lock among those of a PostgreSQL database."""
 TIMEOUT_S = 10
 """For an answer of PostgreSQL; nothing else happens in the cloud meanwhile."""
+AWAY_S = 2.0
+"""For which a database that could not be reached is not asked again: calls that came together wait for one timeout
+between them, and the cloud's loop turns before the next one."""
 LOCK_WAIT_S = 45.0
 """For the lock at the start: longer than the server takes to notice that its last holder's machine is gone."""
 _SESSION = (
@@ -44,10 +47,16 @@ _SQLITE_BUSY, _SQLITE_LOCKED, _SQLITE_FULL = 5, 6, 13
 
 
 class Database:
-    """The database at a SQLAlchemy URL. Raises InputError if it cannot be opened, or another cloud works on it."""
+    """The database at a SQLAlchemy URL. Raises InputError if it cannot be opened, or another cloud works on it.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        monotonic: seconds, for how long the database has been away.
+    """
+
+    def __init__(self, url: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._lock: TextIO | None = None
+        self._monotonic = monotonic
+        self._away: tuple[float, str] | None = None
         try:
             parsed = _with_driver(make_url(url))
             locking = _PostgresLock(LOCK_WAIT_S)
@@ -72,22 +81,26 @@ class Database:
 
         Raises UnreachableError if the database is away, FullDiskError if it finds no room.
         """
-        try:
-            try:
-                connection = self.engine.connect()
-            except InputError as error:  # another cloud took it over while the connection was lost
-                raise UnreachableError(str(error)) from error
+        with _told():
+            connection = self._connected()
             with connection, connection.begin():
                 yield connection
-        except DBAPIError as error:
-            reason = (str(error.orig).splitlines() or [""])[0]
-            if is_full(error):
-                raise FullDiskError(
-                    f"the cloud's database found no room on its disk ({reason}); free some"
-                ) from error
-            if is_away(error):
-                raise UnreachableError(f"the cloud's database does not answer ({reason}); try again") from error
-            raise
+
+    def _connected(self) -> Connection:
+        """A connection. Raises UnreachableError, at once where there was none a moment ago."""
+        if self._away is not None and self._monotonic() < self._away[0]:
+            raise UnreachableError(self._away[1])
+        try:
+            with _told():
+                connection = self.engine.connect()
+        except InputError as error:  # another cloud took it over while the connection was lost
+            raise UnreachableError(str(error)) from error
+        except (OSError, UnreachableError) as error:  # OSError: a server takes the connection and says nothing
+            told = str(error) if isinstance(error, UnreachableError) else _no_answer(str(error))
+            self._away = self._monotonic() + AWAY_S, told
+            raise UnreachableError(told) from error
+        self._away = None
+        return connection
 
     def close(self) -> None:
         """Close every connection and let another process have it."""
@@ -95,6 +108,24 @@ class Database:
             self.engine.dispose()
         if self._lock is not None:
             self._lock.close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Within it, what the database says of being away or full is one of our errors."""
+    try:
+        yield
+    except DBAPIError as error:
+        reason = (str(error.orig).splitlines() or [""])[0]
+        if is_full(error):
+            raise FullDiskError(f"the cloud's database found no room on its disk ({reason}); free some") from error
+        if is_away(error):
+            raise UnreachableError(_no_answer(reason)) from error
+        raise
+
+
+def _no_answer(reason: str) -> str:
+    return f"the cloud's database does not answer ({reason}); try again"
 
 
 def is_away(error: DBAPIError) -> bool:
@@ -166,7 +197,8 @@ def _with_driver(url: URL) -> URL:
 
 
 def _set_up_sqlite(connection: Any, _record: object) -> None:
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", "busy_timeout=10000"):
+    """FULL: with less, WAL loses commits when the power fails, whose blobs may be gone by then."""
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=10000"):
         connection.execute(f"PRAGMA {pragma}").close()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -47,6 +48,19 @@ class Postgres:
     def stop(self, how="immediate"):
         """`immediate` is as if it was killed."""
         self._run("pg_ctl", "stop", "--wait", f"--mode={how}")
+
+    @contextmanager
+    def hanging(self):
+        """Within it the server takes connections and says nothing, as when its disk stalls."""
+        first = int((self._data / "postmaster.pid").read_text().split()[0])
+        processes = [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in reversed(processes):
+                os.kill(process, signal.SIGCONT)
 
     def url(self, database):
         """The URL of a new, empty database."""

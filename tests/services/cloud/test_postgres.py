@@ -1,6 +1,7 @@
 """The cloud on PostgreSQL: the laws of its store, restarts of either, and one cloud at a time."""
 
 import asyncio
+import gc
 
 import grpc
 import grpc.aio
@@ -84,7 +85,7 @@ def test_a_second_cloud_waits_for_a_first_one_that_is_about_to_end(store, postgr
 
     monkeypatch.setattr("services.cloud.database.time.sleep", pause)
     Store(postgres_url).close()
-    assert len(paused) == 1 and "waiting" in caplog.text
+    assert paused and "waiting" in caplog.text  # until the server has noticed that the first one left
 
 
 def test_a_server_notices_a_lost_machine_before_the_next_cloud_gives_up(store):
@@ -116,7 +117,13 @@ def test_who_lost_the_database_to_another_cloud_writes_nothing_and_holds_nobody_
         assert transaction.runs() == []
 
 
-def test_a_lost_connection_is_an_error_that_passes_and_leaves_nothing(store, postgres_server):
+@pytest.fixture
+def asked_at_once(monkeypatch):
+    """A database that could not be reached is asked again without a pause."""
+    monkeypatch.setattr("services.cloud.database.AWAY_S", 0.0)
+
+
+def test_a_lost_connection_is_an_error_that_passes_and_leaves_nothing(store, postgres_server, asked_at_once):
     with pytest.raises(UnreachableError, match="database does not answer"), store.transaction() as transaction:
         transaction.put(new_run(state=RunState.PENDING))
         postgres_server.stop()
@@ -128,6 +135,22 @@ def test_a_lost_connection_is_an_error_that_passes_and_leaves_nothing(store, pos
         postgres_server.start()
     with store.transaction() as transaction:
         assert transaction.runs() == []
+
+
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # pg8000's, of what became no connection
+def test_a_database_that_hangs_is_away_for_who_asks_and_comes_back(
+    postgres_server, postgres_url, monkeypatch, asked_at_once
+):
+    monkeypatch.setattr("services.cloud.database.TIMEOUT_S", 2)
+    store = Store(postgres_url)
+    with postgres_server.hanging():
+        for _ in range(2):  # one that had a connection, one that has none
+            with pytest.raises(UnreachableError, match="database does not answer"), store.transaction():
+                raise AssertionError("a transaction began")
+    with store.transaction() as transaction:
+        assert transaction.runs() == []
+    store.close()
+    gc.collect()
 
 
 def test_a_database_of_another_version_is_refused_and_left_as_it_is(store, postgres_url):
@@ -180,7 +203,7 @@ def test_a_killed_cloud_goes_on_in_the_same_round(tmp_path, postgres_url):
     test(tmp_path)
 
 
-def test_a_run_outlives_a_restart_of_the_database(tmp_path, postgres_server, postgres_url):
+def test_a_run_outlives_a_restart_of_the_database(tmp_path, postgres_server, postgres_url, asked_at_once):
     @run_async
     async def test(folder):
         async with site(folder, database_url=postgres_url) as at:
