@@ -1,11 +1,13 @@
 """What a value says takes effect where it should, and nowhere else."""
 
+import json
 from pathlib import PurePath
 from typing import Any
 
 import pytest
 from rendered import SETS, Object, Pod, every_pod, objects_in, objects_of, of_kind, pods, render
 
+from deploy.settings_schema import ROLES, settings_schema
 from services.rpc.identity import Identity
 
 CLIENT = {"name": "a", "data": {"rows": "builtin"}}
@@ -232,3 +234,22 @@ def test_the_admin_of_a_release_is_called_as_the_values_say() -> None:
     uris = [uri for each in of_kind(given, "Certificate") for uri in each["spec"].get("uris", [])]
     assert Identity("admin", "ops").uri in uris
     assert Identity("admin", "operator").uri not in uris
+
+
+def test_a_client_is_told_which_rows_it_offers_and_which_it_keeps_back() -> None:
+    rows = {"data": {"notes": "/data/notes.jsonl"}, "heldout": {"notes": "/data/kept.jsonl"}}
+    values = {"clients": [CLIENT | rows], "nodeClients": {"enabled": True} | rows}
+    told = [pod.environment for pod in pods(objects_in(render(values))) if pod.role == "client"]
+    assert len(told) == 2
+    for variables in told:
+        assert {name: json.loads(variables[f"ELSA_{name.upper()}"]) for name in rows} == rows
+
+
+def test_what_the_chart_says_to_a_role_its_settings_cannot_say_otherwise() -> None:
+    """But for the threads, which are the pod's unless settings say otherwise."""
+    for pod in pods(objects_in(render(ALL | {"metrics": {"enabled": True}}))):
+        if pod.role != "admin":
+            variables = [each["name"] for each in pod.container["env"]]
+            free = {f"ELSA_{name.upper()}" for name in settings_schema(ROLES[pod.role])["properties"]}
+            assert len(set(variables)) == len(variables)
+            assert set(variables) & free <= {"ELSA_THREADS"}

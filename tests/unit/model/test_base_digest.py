@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import FIELDS, LABELS
 
 from elsa.model.digest import RUN, RUNS, base_digest
+from elsa.model.raw import raw_tensors
 from elsa.model.weights import Checkpoint
 
 TASK = "classification"
@@ -104,6 +106,19 @@ def test_arithmetic_that_no_shape_tells_makes_another_base(make_folder, tmp_path
     assert digest(other) != digest(folder)
     (other / "config.json").write_text(json.dumps({**config, "architectures": [], "transformers_version": "1"}))
     assert digest(other) == digest(folder)
+
+
+@pytest.mark.parametrize("part", ["name", "shape"])
+def test_the_names_and_shapes_of_tensors_count_whatever_they_hold(make_folder, monkeypatch, part):
+    def turned(checkpoint, names):
+        first, *others = found = raw_tensors(checkpoint, names)
+        other = {"name": replace(first, name="other"), "shape": replace(first, shape=(*first.shape, 1))}
+        return [other[part], *others] if turning else found
+
+    folder, turning = make_folder("bert", TASK), False
+    monkeypatch.setattr("elsa.model.digest.raw_tensors", turned)
+    plain, turning = digest(folder), True
+    assert digest(folder) != plain
 
 
 def test_rotary_angles_make_another_base(make_folder):
