@@ -10,10 +10,12 @@ from elsa.errors import (
     DrainingError,
     ElsaError,
     NotFoundError,
+    PeerError,
     PermissionDeniedError,
     StaleRoundError,
     UnreachableError,
 )
+from services.rpc.waiting import Telling
 
 log = logging.getLogger(__name__)
 
@@ -27,9 +29,12 @@ PASSING = (
     CapacityError,
     PermissionDeniedError,
     ChecksumError,
+    PeerError,
 )
 """What an edge that restarts, that does not know of us yet, that has no room for us yet, or that is past our round
-may answer for a while."""
+may answer for a while, and so may an edge or a cloud with a fault of its own: a disk or a bucket that fails once."""
+FAULTS = (UnreachableError, ChecksumError, PeerError)
+"""Those of them that somebody may have to look at; an edge that has not heard of us yet is none."""
 
 
 class Patience:
@@ -48,26 +53,24 @@ class Patience:
     def until(self, done: Callable[[], bool]) -> bool:
         """Call `done` until it says that all is done; False if stopped before that.
 
-        Raises what it raises if that does not pass, or once the pauses add up to the limit.
+        Raises what it raises if that does not pass; once the pauses add up to the limit the same, and says so.
         """
-        pause_s, paused_s = FIRST_PAUSE_S, 0.0
-        said = ""
+        pause_s, paused_s, telling = FIRST_PAUSE_S, 0.0, Telling()
         while not self._stop.is_set():
             try:
                 if done():
                     return True
-                pause_s, paused_s, said = FIRST_PAUSE_S, 0.0, ""
+                pause_s, paused_s, telling = FIRST_PAUSE_S, 0.0, Telling()
             except PASSING as error:
                 if paused_s > self._limit_s:
-                    raise
-                if str(error) != said and not self._stop.is_set():
-                    self._tell(error)
-                    said = str(error)
+                    raise type(error)(f"{error}; gave up after {self._limit_s:g} s") from error
+                if not self._stop.is_set() and telling.is_due(str(error), paused_s):
+                    self._tell(error, self._limit_s - paused_s)
                 self._stop.wait(pause_s)
                 pause_s, paused_s = min(2 * pause_s, LONGEST_PAUSE_S), paused_s + pause_s
         return False
 
-    def _tell(self, error: ElsaError) -> None:
-        """Say once what is waited for: an edge that has not heard yet is no fault, one that is away may be."""
-        level = logging.WARNING if isinstance(error, (UnreachableError, ChecksumError)) else logging.INFO
-        log.log(level, "run %s: not yet: %s; asks again for up to %.0f s", self._run_id, error, self._limit_s)
+    def _tell(self, error: ElsaError, left_s: float) -> None:
+        """Say what is waited for."""
+        level = logging.WARNING if isinstance(error, FAULTS) else logging.INFO
+        log.log(level, "run %s: not yet: %s; asks again for up to %.0f s", self._run_id, error, left_s)

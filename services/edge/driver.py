@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 EDGE_SHARE = 0.9
 """Part of what is left of a global round that its edge rounds may use together; the rest is for the way to the
 cloud."""
+PASSING = (PeerError, CapacityError)
+"""What a cloud may answer for a while: its disk or bucket fails once or is full, our rate is used up."""
 
 
 class RunDriver:
@@ -292,7 +294,7 @@ class RunDriver:
     def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> bool:
         """Push one adapter; False if it came too late. True also where other work of ours of this version counts."""
         try:
-            self._link.patiently(lambda: push(self._link.adapters, header, data), CapacityError)  # a full disk there
+            self._link.patiently(lambda: push(self._link.adapters, header, data))
         except TakenError as error:  # as before a restart that lost what was kept
             log.warning("run %s: what was delivered before counts: %s", self._run_id, error)
         except StaleRoundError as error:
@@ -305,7 +307,12 @@ class RunDriver:
             run_id=self._run_id, node_id=self._link.node_id, version=version, cluster=cluster
         )
         return pull_when_there(
-            self._link.adapters, request, self._link.peer, stop=self._stop, patience_s=self._link.patience_s
+            self._link.adapters,
+            request,
+            self._link.peer,
+            stop=self._stop,
+            patience_s=self._link.patience_s,
+            passing=PASSING,
         )
 
     def _pull_cluster(self, version: int, cluster: int) -> Adapter | None:

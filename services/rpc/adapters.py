@@ -9,7 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from elsa.errors import ChecksumError, DrainingError, MalformedError, RoundGivenUpError, UnreachableError
+from elsa.errors import (
+    ChecksumError,
+    DrainingError,
+    ElsaError,
+    MalformedError,
+    RoundGivenUpError,
+    UnreachableError,
+)
 from elsa.v1 import adapter_pb2 as pb
 from elsa.wire.chunks import Assembler, split_chunks
 from services.rpc.status import translated
@@ -24,6 +31,8 @@ TRANSFER_TIMEOUT_S = 300.0
 MOST_REPORTS_BYTES = 1 << 19
 """Of reports in one message."""
 MAX_WAIT_S = 60.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
+"""Between tries of a pull from a peer that is away."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +193,36 @@ def _bounded(total_bytes: int, message: str) -> int:
     return total_bytes
 
 
+class _Away:
+    """A peer that gives no adapter for a while: how long to wait for it, and what to say.
+
+    Args:
+        patience_s: for how long in all.
+        since_s: by the clock, when it began.
+    """
+
+    def __init__(self, peer: str, patience_s: float, since_s: float) -> None:
+        self._peer = peer
+        self._patience_s = patience_s
+        self._ends_s = since_s + patience_s
+        self._next_s = FIRST_PAUSE_S
+        self._telling = Telling()
+
+    def pause_s(self, error: ElsaError, now: float) -> float:
+        """Seconds to wait before the next try; each longer than the one before.
+
+        Raises an error of the same kind, with its text, once the patience is spent.
+        """
+        left_s = self._ends_s - now
+        if left_s <= 0:
+            did = "did not answer" if isinstance(error, UnreachableError) else "gave no adapter"
+            raise type(error)(f"{self._peer} {did} for {self._patience_s:g} s; gave up: {error}") from error
+        if self._telling.is_due(str(error), now):
+            log.warning("%s; trying again for %.0f s more", error, left_s)
+        pause_s, self._next_s = min(self._next_s, left_s), min(2 * self._next_s, LONGEST_PAUSE_S)
+        return pause_s
+
+
 def pull_when_there(
     stub: Any,
     request: pb.PullAdapterRequest,
@@ -191,27 +230,29 @@ def pull_when_there(
     *,
     stop: threading.Event,
     patience_s: float,
+    passing: tuple[type[ElsaError], ...] = (),
     clock: Callable[[], float] = time.monotonic,
 ) -> Pulled:
     """Pull, asking again while the adapter is not there yet, or while `peer` is away for less than `patience_s`.
 
-    Raises RoundGivenUpError if the run ended or `stop` was set, UnreachableError if `peer` stayed away.
+    Args:
+        passing: other errors that are waited out like an absence, with the same growing pauses.
+
+    Raises RoundGivenUpError if the run ended or `stop` was set, UnreachableError if `peer` stayed away, and what is
+    `passing` if that did not pass.
     """
     request.wait_s = min(request.wait_s or MAX_WAIT_S / 2, MAX_WAIT_S)
-    away_since, telling = None, Telling()
+    again: tuple[type[ElsaError], ...] = (UnreachableError, *passing)
+    away: _Away | None = None
     while not stop.is_set():
         try:
             with translated(peer):
                 return pull(stub, request)
         except DrainingError:
-            away_since, telling = None, Telling()
+            away = None
             stop.wait(0.05)
-        except UnreachableError as error:
+        except again as error:
             now = clock()
-            away_since = now if away_since is None else away_since
-            if now - away_since >= patience_s:
-                raise UnreachableError(f"{peer} did not answer for {patience_s:g} s; gave up: {error}") from error
-            if telling.is_due(str(error), now):
-                log.warning("%s; trying again for %.0f s more", error, away_since + patience_s - now)
-            stop.wait(1.0)
+            away = away or _Away(peer, patience_s, now)
+            stop.wait(away.pause_s(error, now))
     raise RoundGivenUpError(f"stopped while waiting for an adapter of {peer}")

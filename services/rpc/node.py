@@ -93,12 +93,12 @@ class CloudLink:
         self._beats.start()
 
     def patiently(self, call: Callable[[], Result], *passing: type[ElsaError]) -> Result:
-        """`call()` with retries while the cloud does not answer, or has no room: a full disk, a rate that is used up.
+        """`call()` with retries while the cloud does not answer, or what it answers may pass.
 
-        Errors that are `passing` are tried again too. Raises UnreachableError at once when the node stops.
+        That is no room, as of a full disk or a rate that is used up, and a fault of its own. Errors that are
+        `passing` are tried again too. Raises UnreachableError at once when the node stops.
         """
-        again: tuple[type[ElsaError], ...] = (CapacityError, *passing)
-        return self._patiently(call, *again)
+        return self._patiently(call, CapacityError, PeerError, *passing)
 
     def report(self, progress: pb.Progress) -> None:
         """Tell those who watch how far this node is, with the next heartbeat."""

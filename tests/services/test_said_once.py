@@ -6,9 +6,9 @@ import threading
 import pytest
 from prometheus_client import CollectorRegistry
 
-from elsa.errors import NotFoundError, PermissionDeniedError, UnreachableError
+from elsa.errors import NotFoundError, PeerError, PermissionDeniedError, UnreachableError
 from elsa.v1.fleet_pb2 import Assignment
-from services.client.patience import Patience
+from services.client.patience import PASSING, Patience
 from services.rpc.channel import patiently
 from services.rpc.drivers import RunDrivers
 from services.rpc.metrics import MetricsListener
@@ -69,14 +69,22 @@ def test_an_edge_that_has_not_heard_yet_is_spoken_of_once_for_each_reason(caplog
     assert Patience("r-1", 60, Told()).until(failing(unheard, unheard, refused, refused))
     assert said(caplog) == [
         ("INFO", "run r-1: not yet: is not at this edge; asks again for up to 60 s"),
-        ("INFO", "run r-1: not yet: is not assigned; asks again for up to 60 s"),
+        ("INFO", "run r-1: not yet: is not assigned; asks again for up to 59 s"),
     ]
 
 
-def test_an_edge_that_is_away_is_a_warning(caplog):
-    assert Patience("r-1", 60, Told()).until(failing(UnreachableError("edge is away")))
-    [(level, text)] = said(caplog)
-    assert (level, "edge is away" in text) == ("WARNING", True)
+@pytest.mark.parametrize("error", [UnreachableError("edge is away"), PeerError("edge is away")])
+def test_an_edge_that_is_away_or_has_a_fault_is_a_warning_first_and_then_seldom(caplog, error):
+    assert Patience("r-1", 120, Told()).until(failing(*[error] * 20))
+    told = said(caplog)
+    assert {level for level, _ in told} == {"WARNING"}
+    assert [text.rpartition("up to ")[2] for _, text in told] == ["120 s", "107 s", "87 s", "47 s"]
+
+
+@pytest.mark.parametrize("error", PASSING)
+def test_what_did_not_pass_says_what_it_was_and_for_how_long_it_was_waited(error):
+    with pytest.raises(error, match=r"^its disk fails; gave up after 60 s$"):
+        Patience("r-1", 60, Told()).until(failing(*[error("its disk fails")] * 99))
 
 
 def test_what_comes_of_stopping_is_not_said(caplog):

@@ -177,7 +177,7 @@ def test_an_edge_without_room_for_one_that_comes_is_asked_again_and_then_left(ti
         driver.update(told(spec, "edge-2", full.address))
         driver.join(30)
         assert len(asked) > 1
-        assert link.refusals == ["all 1 sessions are taken"]
+        assert link.refusals == ["all 1 sessions are taken; gave up after 0.5 s"]
 
 
 def full_now():

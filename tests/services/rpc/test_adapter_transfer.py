@@ -9,10 +9,12 @@ import pytest
 from rpc_servers import services_of, serving
 
 from elsa.errors import (
+    CapacityError,
     ChecksumError,
     DrainingError,
     MalformedError,
     NotFoundError,
+    PeerError,
     RoundGivenUpError,
     UnreachableError,
 )
@@ -207,11 +209,11 @@ def test_a_pull_waits_within_what_servers_allow(served, given, asked):
     assert servicer.asked == [asked]
 
 
-@pytest.mark.parametrize("error", [RoundGivenUpError, NotFoundError, MalformedError])
+@pytest.mark.parametrize("error", [RoundGivenUpError, NotFoundError, MalformedError, PeerError, CapacityError])
 def test_a_pull_that_is_refused_is_not_asked_again(served, error):
     servicer, stub = served
     servicer.failures = [error("over")]
-    with pytest.raises(error, match="over"):
+    with pytest.raises(error, match="over" if error is not PeerError else "INTERNAL"):
         waiting(stub)
     assert len(servicer.asked) == 1
 
@@ -221,6 +223,52 @@ class Impatient(threading.Event):
 
     def wait(self, timeout=None):
         return self.is_set()
+
+
+class Timed(Impatient):
+    """Its waits take no time but on its own clock."""
+
+    def __init__(self):
+        super().__init__()
+        self.pauses = []
+
+    def wait(self, timeout=None):
+        self.pauses.append(timeout)
+        return self.is_set()
+
+    def clock(self):
+        return sum(self.pauses)
+
+
+FAULTS = [
+    (UnreachableError("away"), "away"),
+    (PeerError("x"), "edge-1 failed"),
+    (CapacityError("too fast"), "too fast"),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), FAULTS)
+def test_faults_that_pass_are_waited_out_with_growing_pauses_and_few_words(served, caplog, error, text):
+    servicer, stub = served
+    servicer.failures = [error] * 9
+    servicer.messages = list(pulled_messages(Pulled(version=1, edge_round=0, data=b"abc")))
+    stop = Timed()
+    got = waiting(stub, stop, passing=(PeerError, CapacityError), clock=stop.clock)
+    assert got.data == b"abc"
+    assert stop.pauses == [0.25, 0.5, 1.0, 2.0, 4.0, *[5.0] * 4]
+    told = [record.getMessage() for record in caplog.records if record.name == "services.rpc.adapters"]
+    assert len(told) == 2 and all(said.startswith(text) for said in told)
+    assert told[0].endswith("trying again for 60 s more") and told[1].endswith("trying again for 47 s more")
+
+
+@pytest.mark.parametrize(("error", "text"), FAULTS)
+def test_faults_that_do_not_pass_are_given_up_after_the_patience_by_their_reason(served, error, text):
+    servicer, stub = served
+    servicer.failures = [error] * 99
+    stop = Timed()
+    with pytest.raises(type(error), match=rf"^edge-1 .* for 8 s; gave up: {text}"):
+        waiting(stub, stop, passing=(PeerError, CapacityError), patience_s=8, clock=stop.clock)
+    assert stop.clock() == 8
 
 
 def test_a_peer_that_stays_away_is_given_up_by_name():

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 from rpc_servers import WAIT_S, services_of
 
-from elsa.errors import CapacityError, FullDiskError, MalformedError, NotFoundError, UnreachableError
+from elsa.errors import CapacityError, FullDiskError, MalformedError, NotFoundError, PeerError, UnreachableError
 from elsa.v1 import fleet_pb2 as pb
 from elsa.v1 import fleet_pb2_grpc
 from services.rpc.drivers import RunDrivers
@@ -364,6 +364,15 @@ def test_a_closed_link_gives_no_assignments_and_makes_no_calls(cloud, node):
     with pytest.raises(UnreachableError, match="stopped"):
         link.patiently(lambda: link.fleet.Heartbeat(pb.HeartbeatRequest(), timeout=WAIT_S))
     assert fleet.beats.empty()
+
+
+@pytest.mark.parametrize("error", [PeerError("its disk"), FullDiskError("no room"), CapacityError("too fast")])
+def test_a_call_is_made_again_after_a_fault_of_the_cloud_that_passes(cloud, node, error):
+    fleet = Fleet()
+    link = node(cloud.serve(fleet))
+    fleet.faults = [error]
+    assert link.refuse("r-1", "cannot")
+    assert fleet.refusals.get(timeout=WAIT_S).refusal == "cannot"
 
 
 class Driver:
