@@ -5,6 +5,7 @@ A blob is written aside and renamed, so that it is there whole or not at all, an
 
 import errno
 import hashlib
+import logging
 import os
 import shutil
 import uuid
@@ -16,6 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from elsa.errors import ChecksumError, FullDiskError, InputError, NotFoundError
 from elsa.parsing import masked
+
+log = logging.getLogger(__name__)
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """What a disk says that has no room, for anybody or for us."""
@@ -79,22 +82,19 @@ class Blobs:
 
     def names(self, prefix: str) -> list[str]:
         """The digests that begin with two hexadecimal digits, of those that are there."""
-        return sorted(self._in(f"{self._root}/{prefix}"))
+        return sorted(name for name in self._in(f"{self._root}/{prefix}") if name.startswith(prefix))
 
     def age_s(self, digest: str, now: float) -> float:
         """Seconds since a blob was written, at `now`, unix seconds; 0 if it is not there."""
         return self._age_s(self._place(digest), now)
 
     def sweep_aside(self, grace_s: float, now: float) -> int:
-        """Remove what was written aside longer ago than `grace_s` seconds and never got its name; how much it was."""
+        """Remove what was written aside longer ago than `grace_s` seconds and never got its name; how many went."""
         found = self._in(self._aside)
         left = [
             path for name, path in found.items() if self._age_s(path, now) > grace_s and name not in self._writing
         ]
-        for path in left:
-            with suppress(FileNotFoundError):
-                self._files.rm_file(path)
-        return len(left)
+        return sum(map(self._went, left))
 
     def has(self, digest: str) -> bool:
         """Whether the bytes of a digest are there, whatever they are."""
@@ -141,6 +141,16 @@ class Blobs:
             return {path.rsplit("/", 1)[1]: path for path in self._files.ls(folder, detail=False)}
         except FileNotFoundError:
             return {}
+
+    def _went(self, path: str) -> bool:
+        try:
+            self._files.rm_file(path)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            log.warning("%s was never finished but stays: %s", path, error)
+            return False
+        return True
 
     def _place(self, digest: str) -> str:
         return f"{self._root}/{digest[:2]}/{digest}"

@@ -6,21 +6,21 @@ start at once. Whoever puts or drops one holds its digest meanwhile.
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import aclosing, contextmanager
 from weakref import WeakValueDictionary
 
-from elsa.errors import InputError
-from services.cloud.blobs import Blobs
+from elsa.errors import InputError, UnreachableError
+from services.cloud.blobs import FULL, Blobs
 from services.cloud.store import Store
 
 log = logging.getLogger(__name__)
 
-
 SPARE_BYTES = 16 * 1024 * 1024
 """Of the disk, for the database's own."""
 PREFIXES = [f"{number:02x}" for number in range(256)]
-MOST_SWEPT = 1000
-"""Blobs that one look removes; the next one goes on."""
+MOST_TRIED = 1000
+"""Blobs that one look tries to remove; the next one goes on after them."""
 
 
 class Keeper:
@@ -29,14 +29,19 @@ class Keeper:
     def __init__(self, store: Store, blobs: Blobs) -> None:
         self._store, self._blobs = store, blobs
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._last_tried = ""
 
     def holding(self, digest: str) -> asyncio.Lock:
         """What to hold from before a blob is put until its record is written."""
         return self._locks.setdefault(digest, asyncio.Lock())
 
     async def put(self, data: bytes) -> None:
-        """Keep a blob; call it while holding its digest."""
-        await asyncio.to_thread(self._blobs.put, data)
+        """Keep a blob; call it while holding its digest.
+
+        Raises OSError of a full disk, UnreachableError for whatever else keeps them from being written.
+        """
+        with _passing("kept"):
+            await asyncio.to_thread(self._blobs.put, data)
 
     def room_fault(self, total_bytes: int) -> str:
         """Why an adapter of so many bytes, and what is made of it, cannot be kept; empty if it can."""
@@ -46,8 +51,9 @@ class Keeper:
         return f"the cloud's disk has {free} bytes free, and {needed} are needed for an adapter and the next version"
 
     async def get(self, digest: str) -> bytes:
-        """A blob. Raises NotFoundError, ChecksumError."""
-        return await asyncio.to_thread(self._blobs.get, digest)
+        """A blob. Raises NotFoundError, ChecksumError, UnreachableError where it cannot be read now."""
+        with _passing("read"):
+            return await asyncio.to_thread(self._blobs.get, digest)
 
     async def drop(self, digests: Iterable[str]) -> None:
         """Delete those blobs that no record needs any more; one that cannot be deleted stays."""
@@ -56,22 +62,34 @@ class Keeper:
                 await self.drop_held(digest)
 
     async def sweep(self, grace_s: float, now: float) -> int:
-        """Delete what no record refers to and nobody has written for `grace_s` seconds; how many there were.
+        """Delete what no record refers to and nobody has written for `grace_s` seconds; how many went.
 
         A process left it that was killed between a blob and its record, or a run that failed with its updates. At
-        most `MOST_SWEPT` at a time.
+        most `MOST_TRIED` at a time, in turn: those that cannot be deleted keep no others from it.
         """
         swept = await asyncio.to_thread(self._blobs.sweep_aside, grace_s, now)
         with self._store.transaction() as transaction:
             needed = transaction.needed()
-        for prefix in PREFIXES:
-            for digest in await asyncio.to_thread(self._blobs.names, prefix):
-                if swept >= MOST_SWEPT:
-                    return swept
+        tried = 0
+        async with aclosing(self._in_turn()) as turns:
+            async for digest in turns:
+                if tried >= MOST_TRIED:
+                    break
                 if digest not in needed and await asyncio.to_thread(self._blobs.age_s, digest, now) > grace_s:
-                    await self.drop([digest])
-                    swept += 1
+                    tried += 1
+                    self._last_tried = digest
+                    async with self.holding(digest):
+                        swept += await self.drop_held(digest)
         return swept
+
+    async def _in_turn(self) -> AsyncGenerator[str, None]:
+        """The digests of all blobs, once round, from after the one that was tried last."""
+        last = self._last_tried
+        begin = PREFIXES.index(last[:2] or PREFIXES[0])
+        for place, prefix in enumerate([*PREFIXES[begin:], *PREFIXES[: begin + 1]]):
+            for digest in await asyncio.to_thread(self._blobs.names, prefix):
+                if 0 < place < len(PREFIXES) or (digest > last) == (place == 0):
+                    yield digest
 
     async def claim(self) -> None:
         """Make the blobs this database's own, which alone sweeps them.
@@ -107,12 +125,27 @@ class Keeper:
                 transaction.delete(update)
         return len(lost)
 
-    async def drop_held(self, digest: str) -> None:
-        """As `drop`, for one whose digest is held."""
+    async def drop_held(self, digest: str) -> bool:
+        """As `drop`, for one whose digest is held; whether it went."""
         with self._store.transaction() as transaction:
             if transaction.needs(digest):
-                return
+                return False
         try:
             await asyncio.to_thread(self._blobs.delete, digest)
         except OSError as error:
             log.warning("blob %s is not needed any more but stays: %s", digest, error)
+            return False
+        return True
+
+
+@contextmanager
+def _passing(done: str) -> Iterator[None]:
+    """Within it, what a disk or bucket says is UnreachableError: its callers try again. A full disk has its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        log.warning("a blob cannot be %s: %s", done, error)
+        reason = error.strerror or type(error).__name__
+        raise UnreachableError(f"the cloud's blobs cannot be {done} ({reason}); try again") from error

@@ -12,6 +12,7 @@ import fsspec
 import grpc
 import pytest
 from cloud_harness import EDGES, adapter, refused, run_async, site, spec
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -76,6 +77,68 @@ async def test_versions_and_updates_that_wait_are_kept_and_those_of_closed_round
         assert await keeper.sweep(60, time.time() + OLD_S) == 1
         assert kept(tmp_path) == {version, waiting}
         assert past not in kept(tmp_path)
+
+
+def immutable(blobs, monkeypatch, names):
+    """From now on files of these names cannot be removed."""
+    remove = blobs._files.rm_file
+
+    def refuse(path):
+        if path.rpartition("/")[2] in names:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        remove(path)
+
+    monkeypatch.setattr(blobs._files, "rm_file", refuse)
+
+
+@pytest.mark.parametrize("first", [0, 25])
+def test_blobs_that_cannot_be_deleted_keep_no_others_from_being_swept(tmp_path, monkeypatch, first):
+    monkeypatch.setattr("services.cloud.keeper.MOST_TRIED", 20)
+
+    @run_async
+    async def test(folder):
+        async with keeping(folder) as (_, blobs, keeper):
+            digests = sorted(blobs.put(b"%d" % number) for number in range(60))
+            stuck = set(digests[first : first + 25])
+            immutable(blobs, monkeypatch, stuck)
+            left, looks = kept(folder), 0
+            while left > stuck:
+                went = await keeper.sweep(60, time.time() + OLD_S)
+                assert went == len(left) - len(kept(folder))
+                left, looks = kept(folder), looks + 1
+            assert left == stuck and looks <= 60 / 20 + 1
+
+    test(tmp_path)
+
+
+def test_blobs_of_one_beginning_that_cannot_be_deleted_keep_no_others_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("services.cloud.keeper.MOST_TRIED", 2)
+
+    @run_async
+    async def test(folder):
+        async with keeping(folder) as (_, blobs, keeper):
+            (folder / "ab").mkdir()
+            names = [f"ab{number:062x}" for number in range(5)]
+            for name in (*names, "no digest"):
+                (folder / "ab" / name).write_bytes(b"old")
+            immutable(blobs, monkeypatch, names[:3])
+            for _ in range(3):
+                await keeper.sweep(60, time.time() + OLD_S)
+            assert kept(folder) == {*names[:3], "no digest"}
+
+    test(tmp_path)
+
+
+@run_async
+async def test_what_was_written_aside_and_cannot_be_removed_keeps_no_blobs_from_being_swept(tmp_path):
+    async with keeping(tmp_path) as (_, blobs, keeper):
+        blobs.put(b"left")
+        for name in ("half", "stuck"):
+            (tmp_path / "aside" / name).write_bytes(b"ha")
+        with pytest.MonkeyPatch.context() as patched:
+            immutable(blobs, patched, {"stuck"})
+            assert await keeper.sweep(60, time.time() + OLD_S) == 2
+        assert not kept(tmp_path) and [path.name for path in (tmp_path / "aside").iterdir()] == ["stuck"]
 
 
 async def write(store, keeper, data, pause):
@@ -190,6 +253,68 @@ def test_a_full_disk_during_a_push_is_said_with_the_figures_and_leaves_nothing(t
             assert not list((folder / "cloud" / "blobs" / "aside").iterdir())
             for edge in EDGES:
                 assert await at.push(run, edge, adapter(1))
+            await at.closed(run, 1)
+
+    test(tmp_path)
+
+
+def failing(monkeypatch, name):
+    """From now on the file system of blobs fails in one of its calls."""
+
+    def fail(self, *args, **kwargs):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(LocalFileSystem, name, fail)
+
+
+def test_a_fault_of_the_disk_during_a_push_is_one_that_passes_and_leaves_nothing(tmp_path, monkeypatch, caplog):
+    @run_async
+    async def test(folder):
+        async with site(folder) as at:
+            run = await at.started()
+            before = kept(folder / "cloud" / "blobs")
+            with monkeypatch.context() as faulty:
+                failing(faulty, "mv")
+                async with refused(grpc.StatusCode.UNAVAILABLE, "blobs cannot be kept", os.strerror(errno.EIO)):
+                    await at.push(run, "edge-1", adapter(1))
+            assert "a blob cannot be kept" in caplog.text and kept(folder / "cloud" / "blobs") == before
+            assert await at.push(run, "edge-1", adapter(1))
+
+    test(tmp_path)
+
+
+def test_a_fault_of_the_disk_during_a_pull_is_one_that_passes(tmp_path, monkeypatch, caplog):
+    @run_async
+    async def test(folder):
+        async with site(folder) as at:
+            run = await at.started()
+            with monkeypatch.context() as faulty:
+                failing(faulty, "cat_file")
+                async with refused(grpc.StatusCode.UNAVAILABLE, "blobs cannot be read", os.strerror(errno.EIO)):
+                    await at.pull(run, "edge-1", 0)
+            assert "a blob cannot be read" in caplog.text
+            assert (await at.pull(run, "edge-1", 0))[0] == 0
+
+    test(tmp_path)
+
+
+def test_a_fault_of_the_disk_as_a_round_closes_fails_no_run(tmp_path, monkeypatch):
+    @run_async
+    async def test(folder):
+        async with site(folder) as at:
+            run = await at.started()
+            await at.push(run, "edge-1", adapter(1))
+            waited = asyncio.Event()
+
+            async def pause(_seconds):
+                faulty.undo()
+                waited.set()
+
+            monkeypatch.setattr(at.cloud.engine, "_sleep", pause)
+            with pytest.MonkeyPatch.context() as faulty:
+                failing(faulty, "cat_file")
+                await at.push(run, "edge-2", adapter(3))
+                await asyncio.wait_for(waited.wait(), 20)
             await at.closed(run, 1)
 
     test(tmp_path)
