@@ -50,12 +50,12 @@ class Fleet:
         self.begin_unix_s = self._listens_unix_s = self._last_unix_s = clock()
         self._heard: dict[str, float] = {}
         with store.transaction() as transaction:
-            self._known = set(transaction.node_ids())
+            self._roles = transaction.roles()
 
     @property
     def heartbeat_s(self) -> float:
         """Seconds between heartbeats of a node, in a fleet as large as this one."""
-        return self._pace.heartbeat_s(len(self._known))
+        return self._pace.heartbeat_s(len(self._roles))
 
     def register_edge(self, edge_id: str, address: str, capacity: int) -> None:
         """Make an edge known, or known again. Raises MalformedError, CapacityError, PermissionDeniedError."""
@@ -83,11 +83,17 @@ class Fleet:
 
     def heartbeat(self, node_id: str) -> bool:
         """Note that a node is alive; True if it had been silent. Raises NotFoundError if it is unknown."""
-        if node_id not in self._known:
+        if node_id not in self._roles:
             raise _unknown(node_id)
         back = not self.is_alive(node_id)
         self._hear(node_id)
         return back
+
+    def check_role(self, name: str, role: str) -> None:
+        """Raise PermissionDeniedError if a node is registered under a name as something else than `role`."""
+        known = self._roles.get(name, role)
+        if known != role:
+            raise _taken(name, known)
 
     def is_alive(self, node_id: str) -> bool:
         """Whether a registered node was heard lately."""
@@ -99,12 +105,12 @@ class Fleet:
 
     @property
     def _lately_s(self) -> float:
-        return self._pace.alive_s(len(self._known))
+        return self._pace.alive_s(len(self._roles))
 
     def _hear(self, node_id: str) -> None:
         now = self._clock()
         if now - self._last_unix_s > self._lately_s:
-            if self._known - {node_id}:
+            if self._roles.keys() - {node_id}:
                 log.warning("nobody was heard for %.0f s; all nodes have time to come back", now - self._last_unix_s)
             self._listens_unix_s = now
         self._heard[node_id] = self._last_unix_s = now
@@ -115,7 +121,7 @@ class Fleet:
         with self._store.transaction() as transaction:
             known = transaction.get(Node, node_id=node.node_id)
             if known is not None and known.role is not node.role:
-                raise PermissionDeniedError(f"{node.node_id} is registered as {known.role}; choose another name")
+                raise _taken(node.node_id, known.role)
             if known is None and transaction.count(Node) >= self._max_nodes:
                 raise CapacityError(f"the fleet is full with {self._max_nodes} nodes; raise ELSA_MAX_NODES")
             if known is not None and known.address != node.address and self.is_alive(node.node_id):
@@ -124,7 +130,7 @@ class Fleet:
                     *(node.node_id, node.address, known.address),
                 )
             transaction.put(node)
-        self._known.add(node.node_id)
+        self._roles[node.node_id] = node.role
         self._hear(node.node_id)
 
 
@@ -143,6 +149,10 @@ def _is_address(text: str) -> bool:
     plain = bool(_HOST.fullmatch(host)) and host.lower() not in _SCHEMES
     fits = 0 < len(host) <= _LONGEST_HOST and len(port) <= 5
     return visible and plain and fits and port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535
+
+
+def _taken(name: str, role: str) -> PermissionDeniedError:
+    return PermissionDeniedError(f"{name} is registered as {role}; choose another name")
 
 
 def _unknown(node_id: str) -> NotFoundError:

@@ -190,9 +190,9 @@ class Transaction:
         """How many records there are."""
         return self._connection.execute(select(func.count()).select_from(TABLE_OF[kind])).scalar() or 0
 
-    def node_ids(self) -> list[str]:
-        """Who is registered."""
-        return list(self._connection.execute(select(NODES.c.node_id)).scalars())
+    def roles(self) -> dict[str, Role]:
+        """Who is registered, and as what."""
+        return {row.node_id: row.role for row in self._connection.execute(select(NODES.c.node_id, NODES.c.role))}
 
     def next_number(self) -> int:
         """The number of the next run to be submitted."""

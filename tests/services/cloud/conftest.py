@@ -1,6 +1,12 @@
-"""Databases to run the cloud on."""
+"""Databases to run the cloud on, and where an authority for tests is found."""
+
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "rpc"))  # certificates.py
+
 from postgres_harness import postgres, why_not
 
 
