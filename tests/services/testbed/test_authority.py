@@ -7,6 +7,8 @@ import pytest
 
 from services.pki.authority import Authority
 from services.pki.certificates import read_certificate, utc_now
+from services.pki.keys import read_key
+from services.pki.requests import request_with
 from services.pki.revocations import read_list
 from services.rpc.certificates import identity_of
 from services.rpc.identity import Identity
@@ -73,6 +75,29 @@ def test_a_certificate_of_somebody_else_in_a_nodes_folder_is_replaced(tmp_path):
     (tmp_path / "cloud" / "tls.pem").write_bytes(other)
     assert keep(tmp_path, NODES) == [CLOUD]
     assert identity_of(read_certificate(tmp_path / "cloud" / "tls.pem")) == CLOUD
+
+
+def test_a_certificate_of_another_name_is_replaced_though_it_is_of_the_nodes_own_key(tmp_path):
+    keep(tmp_path, NODES)
+    place, authority = tmp_path / "cloud", Authority.open(tmp_path / "authority")
+    other = Identity("cloud", "other")
+    request = request_with(read_key(place / "tls.key"), other)
+    (place / "tls.pem").write_bytes(authority.sign(request, expect=other))
+    assert keep(tmp_path, NODES) == [CLOUD]
+    assert identity_of(read_certificate(place / "tls.pem")) == CLOUD
+
+
+def test_a_node_whose_key_is_lost_gets_another_with_a_certificate_of_it(tmp_path):
+    keep(tmp_path, NODES)
+    place = tmp_path / "cloud"
+    (place / "tls.key").unlink()
+    assert keep(tmp_path, NODES) == [CLOUD]
+    assert read_certificate(place / "tls.pem").public_key() == read_key(place / "tls.key").public_key()
+
+
+def test_an_edge_is_told_of_the_revoked_as_the_cloud_is(tmp_path):
+    keep(tmp_path, {**NODES, Path("edge-1"): Identity("edge", "edge-1")})
+    assert (tmp_path / "edge-1" / "crl.pem").read_bytes() == (tmp_path / "cloud" / "crl.pem").read_bytes()
 
 
 def test_the_revoked_stay_revoked_and_servers_are_told(tmp_path):

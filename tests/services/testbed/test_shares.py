@@ -35,6 +35,25 @@ def test_done_again_it_reads_no_corpus_and_keeps_what_is_there(tmp_path, monkeyp
     assert rows_of(tmp_path / "client-small") == before
 
 
+def test_a_client_that_is_new_gets_rows_and_each_row_is_in_one_folder_still(tmp_path, monkeypatch):
+    share(tmp_path, [Path("client-small")], ROWS)
+    monkeypatch.setattr("services.testbed.shares.read_all", lambda source: ROWS)
+    assert main([str(tmp_path), "client-small", "--replicas", "1"]) == 0
+    texts = [row["text"] for own in ("client-small", "replicas/client-1") for row in rows_of(tmp_path / own)]
+    assert sorted(texts) == sorted(row["text"] for row in ROWS)
+    assert rows_of(tmp_path / "replicas" / "client-1")
+
+
+def test_who_reads_rows_while_they_are_shared_anew_reads_the_file_of_before_whole(tmp_path):
+    share(tmp_path, OWNERS[:1], ROWS)
+    path = tmp_path / OWNERS[0] / "rows.jsonl"
+    before = path.read_text()
+    with path.open() as reader:
+        share(tmp_path, OWNERS, ROWS)
+        assert reader.read() == before
+    assert path.read_text() != before
+
+
 def test_rows_that_cannot_be_written_are_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("services.testbed.shares.read_all", lambda source: ROWS)
     (tmp_path / "client-small").touch()
