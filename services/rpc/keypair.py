@@ -22,8 +22,7 @@ from services.rpc.identity import SERVERS, Identity, Role
 log = logging.getLogger(__name__)
 
 LATE_SHARE = 0.1
-"""Of a certificate's life; when less is left, the log asks for a new one."""
-Stamp = tuple[int, int, int] | None
+"""Of a certificate's life; when less is left, it is late for a new one."""
 SERVES, CALLS = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 
 
@@ -39,13 +38,20 @@ class TlsFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Keypair:
-    """What the files held, as PEM; who it says we are; and which certificate it is."""
+    """What the files held, as PEM; who it says we are; and which certificate it is.
+
+    Attributes:
+        ends: when it runs out.
+        late: from when on it is late for a new one.
+    """
 
     ca: bytes
     certificate: bytes
     key: bytes
     identity: Identity
     serial: int
+    ends: datetime
+    late: datetime
 
 
 def read_keypair(files: TlsFiles, role: Role, name: str | None, now: datetime) -> Keypair:
@@ -64,7 +70,17 @@ def read_keypair(files: TlsFiles, role: Role, name: str | None, now: datetime) -
     identity = _identity_of(certificate, said)
     _check_identity(identity, role, name, said)
     _check_purposes(certificate, identity, said)
-    return Keypair(ca=ca, certificate=own, key=key, identity=identity, serial=certificate.serial_number)
+    _warn_of_group(files.key)
+    begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return Keypair(
+        ca=ca,
+        certificate=own,
+        key=key,
+        identity=identity,
+        serial=certificate.serial_number,
+        ends=ends,
+        late=ends - LATE_SHARE * (ends - begins),
+    )
 
 
 def read_file(flag: str, path: Path) -> bytes:
@@ -75,15 +91,6 @@ def read_file(flag: str, path: Path) -> bytes:
         raise InputError(
             f"{flag} {path}: cannot be read ({error.strerror}); check the path and its rights"
         ) from error
-
-
-def stamp_of(path: Path) -> Stamp:
-    """What changes when a file is written or replaced; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _read_key(path: Path, certificate: x509.Certificate, said: str) -> bytes:
@@ -101,14 +108,20 @@ def _read_key(path: Path, certificate: x509.Certificate, said: str) -> bytes:
 
 
 def _check_rights(path: Path) -> None:
+    if _mode_of(path) & stat.S_IRWXO:
+        raise InputError(f"--tls-key {path}: everyone on this machine may use it; chmod 600 {path}")
+
+
+def _warn_of_group(path: Path) -> None:
+    if _mode_of(path) & stat.S_IRWXG:
+        log.warning("--tls-key %s: its group may use it too; chmod 600 unless that is meant", path)
+
+
+def _mode_of(path: Path) -> int:
     try:
-        mode = path.stat().st_mode
+        return path.stat().st_mode
     except OSError as error:  # it was replaced meanwhile
         raise InputError(f"--tls-key {path}: cannot be read ({error.strerror}); check the path") from error
-    if mode & stat.S_IRWXO:
-        raise InputError(f"--tls-key {path}: everyone on this machine may use it; chmod 600 {path}")
-    if mode & stat.S_IRWXG:
-        log.warning("--tls-key %s: its group may use it too; chmod 600 unless that is meant", path)
 
 
 def _check_time(certificate: x509.Certificate, said: str, now: datetime) -> None:
@@ -117,8 +130,6 @@ def _check_time(certificate: x509.Certificate, said: str, now: datetime) -> None
         raise InputError(f"{said}: valid from {begins:%Y-%m-%d %H:%M} UTC on; check this machine's clock")
     if now > ends:
         raise InputError(f"{said}: expired at {ends:%Y-%m-%d %H:%M} UTC; have a new one signed (elsa pki renew)")
-    if (ends - now) < LATE_SHARE * (ends - begins):
-        log.warning("%s: expires at %s UTC; have a new one signed (elsa pki renew)", said, f"{ends:%Y-%m-%d %H:%M}")
 
 
 def _identity_of(certificate: x509.Certificate, said: str) -> Identity:

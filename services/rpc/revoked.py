@@ -2,13 +2,15 @@
 
 While a fleet goes over from one authority to another the file may hold the lists of both, one after the other. What
 stands there and what stands in the file of authorities need not come in the same moment, nor in any order.
+
+A server asks with every message, on its event loop if it has one, so a long list is read beside it.
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,15 +20,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from elsa.errors import InputError
 from services.rpc.certificates import UNREADABLE, certificates_in, is_list_of
-from services.rpc.keypair import read_file, stamp_of
+from services.rpc.keypair import read_file
+from services.rpc.rereading import REMIND_S, Rereading
 
 log = logging.getLogger(__name__)
 
-REMIND_S = 3600.0
-RETRY_S = 10.0
-"""After which a file that could not be used is read again, whether it seems to have changed or not."""
+AT_ONCE_BYTES = 256 * 1024
+"""The longest file that is read by who asks, some 5000 certificates; a longer one is read by a thread of its own."""
 _BEGIN = b"-----BEGIN X509 CRL-----"
-_LIST = re.compile(_BEGIN + rb".+?-----END X509 CRL-----", re.DOTALL)
 NONE = "no list of revoked certificates in PEM; elsa pki revoke writes one"
 
 
@@ -37,9 +38,8 @@ class _List:
     serials: frozenset[int] = frozenset()
     ends: float = float("inf")
 
-    def with_(self, found: x509.CertificateRevocationList) -> "_List":
-        due = found.next_update_utc.timestamp() if found.next_update_utc is not None else float("inf")
-        return _List(serials=self.serials.union(one.serial_number for one in found), ends=min(self.ends, due))
+    def with_(self, other: "_List") -> "_List":
+        return _List(serials=self.serials | other.serials, ends=min(self.ends, other.ends))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +58,19 @@ class _Found:
 class Revoked:
     """`Revoked(...)(serial)`: whether the list in the file `crl`, signed by a certificate in `ca`, revokes it.
 
-    Any thread may call it. It is read again when either file changes. A list that cannot be used leaves its
-    authority's list of before in force, which the log says at once and then once an hour. Raises InputError if none
-    can be used at first, or if one cannot and an authority in `ca` has no other.
+    Any thread may call it. It is read again when either file changes: before the answer if it is no longer than
+    AT_ONCE_BYTES, else the list of before holds until it is read. A list that cannot be used leaves its authority's
+    list of before in force, which the log says at once and then once an hour.
+
+    Raises InputError if none can be used at first, or if one cannot and an authority in `ca` has no other.
     """
 
     def __init__(self, crl: Path, ca: Path, clock: Callable[[], float] = time.time) -> None:
         self._crl, self._ca, self._clock = crl, ca, clock
         self._lock = threading.Lock()
-        self._stamp = self._stamp_now()
-        self._remind_at, self._warn_at, self._retry_at = 0.0, 0.0, float("inf")
+        self._rereading = Rereading((crl, ca), clock)
+        self._reader: threading.Thread | None = None
+        self._remind_at = 0.0
         found = self._read()
         if found.fault and found.lacks:
             raise InputError(found.fault)
@@ -82,21 +85,36 @@ class Revoked:
             return serial in self._serials
 
     def _refresh(self) -> None:
-        stamp = self._stamp_now()
-        if stamp != self._stamp:
-            self._stamp, self._warn_at = stamp, 0.0
-        elif self._clock() < self._retry_at:
+        if self._is_reading() or not self._rereading.is_due():
             return
-        self._retry_at = float("inf")
+        if not self._is_long():
+            self._reread(nullcontext())
+            return
+        self._reader = threading.Thread(target=self._reread, args=(self._lock,), name="revoked", daemon=True)
+        self._reader.start()
+
+    def _reread(self, lock: AbstractContextManager[object]) -> None:
+        """Read the files, and hold `lock` for what follows from them."""
         try:
             found = self._read()
         except InputError as error:
-            self._retry_at = self._clock() + RETRY_S
-            self._fault = f"the list of revoked certificates of before stays in force: {error}"
+            with lock:
+                self._fault = f"the list of revoked certificates of before stays in force: {error}"
             return
-        self._take(_Found(lists={**self._lists, **found.lists}, fault=found.fault) if found.fault else found)
-        count = len(self._serials)
+        with lock:
+            self._rereading.succeed()
+            self._take(_Found(lists={**self._lists, **found.lists}, fault=found.fault) if found.fault else found)
+            count = len(self._serials)
         log.info("%s revokes %d certificate%s", self._crl, count, "" if count == 1 else "s")
+
+    def _is_reading(self) -> bool:
+        return self._reader is not None and self._reader.is_alive()
+
+    def _is_long(self) -> bool:
+        try:
+            return self._crl.stat().st_size > AT_ONCE_BYTES
+        except OSError:  # reading it says why
+            return False
 
     def _take(self, found: _Found) -> None:
         self._lists = found.lists
@@ -106,9 +124,7 @@ class Revoked:
 
     def _warn(self) -> None:
         """Say at once, and then once an hour, what cannot be used."""
-        now = self._clock()
-        if self._fault and now >= self._warn_at:
-            self._warn_at = now + REMIND_S
+        if not self._is_reading() and self._rereading.is_to_be_told(self._fault):
             log.warning("%s", self._fault)
 
     def _remind(self) -> None:
@@ -119,21 +135,18 @@ class Revoked:
             due = f"{datetime.fromtimestamp(self._ends, UTC):%Y-%m-%d %H:%M}"
             log.warning("--tls-crl %s: a newer list was due at %s UTC; sign one and put it there", self._crl, due)
 
-    def _stamp_now(self) -> tuple[object, ...]:
-        return stamp_of(self._crl), stamp_of(self._ca)
-
     def _read(self) -> _Found:
         """What the file says. Raises InputError where no authority signed any list in it."""
         said, lists = f"--tls-crl {self._crl}", dict[bytes, _List]()
         found = _lists_in(read_file("--tls-crl", self._crl), said)
         authorities = certificates_in(read_file("--tls-ca", self._ca), f"--tls-ca {self._ca}")
         unsigned = 0
-        for one in found:
+        for one, said_by in found:
             by = next((authority for authority in authorities if is_list_of(one, authority)), None)
             if by is None:
                 unsigned += 1
                 continue
-            lists[_key_of(by)] = lists.get(_key_of(by), _List()).with_(one)
+            lists[_key_of(by)] = lists.get(_key_of(by), _List()).with_(said_by)
         if not lists:
             raise InputError(
                 f"{said}: not signed by the authority in --tls-ca {self._ca}; give that authority's list"
@@ -146,17 +159,24 @@ class Revoked:
         )
 
 
-def _lists_in(pem: bytes, said: str) -> list[x509.CertificateRevocationList]:
-    """All lists in `pem`, one at least, each of which can be read. Raises InputError."""
+def _lists_in(pem: bytes, said: str) -> list[tuple[x509.CertificateRevocationList, _List]]:
+    """All lists in `pem` with what they say, one at least, each of which can be read. Raises InputError."""
     try:
-        lists = [x509.load_pem_x509_crl(part) for part in _LIST.findall(pem)]
-        for found in lists:  # parsed when asked for
-            _ = found.next_update_utc, found.issuer, [each.serial_number for each in found]
+        lists = [x509.load_pem_x509_crl(_BEGIN + rest) for rest in pem.split(_BEGIN)[1:]]
+        found = [(each, _said_by(each)) for each in lists]
     except UNREADABLE as error:
         raise InputError(f"{said}: {NONE}") from error
-    if not lists or len(lists) != pem.count(_BEGIN):
+    if not found:
         raise InputError(f"{said}: {NONE}")
-    return lists
+    return found
+
+
+def _said_by(found: x509.CertificateRevocationList) -> _List:
+    """What a list says, whose fields are parsed only now."""
+    _ = found.issuer
+    due = found.next_update_utc
+    ends = float("inf") if due is None else due.timestamp()
+    return _List(serials=frozenset(each.serial_number for each in found), ends=ends)
 
 
 def _key_of(authority: x509.Certificate) -> bytes:

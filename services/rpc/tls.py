@@ -14,10 +14,14 @@ import grpc
 
 from elsa.errors import InputError
 from services.rpc.identity import Role
-from services.rpc.keypair import Keypair, Stamp, TlsFiles, read_keypair, stamp_of
+from services.rpc.keypair import Keypair, TlsFiles, read_keypair
+from services.rpc.rereading import Rereading
 from services.rpc.revoked import Revoked
+from services.rpc.waiting import Telling
 
 log = logging.getLogger(__name__)
+
+DAY_S = 24 * 3600.0
 
 
 class Own:
@@ -34,34 +38,50 @@ class Own:
         self._name = name
         self._clock = clock
         self._lock = threading.Lock()
-        self._stamp = self._stamp_now()
+        self._rereading = Rereading((files.ca, files.certificate, files.key), clock)
+        self._fault, self._daily = "", Telling(growth=1.0, first_s=DAY_S)
         self._keypair = self._read()
         self._name = self._keypair.identity.name
+        self._warn()
 
     def now(self) -> Keypair:
-        """What the files hold; the last that could be used while they cannot be, which the log says once a change."""
+        """What the files hold; the last that could be used while they cannot be.
+
+        The log says why they cannot, at once and then every hour, and every day that it is late for a new one.
+        """
         with self._lock:
-            stamp = self._stamp_now()
-            if stamp != self._stamp:
-                self._stamp = stamp
+            if self._rereading.is_due():
                 self._take()
+            self._warn()
             return self._keypair
 
     def _take(self) -> None:
         try:
             found = self._read()
         except InputError as error:
-            log.warning("the certificate of before stays in use: %s", error)
+            self._fault = str(error)
             return
+        self._rereading.succeed()
+        self._fault = ""
         if found != self._keypair:
             self._keypair = found
             log.info("a renewed certificate of %s is in use, from %s", found.identity, self.files.certificate)
 
-    def _read(self) -> Keypair:
-        return read_keypair(self.files, self._role, self._name, datetime.fromtimestamp(self._clock(), UTC))
+    def _warn(self) -> None:
+        if self._rereading.is_to_be_told(self._fault):
+            log.warning("the certificate of before stays in use: %s", self._fault)
+        if self._now() >= self._keypair.late and self._daily.is_due(str(self._keypair.serial), self._clock()):
+            log.warning(
+                "--tls-cert %s: expires at %s UTC; have a new one signed (elsa pki renew)",
+                self.files.certificate,
+                f"{self._keypair.ends:%Y-%m-%d %H:%M}",
+            )
 
-    def _stamp_now(self) -> tuple[Stamp, ...]:
-        return tuple(stamp_of(path) for path in (self.files.ca, self.files.certificate, self.files.key))
+    def _read(self) -> Keypair:
+        return read_keypair(self.files, self._role, self._name, self._now())
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
 
 def own_certificate(files: TlsFiles | None, insecure: bool, role: Role, name: str | None = None) -> Own | None:

@@ -1,12 +1,16 @@
 """The list of revoked certificates: read anew when it changes, the last good one kept, an overdue one told of."""
 
 import os
+import threading
 
 import pytest
 from certificates import Authority
+from rpc_servers import WAIT_S
 
 from elsa.errors import InputError
-from services.rpc.revoked import REMIND_S, RETRY_S, Revoked
+from services.rpc import revoked as revoked_module
+from services.rpc.rereading import REMIND_S, RETRY_S
+from services.rpc.revoked import Revoked
 
 
 @pytest.fixture(scope="module")
@@ -133,19 +137,60 @@ def test_an_authority_whose_list_cannot_be_used_keeps_its_list_of_before(authori
 
 
 def test_a_list_that_could_not_be_read_is_read_again_though_nothing_tells_that_it_changed(
-    authority, tmp_path, caplog
+    authority, tmp_path, monkeypatch
 ):
-    path, now = write(tmp_path / "crl.pem", authority.crl([3])), [1e9]
+    path, now, whole = write(tmp_path / "crl.pem", authority.crl([3])), [1e9], revoked_module.read_file
     revoked = Revoked(path, authority.ca, lambda: now[0])
-    good = authority.crl([4])
-    path.write_bytes(b"?" * len(good))
-    stamp = path.stat()
+
+    def failing(flag, path):
+        raise InputError(f"{flag} {path}: cannot be read")
+
+    monkeypatch.setattr(revoked_module, "read_file", failing)
+    write(path, authority.crl([4]))
     assert revoked(3)
-    path.write_bytes(good)
-    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    monkeypatch.setattr(revoked_module, "read_file", whole)
     now[0] += RETRY_S / 2
     assert revoked(3)
     now[0] += RETRY_S
+    assert revoked(4) and not revoked(3)
+
+
+def read_to_the_end():
+    for thread in threading.enumerate():
+        if thread.name == "revoked":
+            thread.join(WAIT_S)
+
+
+def test_while_a_long_list_is_read_nobody_waits_and_the_one_before_holds(authority, tmp_path, monkeypatch):
+    path, whole, gate = write(tmp_path / "crl.pem", authority.crl([3])), revoked_module.read_file, threading.Event()
+    revoked = Revoked(path, authority.ca)
+
+    def at_the_gate(flag, path):
+        assert gate.wait(WAIT_S)
+        return whole(flag, path)
+
+    monkeypatch.setattr(revoked_module, "AT_ONCE_BYTES", 0)
+    monkeypatch.setattr(revoked_module, "read_file", at_the_gate)
+    write(path, authority.crl([4]))
+    assert [revoked(serial) for serial in (3, 4, 3)] == [True, False, True]
+    gate.set()
+    read_to_the_end()
+    assert revoked(4) and not revoked(3)
+
+
+def test_a_long_list_that_cannot_be_used_is_tried_again_and_told_of_once(authority, tmp_path, monkeypatch, caplog):
+    path, now = write(tmp_path / "crl.pem", authority.crl([3])), [1e9]
+    revoked = Revoked(path, authority.ca, lambda: now[0])
+    monkeypatch.setattr(revoked_module, "AT_ONCE_BYTES", 0)
+    write(path, authority.crl([4])[:200])
+    for _ in range(3):
+        now[0] += 2 * RETRY_S
+        assert revoked(3)
+        read_to_the_end()
+    assert revoked(3) and caplog.text.count("before stays in force") == 1
+    write(path, authority.crl([4]))
+    revoked(3)
+    read_to_the_end()
     assert revoked(4) and not revoked(3)
 
 

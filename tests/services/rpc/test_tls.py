@@ -4,6 +4,7 @@ import logging
 import socket
 import ssl
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -21,8 +22,9 @@ from services.edge.settings import EdgeSettings
 from services.rpc.channel import connect
 from services.rpc.identity import ROLES, Identity
 from services.rpc.keypair import TlsFiles
+from services.rpc.rereading import REMIND_S, RETRY_S
 from services.rpc.server import check_host
-from services.rpc.tls import Own, channel_credentials, own_certificate, server_credentials
+from services.rpc.tls import DAY_S, Own, channel_credentials, own_certificate, server_credentials
 
 EDGE = Identity("edge", "edge-1")
 
@@ -177,6 +179,19 @@ def test_the_log_asks_for_a_new_certificate_before_the_old_one_ends(authority, c
     assert "expires at" in caplog.text and "elsa pki renew" in caplog.text
 
 
+def test_a_role_that_runs_asks_for_a_new_certificate_once_a_day_until_it_has_one(authority, tmp_path, caplog):
+    now = [time.time()]
+    own = Own(put(authority.issued(EDGE, days=100), tmp_path), "edge", clock=lambda: now[0])
+    for later in (0, 89 * DAY_S, 2 * DAY_S, DAY_S / 2, DAY_S / 2):
+        now[0] += later
+        own.now()
+    assert caplog.text.count("elsa pki renew") == 2
+    put(authority.issued(EDGE, days=365), tmp_path)
+    now[0] += DAY_S
+    own.now()
+    assert caplog.text.count("elsa pki renew") == 2
+
+
 def shown(address, caller):
     """The serial number of the certificate that a server shows to a new connection."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -205,6 +220,40 @@ def test_a_renewed_certificate_is_shown_without_a_restart_and_half_of_one_is_not
         (tmp_path / "own.key").write_bytes(new.key_pem)
         assert [shown(address, caller) for _ in range(3)] == [new.serial] * 3
         assert caplog.text.count("a renewed certificate of edge edge-1 is in use") == 1
+
+
+def test_a_renewed_certificate_is_taken_once_its_keys_rights_are_put_right(authority, tmp_path, caplog):
+    old, new = authority.issued(EDGE), authority.issued(EDGE)
+    own = Own(put(old, tmp_path), "edge", "edge-1")
+    key = put(new, tmp_path).key
+    key.chmod(0o604)
+    assert own.now().serial == old.serial and f"chmod 600 {key}" in caplog.text
+    key.chmod(0o600)
+    assert own.now().serial == new.serial
+
+
+def test_a_renewed_certificate_is_taken_once_its_time_has_come(authority, tmp_path, caplog):
+    """Nothing of its files changes then."""
+    old, now = authority.issued(EDGE), [time.time()]
+    own = Own(put(old, tmp_path), "edge", "edge-1", clock=lambda: now[0])
+    new = authority.issued(EDGE, begun=-timedelta(minutes=5))
+    put(new, tmp_path)
+    assert own.now().serial == old.serial and "check this machine's clock" in caplog.text
+    now[0] += 600
+    assert own.now().serial == new.serial
+
+
+def test_files_that_stay_unusable_are_told_of_once_an_hour(authority, tmp_path, caplog):
+    now = [time.time()]
+    own = Own(put(authority.issued(EDGE), tmp_path), "edge", clock=lambda: now[0])
+    files = put(authority.issued(EDGE), tmp_path)
+    files.key.write_bytes(authority.issued(EDGE).key_pem)
+    files.key.chmod(0o640)
+    for later in (0, 2 * RETRY_S, REMIND_S - 3 * RETRY_S, 2 * RETRY_S, REMIND_S):
+        now[0] += later
+        own.now()
+    assert caplog.text.count("the certificate of before stays in use") == 3
+    assert "its group" not in caplog.text, "which would be said with every try"
 
 
 def test_a_renewed_certificate_of_another_identity_is_not_taken(authority, tmp_path, caplog):
