@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 from services.cloud.events import Absent
 from services.cloud.keys import works
-from services.cloud.records import Answer, Evaluation, Member, Role, Update
+from services.cloud.records import Answer, Member, Role
+from services.cloud.round_records import Evaluation, Update
 
 SHOWN = 20
 """Clients that an event names, so that it stays small in a fleet of 10,000."""

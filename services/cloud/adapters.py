@@ -29,13 +29,8 @@ from services.cloud.pushes import (
     layout_of,
     verified_layout,
 )
-from services.cloud.records import (
-    MOST_CLUSTERS,
-    Answer,
-    ClusterAdapter,
-    Member,
-    Round,
-)
+from services.cloud.records import Answer, Member
+from services.cloud.round_records import MOST_CLUSTERS, ClusterAdapter, Round
 from services.cloud.runs import member_of
 from services.cloud.store import Store
 

@@ -7,7 +7,8 @@ from elsa.spec import RunSpec
 from services.cloud.absent import SHOWN, absent, took_part
 from services.cloud.events import RoundClosed
 from services.cloud.merging import Merged
-from services.cloud.records import ClusterAdapter, Member, Round, Run, Update
+from services.cloud.records import Member, Run
+from services.cloud.round_records import ClusterAdapter, Round, Update
 from services.cloud.store import Transaction
 from services.cloud.trusting import judge
 

@@ -15,7 +15,8 @@ from elsa.spec import RunSpec
 from services.cloud.behaviour import Behaviour
 from services.cloud.clustering import Array
 from services.cloud.events import Clustered, Metrics
-from services.cloud.records import Clustering, Evaluation, Fingerprint
+from services.cloud.records import Clustering, Fingerprint
+from services.cloud.round_records import Evaluation
 from services.cloud.rounds import total
 from services.cloud.settling import current
 from services.cloud.store import Store

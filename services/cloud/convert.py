@@ -16,7 +16,7 @@ from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from elsa.wire.report import PHASES, check_report
 from services.cloud.events import Metrics
 from services.cloud.lifecycle import RunState
-from services.cloud.records import ClientReport
+from services.cloud.round_records import ClientReport
 
 Array = NDArray[np.float64]
 Part = TypeVar("Part", bound=Message)

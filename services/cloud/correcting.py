@@ -9,7 +9,8 @@ from elsa.plan.measured import Measured, client_as_measured, edge_as_measured
 from elsa.plan.shape import Workload
 from elsa.spec import RunSpec, Split
 from services.cloud.agreed import agreed_shape, mean_padded_tokens, mean_row_tokens, taking_part
-from services.cloud.records import ClientReport, Member, Profile
+from services.cloud.records import Member, Profile
+from services.cloud.round_records import ClientReport
 
 
 def corrected(

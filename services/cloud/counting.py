@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from elsa.errors import StaleRoundError
-from services.cloud.records import ClientReport, Member, Update
+from services.cloud.records import Member
+from services.cloud.round_records import ClientReport, Update
 
 
 @dataclass(frozen=True, kw_only=True)

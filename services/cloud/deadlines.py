@@ -13,7 +13,8 @@ from statistics import median
 from elsa.spec import RoundsSpec, RunSpec
 from services.cloud.events import RoundOpened
 from services.cloud.keys import works
-from services.cloud.records import Member, Role, Round, Run, Update
+from services.cloud.records import Member, Role, Run
+from services.cloud.round_records import Round, Update
 from services.cloud.rounds import delivered
 from services.cloud.store import Transaction
 

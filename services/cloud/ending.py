@@ -10,7 +10,8 @@ from services.cloud.export import Exports, Made
 from services.cloud.keys import works
 from services.cloud.lifecycle import RunState
 from services.cloud.presence import Presence
-from services.cloud.records import ClusterAdapter, Evaluation, Member, Round, Run, Update
+from services.cloud.records import Member, Run
+from services.cloud.round_records import ClusterAdapter, Evaluation, Round, Update
 from services.cloud.rounds import enough_evaluated, evaluated
 from services.cloud.stopping import best_of, score_of, why_to_stop
 from services.cloud.store import Store, Transaction

@@ -6,7 +6,8 @@ from elsa.errors import MalformedError, PermissionDeniedError, StaleRoundError
 from services.cloud.events import EvaluationReported, Metrics
 from services.cloud.fleet import MOST, check_number
 from services.cloud.lifecycle import RunState
-from services.cloud.records import MOST_CLUSTERS, Clustering, Evaluation, Member, Run
+from services.cloud.records import Clustering, Member, Run
+from services.cloud.round_records import MOST_CLUSTERS, Evaluation
 from services.cloud.rounds import total
 from services.cloud.store import Transaction
 

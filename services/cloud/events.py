@@ -8,7 +8,7 @@ from pydantic import Field
 from elsa.cluster.trust import Parts
 from elsa.train.phases import PhaseSeconds
 from services.cloud.lifecycle import RunState
-from services.cloud.records import ClientReport
+from services.cloud.round_records import ClientReport
 
 
 @dataclass(frozen=True, kw_only=True)

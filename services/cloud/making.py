@@ -19,8 +19,9 @@ from services.cloud.merging import Merged, merged
 from services.cloud.planner import Planner
 from services.cloud.planning import Replanned
 from services.cloud.presence import Presence
-from services.cloud.records import Clustering, Fingerprint, Member, Round, Run, Standing, Update
+from services.cloud.records import Clustering, Fingerprint, Member, Run, Standing
 from services.cloud.renewing import Renewal, decided_anew, renew
+from services.cloud.round_records import Round, Update
 from services.cloud.rounds import closing, is_quorate, working_edges
 from services.cloud.sharing import share_anew
 from services.cloud.store import Store, Transaction

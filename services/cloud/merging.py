@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from elsa.aggregate.fednova import averaged
 from elsa.wire.adapter import decode_adapter, encode_adapter, sha256
-from services.cloud.records import MIXED, Update
+from services.cloud.round_records import MIXED, Update
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from elsa.spec import RunSpec
 from services.cloud.keys import works
 from services.cloud.planning import Planning, Replanned, planned, replanned
-from services.cloud.records import ClientReport, Member, Profile, Run, Update
+from services.cloud.records import Member, Profile, Run
 from services.cloud.renewing import Renewal
+from services.cloud.round_records import ClientReport, Update
 from services.cloud.store import Store
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from elsa.plan.steps import local_steps, steadied
 from elsa.spec import RunSpec, Split
 from services.cloud.agreed import agreed_shape, mean_padded_tokens, mean_row_tokens, of_another_model, taking_part
 from services.cloud.correcting import corrected
-from services.cloud.records import ClientReport, Member, Profile
+from services.cloud.records import Member, Profile
+from services.cloud.round_records import ClientReport
 
 _UNPLANNABLE = (CapacityError, SpecError, SplitError, ValueError, ArithmeticError)
 

@@ -22,18 +22,8 @@ from services.cloud.counting import check_own, counted
 from services.cloud.events import UpdateReceived
 from services.cloud.fleet import check_number
 from services.cloud.lifecycle import RunState
-from services.cloud.records import (
-    MIXED,
-    MOST_CLUSTERS,
-    Answer,
-    ClientReport,
-    Clustering,
-    Member,
-    Role,
-    Round,
-    Run,
-    Update,
-)
+from services.cloud.records import Answer, Clustering, Member, Role, Run
+from services.cloud.round_records import MIXED, MOST_CLUSTERS, ClientReport, Round, Update
 from services.cloud.rounds import delivered, working_edges
 from services.cloud.runs import member_of
 from services.cloud.store import Transaction

@@ -15,7 +15,8 @@ from elsa.spec import RunSpec
 from services.cloud.deadlines import give_whole_deadline
 from services.cloud.keys import works
 from services.cloud.leaving import LEAVABLE, leave_out
-from services.cloud.records import Answer, Member, Role, Run, Update
+from services.cloud.records import Answer, Member, Role, Run
+from services.cloud.round_records import Update
 from services.cloud.rounds import delivered
 from services.cloud.settling import give
 from services.cloud.store import Transaction

@@ -14,7 +14,8 @@ from services.cloud.clustering import answered_again
 from services.cloud.events import Place
 from services.cloud.keys import works
 from services.cloud.placing import Decision, decided
-from services.cloud.records import Answer, ClusterAdapter, Clustering, Fingerprint, Member, Run, Standing
+from services.cloud.records import Answer, Clustering, Fingerprint, Member, Run, Standing
+from services.cloud.round_records import ClusterAdapter
 from services.cloud.settling import clustered, current, give
 from services.cloud.store import Transaction
 

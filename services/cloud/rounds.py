@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from elsa.spec import RoundsSpec
 from services.cloud.enrolment import GO, WAIT, Verdict
 from services.cloud.events import Metrics
-from services.cloud.records import Answer, Evaluation, Member, Update
+from services.cloud.records import Answer, Member
+from services.cloud.round_records import Evaluation, Update
 
 HALF = 0.5
 """Share of the edges without which a shortened deadline closes no round."""

@@ -17,7 +17,7 @@ from services.cloud.convert import fitting, fitting_names, metrics_to_proto, rep
 from services.cloud.export import Exports
 from services.cloud.plan_messages import planned_to_proto, profiles_to_proto
 from services.cloud.profiles import profiles_of
-from services.cloud.records import ClusterScore, Evaluation
+from services.cloud.round_records import ClusterScore, Evaluation
 from services.cloud.runs import Runs, RunView, page_token
 from services.cloud.store import Store
 from services.cloud.watch import RunWatch

@@ -32,16 +32,8 @@ from services.cloud.offers import (
     profile_of,
     summary,
 )
-from services.cloud.records import (
-    Answer,
-    ClusterAdapter,
-    Evaluation,
-    KeyHolder,
-    Member,
-    Role,
-    Round,
-    Run,
-)
+from services.cloud.records import Answer, KeyHolder, Member, Role, Run
+from services.cloud.round_records import ClusterAdapter, Evaluation, Round
 from services.cloud.rounds import totals
 from services.cloud.store import Store, Transaction
 

@@ -24,17 +24,9 @@ from services.cloud.planner import Planner
 from services.cloud.planning import Planning
 from services.cloud.presence import Presence
 from services.cloud.reach import joined_edges, nearest, provisional, room_fault
-from services.cloud.records import (
-    Answer,
-    Clustering,
-    Fingerprint,
-    Member,
-    Node,
-    Profile,
-    Round,
-    Run,
-)
+from services.cloud.records import Answer, Clustering, Fingerprint, Member, Node, Profile, Run
 from services.cloud.rehoming import rehome
+from services.cloud.round_records import Round
 from services.cloud.settling import begin_warmup, settle, settle_by_latency
 from services.cloud.store import Store, Transaction
 

@@ -7,7 +7,7 @@ comes later, or a cloud that is restarted, changes nothing of what was decided.
 from collections.abc import Sequence
 
 from elsa.spec import EarlyStoppingSpec
-from services.cloud.records import Evaluation, Round
+from services.cloud.round_records import Evaluation, Round
 from services.cloud.rounds import mean_by_rows
 
 _SHOWN = 10

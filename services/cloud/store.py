@@ -30,19 +30,8 @@ from elsa.errors import ElsaError, InputError, NotFoundError
 from services.cloud.database import Database
 from services.cloud.events import Event, KeptEvent, StateChanged
 from services.cloud.lifecycle import MOVES, RunState, check_move
-from services.cloud.records import (
-    Answer,
-    Evaluation,
-    Fingerprint,
-    Installation,
-    KeyHolder,
-    Member,
-    Role,
-    Round,
-    Run,
-    Standing,
-    Update,
-)
+from services.cloud.records import Answer, Fingerprint, Installation, KeyHolder, Member, Role, Run, Standing
+from services.cloud.round_records import Evaluation, Round, Update
 from services.cloud.tables import (
     CLUSTER_ADAPTERS,
     EVALUATIONS,

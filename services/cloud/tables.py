@@ -28,12 +28,8 @@ from services.cloud.events import Event, KeptEvent
 from services.cloud.lifecycle import RunState
 from services.cloud.records import (
     Answer,
-    ClientReport,
-    ClusterAdapter,
     Clustering,
-    ClusterScore,
     Course,
-    Evaluation,
     Fingerprint,
     Installation,
     KeyHolder,
@@ -43,12 +39,11 @@ from services.cloud.records import (
     Node,
     Profile,
     Role,
-    Round,
     Run,
     Standing,
-    Update,
     WrappedKey,
 )
+from services.cloud.round_records import ClientReport, ClusterAdapter, ClusterScore, Evaluation, Round, Update
 
 
 class JsonOf(TypeDecorator[Any]):

@@ -13,7 +13,8 @@ from elsa.cluster.trust import ROUNDS, Aside, Parts, course, smoothed, too_low, 
 from elsa.cluster.trust_probes import NEUTRAL
 from elsa.clustering import TrustSpec
 from services.cloud.events import TrustChanged
-from services.cloud.records import Course, Run, Standing, Update
+from services.cloud.records import Course, Run, Standing
+from services.cloud.round_records import Update
 from services.cloud.store import Transaction
 
 Array = NDArray[np.float64]

@@ -5,7 +5,8 @@ from cloud_harness import CLIENTS, EDGES, adapter, run_async, site, spec
 
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.cloud.absent import absent, absent_at_the_end, sentence
-from services.cloud.records import Answer, ClientReport, Evaluation, Member, Role, Update
+from services.cloud.records import Answer, Member, Role
+from services.cloud.round_records import ClientReport, Evaluation, Update
 
 COMPLETED = fleet_pb2.RUN_STATE_COMPLETED
 LATELY = {"heartbeat_s": 10}

@@ -13,7 +13,8 @@ from elsa.spec import RoundsSpec
 from services.cloud.blobs import Blobs
 from services.cloud.changes import Changes
 from services.cloud.lifecycle import MOVES, RunState, check_move
-from services.cloud.records import Link, Member, Node, Role, Run, Update
+from services.cloud.records import Link, Member, Node, Role, Run
+from services.cloud.round_records import Update
 from services.cloud.rounds import closing
 from services.cloud.store import Store
 from services.cloud.watch import RunWatch, watch_assignments

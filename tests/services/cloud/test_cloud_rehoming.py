@@ -12,8 +12,9 @@ from elsa.v1 import fleet_pb2, run_pb2
 from elsa.wire.adapter import sha256
 from services.cloud.events import ClientAssigned, NodeJoined
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Answer, Link, Member, Node, Role, Run, Update
+from services.cloud.records import Answer, Link, Member, Node, Role, Run
 from services.cloud.rehoming import rehome
+from services.cloud.round_records import Update
 from services.cloud.store import Store
 
 ENROLLING, TRAINING, FAILED = (

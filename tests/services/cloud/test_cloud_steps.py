@@ -13,7 +13,7 @@ from elsa.errors import MalformedError
 from elsa.v1 import fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from services.cloud.merging import merged
-from services.cloud.records import MIXED, Update
+from services.cloud.round_records import MIXED, Update
 
 TRAINED = {"rounds": 3, "edge_rounds": 2, "local_steps": 20, "steps": "proportional"}
 TEXT = spec(**{**PLANNED, "training": TRAINED})

@@ -23,7 +23,8 @@ from elsa.wire.adapter import sha256
 from services.cloud.blobs import Blobs
 from services.cloud.keeper import Keeper
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Node, Role, Round, Run, Update
+from services.cloud.records import Node, Role, Run
+from services.cloud.round_records import Round, Update
 from services.cloud.store import Store
 
 OLD_S = 10_000

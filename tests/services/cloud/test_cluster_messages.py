@@ -11,7 +11,8 @@ from services.cloud.cluster_view import Scores, View
 from services.cloud.comparing import MOST_COMPARED
 from services.cloud.events import Clustered, Metrics, Place
 from services.cloud.lifecycle import RunState
-from services.cloud.records import MOST_CLUSTERS, Run
+from services.cloud.records import Run
+from services.cloud.round_records import MOST_CLUSTERS
 from services.cloud.run_servicer import run_to_proto
 from services.cloud.runs import RunView
 from services.cloud.settings import CloudSettings

@@ -13,7 +13,7 @@ from fingerprint_harness import first
 from elsa.wire.adapter import sha256
 from services.cloud import making
 from services.cloud.keeper import Keeper
-from services.cloud.records import ClusterAdapter, Update
+from services.cloud.round_records import ClusterAdapter, Update
 from services.cloud.rounds import delivered
 
 TOO_LATE = grpc.StatusCode.FAILED_PRECONDITION

@@ -10,7 +10,7 @@ from safetensors.numpy import load
 from elsa.errors import SpecError
 from elsa.spec import EarlyStoppingSpec, RoundsSpec, RunSpec
 from elsa.v1 import fleet_pb2, run_pb2
-from services.cloud.records import Round
+from services.cloud.round_records import Round
 from services.cloud.rounds import enough_evaluated
 from services.cloud.stopping import best_of, why_to_stop
 

@@ -20,7 +20,8 @@ from services.cloud.events import Planned, PlannedClient
 from services.cloud.lifecycle import RunState
 from services.cloud.plan_messages import planned_to_proto
 from services.cloud.planning import Planning, planned, planned_again, problem_of, replanned
-from services.cloud.records import Answer, ClientReport, Member, Node, Profile, Role, Run
+from services.cloud.records import Answer, Member, Node, Profile, Role, Run
+from services.cloud.round_records import ClientReport
 from services.cloud.sharing import MOST_NOTES, share_anew, tell
 from services.cloud.store import Store, Transaction
 

@@ -15,7 +15,7 @@ from elsa.wire.chunks import MAX_MESSAGE_BYTES, split_chunks
 from services.cloud import adapter_servicer
 from services.cloud.convert import moved_from_proto
 from services.cloud.events import Event, UpdateReceived
-from services.cloud.records import ClientReport, Update
+from services.cloud.round_records import ClientReport, Update
 from services.cloud.run_servicer import event_to_proto
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from elsa.spec import RoundsSpec
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.cloud.deadlines import FEWEST, LEAST_S, RECENT, cut_by, deadline_of
-from services.cloud.records import Answer, ClientReport, Member, Role, Round, Update
+from services.cloud.records import Answer, Member, Role
+from services.cloud.round_records import ClientReport, Round, Update
 from services.cloud.rounds import closing
 
 SPEC = RoundsSpec(deadline_s=600)

@@ -3,7 +3,8 @@
 import pytest
 
 from services.cloud.counting import counted
-from services.cloud.records import Answer, ClientReport, Member, Role, Update
+from services.cloud.records import Answer, Member, Role
+from services.cloud.round_records import ClientReport, Update
 
 MEMBERS = [
     Member(run_id="r", node_id=name, role=Role.CLIENT, answer=Answer.JOINED, edge_id="edge-1", train_rows=rows)

@@ -3,7 +3,7 @@
 import pytest
 
 from elsa.spec import EarlyStoppingSpec
-from services.cloud.records import ClusterScore, Evaluation
+from services.cloud.round_records import ClusterScore, Evaluation
 from services.cloud.stopping import score_of
 
 

@@ -10,8 +10,9 @@ from elsa.cluster.trust import Parts
 from elsa.clustering import TrustSpec
 from services.cloud.lifecycle import RunState
 from services.cloud.placing import Decision
-from services.cloud.records import ClusterAdapter, Clustering, Course, Fingerprint, Run, Standing
+from services.cloud.records import Clustering, Course, Fingerprint, Run, Standing
 from services.cloud.renewing import Renewal, renew
+from services.cloud.round_records import ClusterAdapter
 from services.cloud.store import Store
 from services.cloud.trusting import judged
 

@@ -11,7 +11,7 @@ from split_harness import spec_of
 from elsa.spec import RoundsSpec
 from elsa.wire.adapter import encode_adapter
 from services.cloud.deadlines import deadline_of
-from services.cloud.records import Round
+from services.cloud.round_records import Round
 from services.edge.driver import EDGE_SHARE
 from services.edge.global_round import GlobalRound
 from services.edge.parts import Closed, Part
