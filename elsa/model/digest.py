@@ -3,7 +3,8 @@
 The same for a model in one file or in shards, of the bare or of the task model, with stored values of any type that
 are the same once they are held in the run's. Of a large tensor a sample is read, so that it takes no longer for a
 large model than for a small one: another model, revision or fine-tuned copy differs nearly everywhere and is found;
-single values that differ elsewhere are not.
+single values that differ elsewhere are not. Of a configuration all counts but what is known to be of no account: what
+is new there makes another base, which is told of, rather than one that seems the same and computes otherwise.
 """
 
 import hashlib
@@ -28,22 +29,32 @@ log = logging.getLogger(__name__)
 RUNS, RUN = 16, 64
 """Of a tensor with more than RUNS x RUN elements: so many runs, of so many elements, at even distances."""
 
-_TOLD = (
-    "model_type",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "hidden_activation",
-    "activation",
-    "activation_function",
-    "layer_norm_eps",
-    "layer_norm_epsilon",
-    "rms_norm_eps",
-    "sliding_window",
-    "rope_parameters",
+_UNTOLD = frozenset(
+    {
+        "architectures",
+        "attn_implementation",
+        "dtype",
+        "torch_dtype",
+        "transformers_version",
+        "tokenizer_class",
+        "id2label",
+        "label2id",
+        "num_labels",
+        "problem_type",
+        "finetuning_task",
+        "task_specific_params",
+        "bos_token_id",
+        "eos_token_id",
+        "pad_token_id",
+        "sep_token_id",
+        "use_cache",
+        "return_dict",
+        "output_attentions",
+        "output_hidden_states",
+        "gradient_checkpointing",
+    }
 )
-"""What a configuration says of the arithmetic that no tensor's shape does, for any of the families."""
+"""What a configuration says that does not change what a run computes of blocks; nor does what begins with "_"."""
 
 _TORCH = {number: dtype for dtype, number in WIRE_DTYPES.items()}
 
@@ -67,7 +78,7 @@ def base_digest(checkpoint: Checkpoint, base: BaseDtype, task: Task, num_labels:
         log.warning("the base %s is not compared with that of other machines: %s", checkpoint.source, error)
         return ""
     held = torch.bfloat16 if base == "bfloat16" else torch.float32
-    total = hashlib.sha256(f"elsa base 1\n{held}\n{_arithmetic(config)}\n".encode())
+    total = hashlib.sha256(f"elsa base 2\n{held}\n{_arithmetic(checkpoint, config)}\n".encode())
     for tensor in tensors:
         total.update(f"{tensor.name}\n{'x'.join(map(str, tensor.shape))}\n".encode())
         for sample in _samples(tensor):
@@ -75,9 +86,21 @@ def base_digest(checkpoint: Checkpoint, base: BaseDtype, task: Task, num_labels:
     return total.hexdigest()
 
 
-def _arithmetic(config: Any) -> str:
-    told = {name: getattr(config, name, None) for name in _TOLD}
-    return json.dumps({name: value for name, value in told.items() if value is not None}, sort_keys=True, default=str)
+def _arithmetic(checkpoint: Checkpoint, config: Any) -> str:
+    """All that a configuration says of how to compute, but what its family has so anyway.
+
+    That a release of transformers has a field more, which does nothing unless it is set, makes no other base.
+    """
+    usual = type(config)().to_dict()
+    told = {
+        name: value
+        for name, value in config.to_dict().items()
+        if name not in _UNTOLD and not name.startswith("_") and (name not in usual or value != usual[name])
+    }
+    told["model_type"] = config.model_type
+    if checkpoint.architecture.positions == "after padding":
+        told["pad_token_id"] = config.pad_token_id
+    return json.dumps(told, sort_keys=True, default=str)
 
 
 def _samples(tensor: RawTensor) -> Iterator[torch.Tensor]:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_models import FIELDS, LABELS
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from elsa.model.digest import RUN, RUNS, base_digest
 from elsa.model.raw import raw_tensors
@@ -119,6 +120,84 @@ def test_the_names_and_shapes_of_tensors_count_whatever_they_hold(make_folder, m
     monkeypatch.setattr("elsa.model.digest.raw_tensors", turned)
     plain, turning = digest(folder), True
     assert digest(folder) != plain
+
+
+COMPUTING = [
+    ("bert", {"hidden_act": "relu"}),
+    ("roberta", {"layer_norm_eps": 1e-2}),
+    ("distilbert", {"activation": "relu"}),
+    ("gpt2", {"scale_attn_weights": False}),
+    ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
+    ("gpt2", {"activation_function": "relu"}),
+    ("llama", {"rms_norm_eps": 1e-2}),
+    ("mistral", {"sliding_window": 2}),
+    ("qwen2", {"max_window_layers": 0}),
+    ("qwen2", {"use_sliding_window": False}),
+    ("qwen3", {"use_sliding_window": True, "sliding_window": 2, "max_window_layers": 1}),
+    ("gemma", {"use_bidirectional_attention": True}),
+    ("gemma", {"hidden_act": "relu"}),
+]
+"""Of each family what makes the same weights compute otherwise."""
+
+
+def logits(folder):
+    ids = torch.arange(3, 19)[None]
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        return model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+@pytest.mark.parametrize(("family", "fields"), COMPUTING)
+def test_weights_that_compute_otherwise_are_another_base(make_folder, family, fields):
+    plain, other = make_folder(family, TASK), make_folder(family, TASK, fields)
+    assert not torch.equal(logits(plain), logits(other)), "the field does nothing: take another"
+    assert digest(plain) != digest(other)
+
+
+def test_positions_that_begin_behind_another_padding_token_make_another_base(make_folder):
+    assert digest(make_folder("roberta", TASK)) != digest(make_folder("roberta", TASK, {"pad_token_id": 5}))
+
+
+def configured(folder, to, alter):
+    """A copy of a model's folder with another configuration."""
+    shutil.copytree(folder, to)
+    (to / "config.json").write_text(json.dumps(alter(json.loads((folder / "config.json").read_text()))))
+    return to
+
+
+@pytest.mark.parametrize("family", FIELDS)
+def test_what_copies_of_one_model_say_of_themselves_makes_no_other_base(make_folder, tmp_path, family):
+    notes = {
+        "architectures": ["Other"],
+        "dtype": "bfloat16",
+        "transformers_version": "5.0.0",
+        "_name_or_path": "elsewhere",
+        "_attn_implementation_autoset": True,
+        "id2label": {"0": "a", "1": "b", "2": "c"},
+        "label2id": {"a": 0, "b": 1, "c": 2},
+        "eos_token_id": 7,
+        "use_cache": False,
+    }
+    folder = make_folder(family, TASK)
+    assert digest(configured(folder, tmp_path / "other", lambda config: {**config, **notes})) == digest(folder)
+
+
+@pytest.mark.parametrize("family", FIELDS)
+def test_what_a_family_has_anyway_need_not_be_said(make_folder, tmp_path, family):
+    folder = make_folder(family, TASK)
+    usual = AutoConfig.for_model(family).to_dict()
+
+    def shortened(config):
+        said = {name: value for name, value in config.items() if name not in usual or value != usual[name]}
+        return {**said, "model_type": family}
+
+    assert digest(configured(folder, tmp_path / "short", shortened)) == digest(folder)
+
+
+def test_a_field_that_is_not_known_makes_another_base(make_folder, tmp_path):
+    folder = make_folder("llama", "causal-lm")
+    other = configured(folder, tmp_path / "other", lambda config: {**config, "logit_softcapping": 30.0})
+    assert digest(folder, task="causal-lm") != digest(other, task="causal-lm")
 
 
 def test_rotary_angles_make_another_base(make_folder):
