@@ -216,8 +216,11 @@ def _at(server: str) -> str:
 
 def main(arguments: list[str]) -> int:
     """Write, or with --check compare. The exit code."""
+    if arguments not in ([], ["--check"]):
+        sys.stderr.write("usage: python protos/document.py [--check]\n")
+        return 2
     text = page(list(described().values()))
-    if arguments != ["--check"]:
+    if not arguments:
         PAGE.write_text(text)
         return 0
     if not PAGE.exists() or PAGE.read_text() != text:

@@ -11,8 +11,10 @@ have all of these facts, but that a field or enum value may go where its number 
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from pkgutil import iter_modules
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
@@ -46,14 +48,19 @@ def breaks(released: Facts, current: Facts) -> list[str]:
 
 def current() -> dict[str, str]:
     """The facts of the API as it is."""
-    from elsa.v1 import adapter_pb2, fleet_pb2, run_pb2, split_pb2, tensor_pb2
-
     files = []
-    for module in (tensor_pb2, split_pb2, adapter_pb2, fleet_pb2, run_pb2):
-        file = FileDescriptorProto()
-        module.DESCRIPTOR.CopyToProto(file)
-        files.append(file)
+    for name in modules():
+        files.append(FileDescriptorProto())
+        import_module(name).DESCRIPTOR.CopyToProto(files[-1])
     return facts(files)
+
+
+def modules() -> list[str]:
+    """The generated modules of all protos, in the order of their names."""
+    import elsa.v1
+
+    found = (module.name for module in iter_modules(elsa.v1.__path__, "elsa.v1."))
+    return sorted(name for name in found if name.endswith("_pb2"))
 
 
 def read(text: str) -> dict[str, str]:
@@ -138,18 +145,22 @@ def written(release: str, said: Facts) -> str:
 
 def release(folder: Path, number: str, said: Facts) -> str:
     """Write a release down. Returns why that cannot be; empty if its list says this now."""
-    path, text = folder / f"{number}.txt", written(number, said)
-    if path.exists() and path.read_text() != text:
+    path = folder / f"{number}.txt"
+    if not path.exists():
+        path.write_text(written(number, said))
+    elif read(path.read_text()) != said:
         return f"{path.name} is there and says something else; what was released stays: raise the version"
-    path.write_text(text)
     return ""
 
 
 def main(arguments: list[str], folder: Path = RELEASED) -> int:
     """Check, or with `release` write. The exit code."""
+    if arguments not in ([], ["release"]):
+        sys.stderr.write("usage: python protos/versions.py [release]\n")
+        return 2
     releases = {path.stem: read(path.read_text()) for path in sorted(folder.glob("*.txt"))}
     found = [f"breaks {release}: {line}" for release, said in releases.items() for line in breaks(said, current())]
-    if arguments == ["release"] and not found and (fault := release(folder, version("elsa"), current())):
+    if arguments and not found and (fault := release(folder, version("elsa"), current())):
         found = [fault]
     for line in found:
         sys.stderr.write(f"{line}\n")

@@ -14,6 +14,13 @@ def test_the_page_is_as_the_protos_say():
     assert main(["--check"]) == 0
 
 
+@pytest.mark.parametrize("arguments", [["--chek"], ["check"], ["--check", "--check"], ["--help"]])
+def test_what_is_asked_for_otherwise_is_refused_and_writes_nothing(tmp_path, monkeypatch, capsys, arguments):
+    monkeypatch.setattr("document.PAGE", tmp_path / "api.md")
+    assert main(arguments) == 2
+    assert "usage" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_everything_has_a_comment():
     """Every service, method, message, field, enum and value."""
     for name, each in FILES.items():

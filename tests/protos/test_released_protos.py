@@ -6,14 +6,15 @@ import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 from hypothesis import given
 from hypothesis import strategies as st
-from versions import breaks, current, facts, main, read, release, written
+from versions import breaks, current, facts, main, modules, read, release, written
 
 from elsa.v1 import adapter_pb2, fleet_pb2, run_pb2, split_pb2, tensor_pb2
 
 MODULES = (tensor_pb2, split_pb2, adapter_pb2, fleet_pb2, run_pb2)
 NEW = 4000
 NOW = current()
-RELEASES = sorted((Path(__file__).parents[2] / "protos" / "released").glob("*.txt"))
+PROTOS = Path(__file__).parents[2] / "protos"
+RELEASES = sorted((PROTOS / "released").glob("*.txt"))
 
 
 def files():
@@ -225,6 +226,8 @@ def test_a_release_is_written_once_and_never_altered(tmp_path):
     before = (tmp_path / "9.9.9.txt").read_text()
     assert read(before) == NOW
     assert release(tmp_path, "9.9.9", NOW) == ""
+    assert release(tmp_path, "9.9.9", dict(reversed(NOW.items()))) == ""  # in another order
+    assert (tmp_path / "9.9.9.txt").read_text() == before
     more = {**NOW, "elsa.v1.New": "message"}  # which is no break
     assert "9.9.9.txt is there and says something else" in release(tmp_path, "9.9.9", more)
     assert (tmp_path / "9.9.9.txt").read_text() == before
@@ -240,6 +243,25 @@ def test_a_list_that_says_something_else_ends_the_command(tmp_path, capsys):
     assert main(["release"], tmp_path) == 1
     assert "raise the version" in capsys.readouterr().err
     assert path.read_text() == "".join(kept)
+
+
+def test_every_proto_is_held():
+    files = sorted(path.stem for path in (PROTOS / "elsa" / "v1").glob("*.proto"))
+    assert modules() == [f"elsa.v1.{name}_pb2" for name in files]
+
+
+def test_a_proto_that_is_new_is_held(tmp_path, monkeypatch):
+    module = "from elsa.v1 import tensor_pb2\n\nDESCRIPTOR = tensor_pb2.DESCRIPTOR\n"
+    (tmp_path / "later_pb2.py").write_text(module)
+    (tmp_path / "later_pb2_grpc.py").write_text("")
+    monkeypatch.setattr("elsa.v1.__path__", [str(tmp_path)])
+    assert modules() == ["elsa.v1.later_pb2"]
+    assert current().keys() == {thing for thing in NOW if thing in facts(files()[:1])}
+
+
+def test_what_is_asked_for_otherwise_is_refused_and_does_nothing(tmp_path, capsys):
+    assert main(["relase"], tmp_path) == main(["release", "now"], tmp_path) == 2
+    assert "usage" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 def test_there_is_a_release():
