@@ -54,6 +54,9 @@ class CloudMetrics:
         self._loop = asyncio.get_running_loop()
         self._begin_unix_s = clock()
         self._counted: dict[str, int] = {}
+        """Of runs that were open when this was last asked, the version up to which their rounds are counted."""
+        self._newest = 0
+        """The number of the newest run by then."""
         self._rounds = Histogram(ROUND_S)
 
     def collect(self) -> Iterator[Metric]:
@@ -94,14 +97,17 @@ class CloudMetrics:
     def _closed(self, transaction: Transaction) -> Metric:
         """How long rounds took, with those that have closed since this was last asked.
 
-        Told apart by run and version: a round is written down some time after that at which it closed.
+        Told apart by run and version: a round is written down some time after that at which it closed. Runs that had
+        ended by then are not read again.
         """
-        made = dict(transaction.rows(select(RUNS.c.run_id, RUNS.c.version).where(RUNS.c.version > 0)))
-        for run_id, version in made.items():
+        new = (RUNS.c.number > self._newest) | RUNS.c.run_id.in_(self._counted)
+        due = transaction.rows(select(RUNS.c.run_id, RUNS.c.number, RUNS.c.version, RUNS.c.state).where(new))
+        for run_id, _, version, _ in due:
             known = self._counted.get(run_id, 0)
-            if version > known:
+            if (version or 0) > known:
                 self._observe(transaction, run_id, known)
-        self._counted = made
+        self._counted = {run_id: version or 0 for run_id, _, version, state in due if not state.ended}
+        self._newest = max([self._newest, *(number for _, number, _, _ in due)])
         family = HistogramMetricFamily("elsa_cloud_round_seconds", "Seconds of global rounds that have closed")
         family.add_metric((), self._rounds.buckets(), self._rounds.sum)
         return family

@@ -10,9 +10,10 @@ from cloud_harness import CLIENTS, EDGES, adapter, run_async, site, spec
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from scraping import figure, names_of, scraped
 
-from elsa.v1 import fleet_pb2
+from elsa.v1 import fleet_pb2, run_pb2
 from services.cloud import metrics
 from services.cloud.metrics import CloudMetrics
+from services.cloud.store import Transaction
 
 LISTED = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 ASKED = {"metrics_port": 0, "probe_port": 0}
@@ -87,6 +88,44 @@ async def test_a_round_is_counted_once_whenever_it_is_written_down(tmp_path):
             await at.closed(run, version + 1)
             counts.append([figure(await told(at), "elsa_cloud_round_seconds_count") for _ in range(2)])
     assert counts == [[1, 1], [2, 2], [3, 3]]
+
+
+@run_async
+async def test_a_run_whose_rounds_are_counted_is_not_read_again_once_it_has_ended(tmp_path):
+    read, rows = [], Transaction.rows
+
+    def noted(self, query):
+        found = rows(self, query)
+        read.extend(found)
+        return found
+
+    async def asked(at):
+        """The count of rounds, and of which of the runs something was read."""
+        read.clear()
+        count = figure(await told(at), "elsa_cloud_round_seconds_count")
+        return count, {run for run in runs if any(run in row for row in read)}
+
+    async def round_of(at, run):
+        at.clock.now += 1
+        for edge in EDGES:
+            await at.push(run, edge, adapter(1))
+        await at.closed(run, 1)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Transaction, "rows", noted)
+        async with site(tmp_path, **ASKED) as at:
+            first = await at.started(spec(training={"rounds": 1}))
+            runs = [first]
+            assert await asked(at) == (0, {first})
+            await round_of(at, first)
+            await at.runs.CancelRun(run_pb2.CancelRunRequest(run_id=first))
+            assert (await asked(at))[0] == 1  # ended, and with a round since
+            second = await at.submit(spec(training={"rounds": 1}))
+            await at.enroll(second)
+            runs.append(second)
+            assert await asked(at) == (1, {second})
+            await round_of(at, second)
+            assert await asked(at) == (2, {second})
 
 
 @run_async
