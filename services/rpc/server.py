@@ -5,10 +5,8 @@ quiet streams. Both refuse a port that is taken, and an address off loopback unl
 out.
 """
 
-import asyncio
 import ipaddress
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -19,19 +17,16 @@ from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from elsa.errors import AddressError, ElsaError
+from elsa.errors import AddressError
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.rpc.calls import Calls
 from services.rpc.counting import AioCountingInterceptor, CountingInterceptor
 from services.rpc.guard import Guard
 from services.rpc.guarding import EarlyInterceptor, GuardInterceptor
 from services.rpc.guarding_aio import AioGuardInterceptor
-from services.rpc.handlers import Behavior, behavior_of, with_behavior
 from services.rpc.health_servicer import HEALTH, AioChecks, Checks
-from services.rpc.introduction import Introduction, Metadata
-from services.rpc.status import code_of, name_of
-
-log = logging.getLogger(__name__)
+from services.rpc.introduction import Introduction
+from services.rpc.translating import AioTranslator, Translator
 
 KEEPALIVE_MS = 20_000
 HANDSHAKE_MS = 20_000
@@ -39,9 +34,6 @@ HANDSHAKE_MS = 20_000
 MOST_STREAMS = 256
 """Calls of one connection at once; more wait at the caller, or it refuses them. An identity may have half as many
 streams open."""
-
-MAX_TEXT_BYTES = 2000
-"""Longest error text that is sent. Up to three times as long when percent-encoded; callers take trailers of 8 KiB."""
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),
@@ -132,7 +124,7 @@ def start(
         interceptors=[
             *([EarlyInterceptor()] if guard else []),
             *([CountingInterceptor(calls)] if calls else []),
-            _Translator(introduction or Introduction()),
+            Translator(introduction or Introduction()),
             *([GuardInterceptor(guard)] if guard else []),
         ],
         options=GUARDED if guard else OPTIONS,
@@ -161,7 +153,7 @@ async def start_aio(
     server = grpc.aio.server(
         interceptors=[
             *([AioCountingInterceptor(calls)] if calls else []),
-            _AioTranslator(introduction or Introduction()),
+            AioTranslator(introduction or Introduction()),
             *([AioGuardInterceptor(guard)] if guard else []),
         ],
         options=GUARDED if guard else OPTIONS,
@@ -225,98 +217,3 @@ def _add_all(server: Any, services: Sequence[Service]) -> None:
 
 def _names(services: Sequence[Service]) -> list[str]:
     return ["", *(service.descriptor.full_name for service in services)]
-
-
-def _status(error: Exception, context: Any) -> tuple[grpc.StatusCode, str, Metadata]:
-    """Code, text and trailing metadata of a call that ended with `error`."""
-    if isinstance(error, ElsaError):
-        return code_of(error), _short(str(error)), name_of(error)
-    if isinstance(error, NotImplementedError) and context.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return grpc.StatusCode.UNIMPLEMENTED, "this server does not offer the call", ()  # generated code's own answer
-    log.error("a call failed", exc_info=error)
-    return grpc.StatusCode.INTERNAL, "internal error; see the server's log", ()
-
-
-def _short(text: str) -> str:
-    """`text` cut to what surely fits a trailer; a peer drops the whole status where it does not."""
-    kept = text.encode()[:MAX_TEXT_BYTES].decode(errors="ignore")
-    return text if kept == text else f"{kept} …"
-
-
-class _Translator(grpc.ServerInterceptor):  # type: ignore[type-arg]
-    """Introduces the server with each call of synchronous handlers, and gives their errors as status codes."""
-
-    def __init__(self, introduction: Introduction) -> None:
-        self._introduction = introduction
-
-    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
-
-    def _wrap(self, function: Behavior, streams: bool) -> Behavior:
-        def unary(request: Any, context: grpc.ServicerContext) -> Any:
-            context.set_trailing_metadata(self._introduction())
-            try:
-                return function(request, context)
-            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                self._abort(error, context)
-
-        def stream(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            context.set_trailing_metadata(self._introduction())
-            try:
-                yield from function(request, context)
-            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                self._abort(error, context)
-
-        return stream if streams else unary
-
-    def _abort(self, error: Exception, context: grpc.ServicerContext) -> None:
-        if not context.is_active():  # the caller is gone: nobody to tell
-            log.debug("a call that its caller had left failed", exc_info=error)
-            if isinstance(error, grpc.RpcError):  # gRPC's own, from a wait for requests: it knows
-                raise error
-            return
-        code, text, metadata = _status(error, context)
-        context.set_trailing_metadata((*metadata, *self._introduction()))
-        context.abort(code, text)
-
-
-class _AioTranslator(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """The same of asynchronous handlers."""
-
-    def __init__(self, introduction: Introduction) -> None:
-        self._introduction = introduction
-
-    async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        return with_behavior(handler, self._wrap(behavior_of(handler), handler.response_streaming))
-
-    def _wrap(self, function: Behavior, streams: bool) -> Behavior:
-        async def unary(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            context.set_trailing_metadata(self._introduction())
-            try:
-                return await function(request, context)
-            except (asyncio.CancelledError, grpc.aio.AbortError):
-                raise
-            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                await self._abort(error, context)
-
-        async def stream(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            context.set_trailing_metadata(self._introduction())
-            try:
-                async for response in function(request, context):
-                    yield response
-            except (asyncio.CancelledError, grpc.aio.AbortError):
-                raise
-            except Exception as error:  # noqa: BLE001 - the outermost loop of a call
-                await self._abort(error, context)
-
-        return stream if streams else unary
-
-    async def _abort(self, error: Exception, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        code, text, metadata = _status(error, context)
-        await context.abort(code, text, (*metadata, *self._introduction()))

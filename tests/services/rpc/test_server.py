@@ -26,8 +26,9 @@ from elsa.errors import (
 from elsa.v1 import run_pb2, run_pb2_grpc
 from elsa.wire.chunks import MAX_MESSAGE_BYTES
 from services.rpc.channel import connect
-from services.rpc.server import MAX_TEXT_BYTES, check_host, is_loopback, start, start_aio
+from services.rpc.server import check_host, is_loopback, start, start_aio
 from services.rpc.status import translated
+from services.rpc.translating import MAX_TEXT_BYTES
 
 kinds = pytest.mark.parametrize("kind", KINDS)
 calls = pytest.mark.parametrize("call", ["unary", "answers", "requests", "both"])
@@ -161,7 +162,7 @@ def test_an_error_that_nobody_foresaw_is_logged_and_not_sent(kind, call, channel
         assert found.value.code() is grpc.StatusCode.INTERNAL
         assert found.value.details() == "internal error; see the server's log"
         assert "secret" not in str(found.value.trailing_metadata())
-    (record,) = [record for record in caplog.records if record.name == "services.rpc.server"]
+    (record,) = [record for record in caplog.records if record.name == "services.rpc.translating"]
     assert record.levelno == logging.ERROR and "the secret" in caplog.text
 
 
