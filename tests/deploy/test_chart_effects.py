@@ -5,6 +5,7 @@ from pathlib import PurePath
 from typing import Any
 
 import pytest
+from helm_python import HelmError
 from rendered import SETS, Object, Pod, every_pod, objects_in, objects_of, of_kind, pods, render
 
 from deploy.settings_schema import ROLES, settings_schema
@@ -253,3 +254,18 @@ def test_what_the_chart_says_to_a_role_its_settings_cannot_say_otherwise() -> No
             free = {f"ELSA_{name.upper()}" for name in settings_schema(ROLES[pod.role])["properties"]}
             assert len(set(variables)) == len(variables)
             assert set(variables) & free <= {"ELSA_THREADS"}
+
+
+def test_volumes_of_edges_that_are_taken_away_are_kept_or_deleted_and_nothing_else() -> None:
+    for asked in ("Retain", "Delete"):
+        given = objects_in(render({"edges": {"storage": {"whenScaled": asked}}}))
+        kept = [
+            each["spec"]["persistentVolumeClaimRetentionPolicy"]["whenScaled"] for each in stateful(given, "edge")
+        ]
+        assert kept == [asked]
+    with pytest.raises(HelmError):
+        render({"edges": {"storage": {"whenScaled": "Never"}}})
+
+
+def stateful(given: tuple[Object, ...], name: str) -> list[Object]:
+    return [each for each in of_kind(given, "StatefulSet") if component(each) == name]
