@@ -3,7 +3,7 @@
 import pytest
 
 from elsa.spec import RoundsSpec
-from services.cloud.records import Update
+from services.cloud.round_records import Update
 from services.cloud.rounds import is_quorate
 
 
