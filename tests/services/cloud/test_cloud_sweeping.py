@@ -193,6 +193,55 @@ def test_no_interleaving_of_pushes_drops_and_sweeps_loses_a_blob_in_use(acts):
         asyncio.run(all_at_once(folder))
 
 
+def dropping(monkeypatch):
+    """From now on each blob is dropped once it is put; those who drop get the turns that they can use.
+
+    Returns the tasks that drop.
+    """
+    put, tasks = Keeper.put, []
+
+    async def at_once(function, *args, **kwargs):
+        return function(*args, **kwargs)
+
+    async def put_and_drop(self, data):
+        await put(self, data)
+        tasks.append(asyncio.create_task(self.drop([sha256(data)])))
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+    monkeypatch.setattr(Keeper, "put", put_and_drop)
+    return tasks
+
+
+def test_who_drops_the_blob_of_a_push_waits_for_its_record(tmp_path, monkeypatch):
+    @run_async
+    async def test(folder):
+        async with site(folder) as at:
+            run = await at.started()
+            tasks = dropping(monkeypatch)
+            assert await at.push(run, "edge-1", adapter(1))
+            await asyncio.gather(*tasks)
+            assert tasks and sha256(adapter(1)) in kept(folder / "cloud" / "blobs")
+
+    test(tmp_path)
+
+
+def test_who_drops_the_blob_of_a_version_waits_for_its_record(tmp_path, monkeypatch):
+    @run_async
+    async def test(folder):
+        async with site(folder) as at:
+            run = await at.started()
+            tasks = dropping(monkeypatch)
+            for edge, value in zip(EDGES, (1, 3), strict=True):
+                assert await at.push(run, edge, adapter(value))
+            await at.closed(run, 1)
+            await asyncio.gather(*tasks)
+            assert kept(folder / "cloud" / "blobs") == {sha256(adapter(0)), sha256(adapter(2))}
+
+    test(tmp_path)
+
+
 @run_async
 async def test_the_cloud_sweeps_at_its_start(tmp_path):
     async with site(tmp_path) as at:

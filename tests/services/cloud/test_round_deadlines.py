@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
 
 from cloud_harness import CLIENTS, EDGES, Clock, adapter, run_async, site, spec
 from hypothesis import given
@@ -9,10 +10,12 @@ from hypothesis import strategies as st
 
 from elsa.spec import RoundsSpec
 from elsa.v1 import adapter_pb2, fleet_pb2
-from services.cloud.deadlines import FEWEST, LEAST_S, RECENT, cut_by, deadline_of
-from services.cloud.records import Answer, Member, Role
+from services.cloud.deadlines import FEWEST, LEAST_S, RECENT, cut_by, deadline_of, give_whole_deadline
+from services.cloud.lifecycle import RunState
+from services.cloud.records import Answer, Member, Role, Run
 from services.cloud.round_records import ClientReport, Round, Update
 from services.cloud.rounds import closing
+from services.cloud.store import Store
 
 SPEC = RoundsSpec(deadline_s=600)
 
@@ -53,6 +56,40 @@ def test_rounds_that_were_cut_and_those_before_a_change_are_not_counted():
     assert deadline_of(SPEC, [*closed(90), *closed(200, anew=True), *closed(200, 200)]).seconds == 300
     assert deadline_of(SPEC, closed(90, 90, 90), anew=True).seconds == 600
     assert deadline_of(RoundsSpec(deadline_s=600, adaptive=False), closed(90, 90, 90)).seconds == 600
+
+
+def moved_in(opened):
+    """A round that was open as clients changed their edge."""
+    store = Store("sqlite://")
+    run = Run(
+        run_id="r",
+        number=1,
+        name="r",
+        state=RunState.TRAINING,
+        spec=spec(),
+        rounds=9,
+        version=opened.version - 1,
+        created_unix_s=0.0,
+    )
+    with store.transaction() as transaction:
+        transaction.put(run)
+        transaction.put(opened)
+        give_whole_deadline(transaction, run, 10.0)
+        moved = transaction.get(Round, run_id="r", version=opened.version)
+    store.close()
+    return moved
+
+
+def test_a_round_in_which_clients_moved_has_the_whole_deadline_and_is_not_counted():
+    moved = moved_in(Round(run_id="r", version=6, opened_unix_s=0.0, deadline_s=135.0))
+    assert moved.deadline_s == 600
+    ended = replace(moved, closed_unix_s=5.0)
+    assert deadline_of(SPEC, [*closed(90, 90, 90), ended, *closed(80, 80)]).seconds == 600
+    assert deadline_of(SPEC, [*closed(90, 90, 90), ended, *closed(80, 80, 80)]).seconds == 120
+
+
+def test_a_round_of_milliseconds_leaves_the_next_one_time_for_a_pause():
+    assert deadline_of(SPEC, closed(0.1, 0.1, 0.1)).seconds == LEAST_S == 30
 
 
 def fleet(count=4):
