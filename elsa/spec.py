@@ -1,190 +1,43 @@
 """What an operator asks for: `RunSpec` and its parts, parsed once from YAML at the door.
 
-Everything that a run may decide stands here, with bounds and defaults; where the data lies on a site is the
-site owner's business and stands in the client's settings. `Split` is the cut of a model with a known number
-of blocks; `SplitSpec` is what a person writes, before that number is known.
+Everything that a run may decide stands in it, with bounds and defaults. Here is who takes part, when rounds are
+closed, and what of one section has to fit another; the other sections are in modules beside this one.
 """
 
-import reprlib
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import yaml
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from elsa.clustering import MOST_UPLOAD_BYTES, AssignmentSpec, ClusteringSpec, TrustSpec
 from elsa.codecs import CALIBRATED, CodecsSpec, TopK
-from elsa.errors import SpecError, SplitError
+from elsa.errors import SpecError
 from elsa.parsing import Name, Part, parse
 from elsa.presets import PRESETS, PresetName, beneath
 from elsa.protection import PrivacySpec, ReuseSpec
-
-Task = Literal["classification", "causal-lm"]
-BaseDtype = Literal["float32", "bfloat16", "int8"]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=4096)]
-Label = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=4096)]
-Column = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+from elsa.splitting import PlanSpec, Split, SplitSpec
+from elsa.task import BaseDtype, DataSpec, ModelSpec, Task
+from elsa.training import EarlyStoppingSpec, LoraSpec, OptimizerSpec, TrainingSpec
 
 MONTH_S = 30 * 24 * 3600.0
-MOST_LABELS = 100_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """A model of `bottom + trunk + top` blocks cut in three; the head is always the client's.
-
-    Raises:
-        SplitError: if bottom < 1, trunk < 1 or top < 0.
-    """
-
-    bottom: int
-    trunk: int
-    top: int
-
-    def __post_init__(self) -> None:
-        if self.bottom < 1 or self.trunk < 1 or self.top < 0:
-            raise SplitError(
-                f"split {self} (bottom/trunk/top) is impossible: bottom and trunk need at least 1 block, "
-                "top at least 0; choose smaller bottom and top"
-            )
-
-    @property
-    def blocks(self) -> int:
-        """Number of blocks of the whole model."""
-        return self.bottom + self.trunk + self.top
-
-    @property
-    def trunk_blocks(self) -> range:
-        """Indices of the blocks that the edge runs."""
-        return range(self.bottom, self.bottom + self.trunk)
-
-    def __str__(self) -> str:
-        return f"{self.bottom}/{self.trunk}/{self.top}"
-
-
-class ModelSpec(Part):
-    """Which model, and for what task."""
-
-    source: Text = Field("minilm", description="'minilm' (packaged), a local folder, or a hub name")
-    task: Task = "classification"
-    max_tokens: int = Field(128, ge=2, le=131072, description="longer rows are cut or dropped, and counted")
-    base_dtype: BaseDtype = Field(
-        "float32", description="in what frozen weights are held; computing is float32, int8 is of projections alone"
-    )
-
-
-class DataSpec(Part):
-    """Which columns of a site's data set mean what. Rows never leave the site."""
-
-    name: Name = Field("default", description="the data set's name in the clients' settings")
-    text: Column = Field("text", description="column of the text (classification)")
-    pair: Column | None = Field(None, description="column of the second text of a pair (classification)")
-    label: Column = Field("label", description="column of the label (classification)")
-    labels: tuple[Label, ...] = Field(
-        (), max_length=MOST_LABELS, description="all label names, in order of their numbers"
-    )
-    prompt: Column | None = Field(None, description="column of the prompt (causal-lm); its tokens carry no loss")
-    response: Column | None = Field(None, description="column of the response (causal-lm)")
-    holdout: float = Field(0.2, gt=0, lt=1, description="share of a client's rows kept back for evaluation")
-    long_rows: Literal["cut", "drop"] = Field("cut", description="what happens to rows over max_tokens")
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        twice = next((label for label, times in Counter(labels).items() if times > 1), None)
-        if twice is not None:
-            raise ValueError(f"{reprlib.repr(twice)} is named twice; name each label once")
-        return labels
-
-
-class SplitSpec(Part):
-    """How many blocks a client keeps at each end, at least where splits are planned; the edge runs the rest."""
-
-    bottom: int = Field(1, ge=1, le=10_000)
-    top: int = Field(1, ge=0, le=10_000)
-
-    def of(self, blocks: int) -> Split:
-        """The split of a model of `blocks` blocks. Raises SplitError if nothing is left for the trunk."""
-        if self.bottom + self.top >= blocks:
-            raise SplitError(
-                f"split with bottom {self.bottom} and top {self.top} leaves no trunk in a model of {blocks} "
-                f"blocks; bottom + top may be at most {blocks - 1}"
-            )
-        return Split(bottom=self.bottom, trunk=blocks - self.bottom - self.top, top=self.top)
-
-
-class PlanSpec(Part):
-    """Who decides each client's split: the specification, or a plan made from what devices measured."""
-
-    method: Literal["auto", "measured", "given"] = Field(
-        "auto",
-        description="auto: measured, but for runs that name clients' splits or turn activations (privacy.ssop)",
-    )
-    every: int = Field(1, ge=0, le=10_000, description="global rounds from one plan to the next; 0: one for all")
-
-
-class LoraSpec(Part):
-    """The adapter that is trained (LoRA, arXiv 2106.09685)."""
-
-    rank: int = Field(8, ge=1, le=1024)
-    alpha: float = Field(16.0, gt=0, le=1e6)
-    targets: tuple[Column, ...] = Field(
-        (), max_length=64, description="module names; empty: query and value projections"
-    )
-    bottom_adapters: bool = Field(True, description="train the client's blocks before the cut too")
-
-
-Beta = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimizerSpec(Part):
-    """AdamW, the same on both sides of the cut, so that a split step equals an unsplit one."""
-
-    learning_rate: float = Field(1e-3, gt=0, le=1)
-    weight_decay: float = Field(0.0, ge=0, le=10)
-    betas: tuple[Beta, Beta] = (0.9, 0.999)
-    epsilon: float = Field(1e-8, gt=0, le=1)
-
-
-class EarlyStoppingSpec(Part):
-    """When a run ends before its rounds are made, by how good its versions are on the rows that clients kept back."""
-
-    metric: Literal["loss", "accuracy"] = Field("loss", description="what has to get better, weighted by rows")
-    adapter: Literal["run", "cluster"] = Field(
-        "run", description="whose metric: that of the run's adapter, or for each client that of its cluster's"
-    )
-    patience: int = Field(3, ge=1, le=10_000, description="versions in a row without a better one that end the run")
-    min_delta: float = Field(0.0, ge=0, le=1e6, description="by how much a version must be better to count as such")
-
-
-class TrainingSpec(Part):
-    """How long and in what portions clients train."""
-
-    rounds: int = Field(3, ge=1, le=10_000, description="global rounds")
-    edge_rounds: int = Field(2, ge=1, le=1_000, description="edge rounds in a global round")
-    local_steps: int = Field(20, ge=1, le=100_000, description="optimizer steps of a client in an edge round")
-    batch: int = Field(16, ge=1, le=100_000, description="rows in an optimizer step")
-    micro_batches: int = Field(1, ge=1, le=100_000, description="parts of a batch; their gradients are summed")
-    window: int = Field(2, ge=1, le=16, description="micro-batches in flight at once")
-    dropout: bool = Field(False, description="use the model's own dropout while training")
-    steps: Literal["fixed", "proportional"] = Field(
-        "fixed", description="proportional: slower clients take fewer steps, which aggregation corrects (FedNova)"
-    )
-    checkpointing: bool = Field(
-        False, description="keep only what enters a block and run it again in its backward: less memory, more time"
-    )
-    optimizer: OptimizerSpec = OptimizerSpec()
-    early_stopping: EarlyStoppingSpec | None = Field(
-        None, description="end once versions get no better, and export the best; none: all rounds are made"
-    )
-
-    @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        if self.micro_batches > self.batch:
-            raise ValueError(f"micro_batches {self.micro_batches} is more than batch {self.batch}")
-        return self
+__all__ = [
+    "BaseDtype",
+    "DataSpec",
+    "EarlyStoppingSpec",
+    "FleetSpec",
+    "LoraSpec",
+    "ModelSpec",
+    "OptimizerSpec",
+    "PlanSpec",
+    "RoundsSpec",
+    "RunSpec",
+    "Split",
+    "SplitSpec",
+    "Task",
+    "TrainingSpec",
+    "loaded",
+]
 
 
 class FleetSpec(Part):
