@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from elsa.errors import ChecksumError, FullDiskError, InputError, NotFoundError
+from elsa.errors import ChecksumError, FullDiskError, InputError, NotFoundError, UnreachableError
 from elsa.parsing import masked
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,19 @@ def room() -> Iterator[None]:
         if error.errno in FULL:
             raise FullDiskError(f"the cloud's disk is full: {error.strerror}; free some and try again") from error
         raise
+
+
+@contextmanager
+def _passing(done: str) -> Iterator[None]:
+    """Within it, what a disk or bucket says is UnreachableError, as it may pass; but a full disk keeps its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        log.warning("a blob cannot be %s: %s", done, error)
+        reason = error.strerror or type(error).__name__
+        raise UnreachableError(f"the cloud's blobs cannot be {done} ({reason}); try again") from error
 
 
 class Blobs:
@@ -103,20 +116,26 @@ class Blobs:
     def put(self, data: bytes) -> str:
         """Keep `data`; its SHA-256, lower-case hexadecimal. Nothing is written if it is there already.
 
-        Raises OSError, of a full disk with the figures; nothing is left of it then.
+        Raises OSError of a full disk, with the figures, and UnreachableError for what else a disk or bucket says;
+        nothing is left of it then.
         """
         digest = hashlib.sha256(data).hexdigest()
         place = self._place(digest)
-        if not self._files.exists(place):
-            self._write_aside(place, data)
+        with _passing("kept"):
+            if not self._files.exists(place):
+                self._write_aside(place, data)
         return digest
 
     def get(self, digest: str) -> bytes:
-        """The bytes of a digest. Raises NotFoundError, and ChecksumError if they have changed since."""
-        try:
-            data: bytes = self._files.cat_file(self._place(digest))
-        except FileNotFoundError as error:
-            raise NotFoundError(f"blob {digest} is gone from {self._root}; restore it from a backup") from error
+        """The bytes of a digest.
+
+        Raises NotFoundError, ChecksumError if they have changed since, UnreachableError if they cannot be read now.
+        """
+        with _passing("read"):
+            try:
+                data: bytes = self._files.cat_file(self._place(digest))
+            except FileNotFoundError as error:
+                raise NotFoundError(f"blob {digest} is gone from {self._root}; restore it from a backup") from error
         if hashlib.sha256(data).hexdigest() != digest:
             raise ChecksumError(f"blob {digest} in {self._root} has changed; restore it from a backup")
         return data

@@ -6,12 +6,12 @@ start at once. Whoever puts or drops one holds its digest meanwhile.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 from weakref import WeakValueDictionary
 
-from elsa.errors import InputError, UnreachableError
-from services.cloud.blobs import FULL, Blobs
+from elsa.errors import InputError
+from services.cloud.blobs import Blobs
 from services.cloud.store import Store
 
 log = logging.getLogger(__name__)
@@ -36,12 +36,8 @@ class Keeper:
         return self._locks.setdefault(digest, asyncio.Lock())
 
     async def put(self, data: bytes) -> None:
-        """Keep a blob; call it while holding its digest.
-
-        Raises OSError of a full disk, UnreachableError for whatever else keeps them from being written.
-        """
-        with _passing("kept"):
-            await asyncio.to_thread(self._blobs.put, data)
+        """Keep a blob; call it while holding its digest. Raises as `Blobs.put`."""
+        await asyncio.to_thread(self._blobs.put, data)
 
     def room_fault(self, total_bytes: int) -> str:
         """Why an adapter of so many bytes, and what is made of it, cannot be kept; empty if it can."""
@@ -51,9 +47,8 @@ class Keeper:
         return f"the cloud's disk has {free} bytes free, and {needed} are needed for an adapter and the next version"
 
     async def get(self, digest: str) -> bytes:
-        """A blob. Raises NotFoundError, ChecksumError, UnreachableError where it cannot be read now."""
-        with _passing("read"):
-            return await asyncio.to_thread(self._blobs.get, digest)
+        """A blob. Raises as `Blobs.get`."""
+        return await asyncio.to_thread(self._blobs.get, digest)
 
     async def drop(self, digests: Iterable[str]) -> None:
         """Delete those blobs that no record needs any more; one that cannot be deleted stays."""
@@ -136,16 +131,3 @@ class Keeper:
             log.warning("blob %s is not needed any more but stays: %s", digest, error)
             return False
         return True
-
-
-@contextmanager
-def _passing(done: str) -> Iterator[None]:
-    """Within it, what a disk or bucket says is UnreachableError: its callers try again. A full disk has its own."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        log.warning("a blob cannot be %s: %s", done, error)
-        reason = error.strerror or type(error).__name__
-        raise UnreachableError(f"the cloud's blobs cannot be {done} ({reason}); try again") from error
