@@ -71,4 +71,6 @@ def _whole(certificate: x509.Certificate) -> x509.Certificate:
     """The same, once all that is used of it has been parsed."""
     _ = certificate.extensions, certificate.public_key(), certificate.subject, certificate.issuer
     _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if certificate.serial_number < 1:
+        raise ValueError(f"its serial number is {certificate.serial_number}; it must be positive (RFC 5280, 4.1.2.2)")
     return certificate
