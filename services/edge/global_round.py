@@ -60,7 +60,7 @@ class GlobalRound:
         saved = self._state.get(self._run.run_id)
         if saved is None:
             return False
-        self._run.timetable.resume(saved.taken_s)
+        self._run.timetable.resume(saved.taken_s, saved.cut_s)
         known = (saved.version, saved.start_sha256) == (self._version, self._start_sha256)
         try:
             same = known and saved.edge_rounds > 0 and not self._gone(saved)
@@ -107,8 +107,11 @@ class GlobalRound:
     def _close(self, ends_s: float) -> Closed:
         """Close the open edge round, so that those after it can be closed by `ends_s` too."""
         timetable, began_s = self._run.timetable, self._clock()
-        closed = self._run.rounds.close(timetable.share_s(self._closed, ends_s - began_s))
-        if closed.parts and not closed.cut_short:
+        given_s = timetable.share_s(self._closed, ends_s - began_s)
+        closed = self._run.rounds.close(given_s)
+        if closed.cut_short:
+            timetable.cut_short(self._closed, given_s)
+        elif closed.parts:
             timetable.add(self._closed, self._clock() - began_s)
         return closed
 
@@ -135,6 +138,7 @@ class GlobalRound:
             edge_rounds=self._closed,
             start_sha256=self._start_sha256,
             taken_s=self._run.timetable.taken,
+            cut_s=self._run.timetable.cut,
             made=self._delivery.made(),
             kept=kept,
         )

@@ -69,6 +69,8 @@ class Saved:
     """Of the version's file, from which all began."""
     taken_s: Mapping[int, Sequence[float]] = field(default_factory=dict)
     """Seconds that edge rounds took of late, by their number, as `timetable.Timetable` knows it."""
+    cut_s: Mapping[int, float] = field(default_factory=dict)
+    """Seconds that were too few for one, likewise."""
     made: Made = field(repr=False)
     kept: Kept = field(repr=False)
 
@@ -89,6 +91,7 @@ class _Numbers:
     mean_steps: float
     cut_short: bool
     taken_s: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    cut_s: dict[int, float] = field(default_factory=dict)
 
 
 _NUMBERS = TypeAdapter(_Numbers)
@@ -126,6 +129,7 @@ def decode(data: bytes) -> Saved:
         edge_rounds=numbers.edge_rounds,
         start_sha256=numbers.start_sha256,
         taken_s=numbers.taken_s,
+        cut_s=numbers.cut_s,
         made=made,
         kept=Kept(
             clusters=numbers.clusters,
@@ -158,6 +162,7 @@ def _numbers(saved: Saved) -> _Numbers:
         mean_steps=saved.made.mean_steps,
         cut_short=saved.made.cut_short,
         taken_s={number: tuple(taken) for number, taken in saved.taken_s.items()},
+        cut_s=dict(saved.cut_s),
     )
 
 
