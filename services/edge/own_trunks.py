@@ -54,6 +54,10 @@ class OwnTrunks:
         """Go on with what clients had before a restart."""
         self._kept |= kept
 
+    def take(self, theirs: Mapping[str, Adapter], clients: Collection[str]) -> None:
+        """Keep what clients have trained for themselves; of those that are not among `clients` any more nothing."""
+        self._kept |= {client: tensors for client, tensors in theirs.items() if client in clients}
+
     def keep(self, clients: Collection[str]) -> None:
         """Forget the tensors of all clients but these."""
         for client in self._kept.keys() - set(clients):
@@ -85,7 +89,7 @@ class OwnTrunks:
     ) -> tuple[dict[str, np.ndarray], float]:
         """The mean of whole adapters by weight and steps, as `elsa.aggregate.fednova.averaged`, and its steps.
 
-        Their own tensors are kept, and those of `before`, from which all began, stand in their place.
+        In place of their own tensors stand those of `before`, from which all began.
         """
         own = self._own(before)
 
@@ -94,6 +98,4 @@ class OwnTrunks:
 
         theirs = {client: (weight, steps, shared(tensors)) for client, (weight, steps, tensors) in updates.items()}
         mean, steps = averaged(shared(before), theirs)
-        if own:
-            self._kept |= {client: {name: tensors[name] for name in own} for client, (*_, tensors) in updates.items()}
         return mean | {name: before[name] for name in own}, steps

@@ -59,6 +59,8 @@ class Part:
     reports: tuple[Report, ...]
     moved: Mapping[str, Sequence[float]] = field(default_factory=dict, repr=False)
     """By client, a summary of how far its adapter went from the round's, where the cloud weighs clients by trust."""
+    own: Mapping[str, Adapter] = field(default_factory=dict, repr=False)
+    """By client whose update counts, the tensors that stay with it, where any do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +97,7 @@ def part_of(
 
     Args:
         before: what its clients started from.
-        own: keeps what is never averaged.
+        own: says what is never averaged.
         seed: the run's, of the summaries; None for none.
         most_steps: that a client takes where they take different numbers of them; None where all take as many.
     """
@@ -116,6 +118,7 @@ def part_of(
         steps=steps,
         reports=tuple(updates[client].report for client in sorted(updates)),
         moved={} if seed is None else _moved(updates, before, standings, seed, most_steps),
+        own={client: theirs for client, (*_, tensors) in counted.items() if (theirs := own.part_of(tensors))},
     )
 
 

@@ -111,7 +111,7 @@ class EdgeRounds:
         with self._changed:
             self._making = False
             self._check_not_draining()
-            self._taken.begin(self._served.place)
+            self._taken.begin(self._served.place, served.place)
             self._served = served
             if edge_round == 0:
                 self._roster.begin()
@@ -325,6 +325,9 @@ class EdgeRounds:
             )
             for cluster, updates in of_cluster.items()
         }
+        with self._changed:
+            for part in parts.values():
+                self._own.take(part.own, self._roster.clients or ())
         return Closed(parts=parts, missing=missing, cut_short=not in_time)
 
     def _own_cluster(self, client: str) -> int | None:

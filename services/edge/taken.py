@@ -16,9 +16,14 @@ class Taken:
         self.digests: dict[tuple[Place, str], str] = {}
         """SHA-256 of what was pushed, by place and client."""
 
-    def begin(self, before: Place) -> None:
-        """The round at `before` is over. A push that is made again comes soon: older digests are of no use."""
-        self.digests = {key: value for key, value in self.digests.items() if key[0] == before}
+    def begin(self, before: Place, place: Place) -> None:
+        """The round at `before` is over, and `place` is next, which may be one that is made again.
+
+        A push that is made again comes soon: older digests are of no use. Nor are those of what is to be made again:
+        the same bytes count there once more.
+        """
+        again = place <= before
+        self.digests = {} if again else {key: value for key, value in self.digests.items() if key[0] == before}
         self.updates = {}
 
     def add(self, place: Place, sha256: str, update: Update) -> None:

@@ -324,6 +324,31 @@ def test_digests_of_old_rounds_are_forgotten():
         rounds.close(5)
 
 
+def test_a_version_that_is_made_again_counts_the_same_bytes_again():
+    rounds = rounds_of(["ann"])
+    for places in ([(0, 0)], [(0, 0)], [(0, 0), (0, 1), (0, 2)], [(0, 0), (0, 1)]):
+        for place in places:
+            rounds.open(*place, START)
+            assert rounds.add(*place, "d", update("ann"))
+            assert list(rounds.close(0.01).parts) == [0]
+
+
+def test_of_a_client_that_leaves_while_its_round_is_aggregated_nothing_is_kept():
+    def names(tensors):
+        if leaving:
+            rounds.admit(["ann"])
+        return frozenset({"b"})
+
+    rounds, leaving = EdgeRounds(1.0, names), []
+    rounds.admit(["ann", "bob"])
+    rounds.open(0, 0, START)
+    for client in ("ann", "bob"):
+        rounds.add(0, 0, client, update(client))
+    leaving.append(True)
+    assert len(rounds.close(5).parts[0].reports) == 2
+    assert list(rounds.kept().own) == ["ann"]
+
+
 def test_an_update_comes_either_into_a_round_or_too_late():
     """Pushes race with the close of their round: each is in the aggregate or refused, never lost."""
     for attempt in range(30):

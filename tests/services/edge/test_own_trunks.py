@@ -167,7 +167,7 @@ def test_a_restarted_edge_says_once_whose_trunk_is_lost(tiny_bert, caplog):
 def test_a_trunk_that_is_there_is_no_loss(caplog):
     trunks = OwnTrunks(lambda names: frozenset(names) & {"own"})
     adapter = {"a": np.zeros(1, np.float32), "own": np.zeros(1, np.float32)}
-    trunks.aggregate({"ann": (1.0, 0.0, adapter)}, adapter)
+    trunks.take({"ann": trunks.part_of(adapter)}, ["ann"])
     trunks.start("ann", adapter, (0, 1))
     assert not caplog.records
     trunks.start("bob", adapter, (0, 1))
@@ -187,6 +187,7 @@ def test_own_tensors_pass_an_aggregation_untouched(one, other, before, weight, s
     updates = {"ann": (1.0, steps[0], adapter(one)), "bob": (float(weight), steps[1], adapter(other))}
     made, _ = trunks.aggregate(updates, adapter(before))
     assert made["own"] == adapter(before)["own"]
+    trunks.take({client: trunks.part_of(tensors) for client, (*_, tensors) in updates.items()}, updates)
     assert trunks.start("ann", made) == {**made, "own": adapter(one)["own"]}
     assert trunks.start("bob", made) == {**made, "own": adapter(other)["own"]}
     assert trunks.start("cyd", made) == made
