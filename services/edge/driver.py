@@ -80,11 +80,12 @@ class RunDriver:
         self._shelf = shelf
         self._ledger = ledger
         self._state = state
-        self._account: Account
+        self._account: Account | None = None
         self._fit: Fit
         self._assigned: fleet_pb2.Assignment | None = None
         self._begun = False
         self._rejoins = False
+        self._left = False
         self._may_begin = threading.Event()
         self._may_train = threading.Event()
         self._stop = threading.Event()
@@ -138,7 +139,7 @@ class RunDriver:
             log.exception("run %s failed at this edge", self._run_id)
             self._leave(PeerError(f"{type(error).__name__}; see the log of {self._link.node_id}"))
         finally:
-            self._ledger.end(self._run_id)
+            self._give_back()
             if self._stop.is_set() and not self._link.stop.is_set():
                 self._state.drop(self._run_id)
 
@@ -147,13 +148,17 @@ class RunDriver:
         if self._stop.is_set():
             return
         log.error("run %s failed at this edge: %s", self._run_id, error)
+        with self._lock:
+            self._left = True  # an assignment that comes yet takes no room for it again
         self._runs.remove(self._run_id, DrainingError(f"this edge has left the run: {error}"))
         if self._link.refuse(self._run_id, str(error)):
             self._state.drop(self._run_id)
 
     def _admit(self) -> None:
         """Take the clients of the newest assignment as the members; with the lock held."""
-        if self._run is None or self._assigned is None or self._stop.is_set():
+        if self._run is None or self._assigned is None or self._account is None:
+            return
+        if self._left or self._stop.is_set():
             return
         if self._assigned.state == fleet_pb2.RUN_STATE_TRAINING:  # before that, more may yet come
             clients = min(len(self._assigned.client_ids), self._fit.sessions, self._runs.sessions.capacity)
@@ -165,6 +170,12 @@ class RunDriver:
         standings, rows = standings_of(self._assigned), offered_rows_of(self._assigned)
         self._run.rounds.admit(self._assigned.client_ids, standings, version, rows)
         self._forget(self._assigned.client_ids)
+
+    def _give_back(self) -> None:
+        """Reserve no memory for the run any more."""
+        with self._lock:
+            if self._account is not None:
+                self._account.close()
 
     def _forget(self, but: Collection[str]) -> None:
         """Keep nothing of clients that are not ours any more."""
@@ -181,17 +192,17 @@ class RunDriver:
             self._spec = RunSpec.from_yaml(self._text, f"run {self._run_id}")
             if not self._rejoins:
                 self._state.drop(self._run_id)  # of another run by this name
-            self._account = self._ledger.begin(self._run_id, self._spec)
-            prepared = self._profiler.prepared(self._spec, self._account.there, joins=not self._rejoins)
+            account = self._account = self._ledger.begin(self._run_id, self._spec)
+            prepared = self._profiler.prepared(self._spec, account.there, joins=not self._rejoins)
             self._fit, most = prepared.fit, prepared.fit.sessions
-            self._account.reserve(self._fit.promised(min(most, self._runs.sessions.capacity)))
+            account.reserve(self._fit.promised(min(most, self._runs.sessions.capacity)))
             run = self._load(prepared)
             room = 0 if self._rejoins else self._runs.rooms.promise(self._run_id, self._stop, most)
         except ElsaError as error:
             if self._stop.is_set() or self._rejoins:
                 raise
             log.error("run %s: cannot take part: %s", self._run_id, error)
-            self._ledger.end(self._run_id)
+            self._give_back()
             self._link.refuse(self._run_id, str(error))
             return None
         self._runs.add(run)

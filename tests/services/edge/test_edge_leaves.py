@@ -10,7 +10,9 @@ from split_harness import spec_of
 from elsa.errors import StaleRoundError, TakenError, UnreachableError
 from elsa.v1 import adapter_pb2, fleet_pb2
 from services.edge.driver import RunDriver
+from services.edge.rooms import Rooms
 from services.edge.state import EdgeState
+from services.rpc.ledger import Ledger
 
 
 def test_nothing_is_kept_of_a_run_that_an_edge_left_by_itself(tiny_bert, tmp_path, monkeypatch):
@@ -60,3 +62,31 @@ def test_an_edge_goes_on_from_a_version_of_which_the_cloud_has_its_work(tmp_path
         raise answer
 
     assert driver_of(EdgeState(tmp_path, "edge-1"), answering)._push(adapter_pb2.AdapterHeader(), b"") is goes_on
+
+
+class NoRounds:
+    def admit(self, *said):
+        pytest.fail("nobody is served any more")
+
+
+def test_an_edge_that_has_left_a_run_takes_no_room_for_it_with_the_next_assignment(tmp_path):
+    """As where the cloud could not be told, or an assignment was under way."""
+    rooms, ledger, spec = Rooms(8), Ledger(lambda: 1000), spec_of("nowhere")
+    driver = driver_of(EdgeState(tmp_path, "edge-1"), None)
+    sessions = SimpleNamespace(capacity=8)
+    driver._runs = SimpleNamespace(remove=lambda run_id, gone: rooms.release(run_id), rooms=rooms, sessions=sessions)
+    driver._run = SimpleNamespace(rounds=NoRounds())
+    driver._account, driver._begun = ledger.begin("tiny-1", spec), True
+    driver._account.reserve(300)
+    driver._fit = SimpleNamespace(sessions=8, promised=lambda clients: 100 * clients)
+    rooms.promise("tiny-1", threading.Event(), 8)
+
+    def enroll():
+        raise UnreachableError("the cloud did not answer")
+
+    driver._enroll = enroll
+    driver._live()
+    clients = ["ann", "bob", "cat", "dan"]
+    driver.update(fleet_pb2.Assignment(run_id="tiny-1", state=fleet_pb2.RUN_STATE_TRAINING, client_ids=clients))
+    assert rooms.promise("tiny-2", threading.Event(), 8) == 8
+    assert ledger.reserved_bytes == 0
