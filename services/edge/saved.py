@@ -6,18 +6,16 @@ reports as a message, and `own/NAME/…` what a client keeps to itself.
 """
 
 import hashlib
-import json
-import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BufferedIOBase
 from typing import BinaryIO, Literal
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load
+from pydantic import TypeAdapter
 
 from elsa.errors import MalformedError
+from services.edge import tensor_file
 from services.edge.own_trunks import Adapter
 
 
@@ -95,6 +93,9 @@ class _Numbers:
 
 
 _NUMBERS = TypeAdapter(_Numbers)
+_LONGEST_LINE = 100
+"""Bytes of a digest's line, with some to spare."""
+_PIECE_BYTES = 1 << 20
 
 
 def write(saved: Saved, file: BinaryIO) -> None:
@@ -111,16 +112,16 @@ def write(saved: Saved, file: BinaryIO) -> None:
     file.write(digest.hexdigest().encode())
 
 
-def decode(data: bytes) -> Saved:
-    """A run at an edge. Raises MalformedError for what is torn, altered, or no such file."""
-    digest, _, rest = data.partition(b"\n")
-    if digest != hashlib.sha256(rest).hexdigest().encode():
-        raise MalformedError("it is torn or altered: its digest is another")
-    line, _, file = rest.partition(b"\n")
+def read(file: BufferedIOBase) -> Saved:
+    """A run at an edge from a file, read twice: whole, and then tensor by tensor, so that each is in memory once.
+
+    Raises MalformedError for what is torn, altered, or no such file; OSError.
+    """
+    _check_digest(file)
     try:
-        numbers, tensors = _NUMBERS.validate_json(line), load(file)
+        numbers, tensors = _NUMBERS.validate_json(file.readline()), tensor_file.read(file)
         made = _made(numbers, tensors)
-    except (ValidationError, SafetensorError, KeyError) as error:
+    except (ValueError, KeyError, MalformedError) as error:  # a ValidationError, or a shape that NumPy does not take
         raise MalformedError(f"it is of another version of ELSA ({' '.join(str(error).split())[:200]})") from error
     return Saved(
         edge=numbers.edge,
@@ -139,13 +140,21 @@ def decode(data: bytes) -> Saved:
     )
 
 
+def _check_digest(file: BufferedIOBase) -> None:
+    """Compare a file with its first line, and go to the line after it."""
+    told, digest = file.readline(_LONGEST_LINE), hashlib.sha256()
+    begin = file.tell()
+    while piece := file.read(_PIECE_BYTES):
+        digest.update(piece)
+    if told != digest.hexdigest().encode() + b"\n":
+        raise MalformedError("it is torn or altered: its digest is another")
+    file.seek(begin)
+
+
 def _pieces(saved: Saved) -> Iterator[bytes | memoryview]:
     """What follows the digest."""
     yield _NUMBERS.dump_json(_numbers(saved)) + b"\n"
-    tensors = sorted(_tensors(saved), key=lambda named: (-named[1].itemsize, named[0]))  # so that each is aligned
-    yield _header(tensors)
-    for _, values in tensors:
-        yield values.reshape(-1).view(np.uint8).data
+    yield from tensor_file.pieces(_tensors(saved))
 
 
 def _numbers(saved: Saved) -> _Numbers:
@@ -166,18 +175,6 @@ def _numbers(saved: Saved) -> _Numbers:
     )
 
 
-def _header(tensors: Iterable[tuple[str, np.ndarray]]) -> bytes:
-    """The beginning of a safetensors file of these tensors, one after the other."""
-    places, end = {}, 0
-    for name, values in tensors:
-        begin, end = end, end + values.nbytes
-        dtype = "U8" if values.dtype == np.uint8 else "F32"
-        places[name] = {"dtype": dtype, "shape": values.shape, "data_offsets": (begin, end)}
-    said = json.dumps(places).encode()
-    said += b" " * (-len(said) % 8)
-    return struct.pack("<Q", len(said)) + said
-
-
 def _tensors(saved: Saved) -> Iterator[tuple[str, np.ndarray]]:
     made = saved.made
     yield from _named("mean", made.mean or {})
@@ -189,7 +186,7 @@ def _tensors(saved: Saved) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def _named(group: str, tensors: Adapter) -> Iterator[tuple[str, np.ndarray]]:
-    return ((f"{group}/{name}", np.ascontiguousarray(values, "<f4")) for name, values in tensors.items())
+    return ((f"{group}/{name}", np.asarray(values, "<f4", order="C")) for name, values in tensors.items())
 
 
 def _made(numbers: _Numbers, tensors: Adapter) -> Made:

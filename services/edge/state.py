@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from elsa.errors import MalformedError
-from services.edge.saved import Saved, decode, write
+from services.edge.saved import Saved, read, write
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class EdgeState:
         """What is kept of a run; None where that is nothing, or, with a warning, nothing that can be used."""
         file = self._file(run_id)
         try:
-            saved = decode(file.read_bytes())
+            with file.open("rb") as opened:
+                saved = read(opened)
             if (saved.edge, saved.run_id) != (self.edge, run_id):
                 raise MalformedError(f"it is of run {saved.run_id} at {saved.edge}")
         except (FileNotFoundError, NotADirectoryError):

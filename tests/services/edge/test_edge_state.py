@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import logging
 import os
 import threading
@@ -17,7 +18,7 @@ from elsa.errors import MalformedError
 from elsa.v1 import adapter_pb2
 from services.edge.delivery import Delivery
 from services.edge.parts import Closed, Part, Report
-from services.edge.saved import Kept, Made, OfCluster, Saved, decode, write
+from services.edge.saved import Kept, Made, OfCluster, Saved, read, write
 from services.edge.state import EdgeState
 
 SHAPES = {"a.lora_A": (2, 3), "b.lora_B": (3, 2)}
@@ -73,6 +74,10 @@ def encode(saved):
     file = io.BytesIO()
     write(saved, file)
     return file.getvalue()
+
+
+def decode(data):
+    return read(io.BytesIO(data))
 
 
 def same(one, other):
@@ -258,6 +263,35 @@ def test_whoever_reads_while_another_writes_finds_one_whole_file(tmp_path):
     writer.join()
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (0, 3), (2, 1, 2)])
+def test_a_tensor_comes_back_in_its_shape(shape):
+    own = {"ann": {"a.lora_A": np.full(shape, 3, np.float32)}}
+    found = decode(encode(kept(None, own=own))).kept.own["ann"]["a.lora_A"]
+    assert found.shape == shape
+    same({"a": found}, {"a": own["ann"]["a.lora_A"]})
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        ({"shape": [2], "data_offsets": [0, 4]}, "bytes are not those of its shape"),
+        ({"shape": [1], "data_offsets": [4, 8]}, "bytes are not those of its shape"),
+        ({"shape": [2], "data_offsets": [0, 8]}, "8 bytes, and 4 are there"),
+        ({"shape": [0], "data_offsets": [0, 0]}, "0 bytes, and 4 are there"),
+        ({"shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}, "bytes"),
+        ({"shape": [-1], "data_offsets": [0, 4]}, "greater than or equal to 0"),
+        ({"shape": [1], "data_offsets": [0, 4], "dtype": "F64"}, "dtype"),
+    ],
+)
+def test_a_header_that_tells_otherwise_than_its_bytes_is_refused_by_name(place, text):
+    """With a digest that is right, as of another version's file."""
+    numbers = encode(kept(None)).split(b"\n")[1]
+    header = json.dumps({"own/ann/a": {"dtype": "F32", **place}}).encode()
+    rest = numbers + b"\n" + len(header).to_bytes(8, "little") + header + bytes(4)
+    with pytest.raises(MalformedError, match=rf"^it is of another version of ELSA .*{text}"):
+        decode(hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest)
+
+
 def test_what_does_not_fit_the_run_is_refused_by_name():
     delivery = Delivery(adapter(1))
     good = OfCluster(rows=1, clients=1, steps=0.0)
@@ -307,3 +341,16 @@ def test_keeping_takes_no_memory_of_the_size_of_what_is_kept(tmp_path):
         tracemalloc.stop()
     assert (tmp_path / "tiny-1.round").stat().st_size > 16 * values.nbytes
     assert peak_bytes < values.nbytes
+
+
+def test_taking_up_what_was_kept_takes_memory_for_that_alone(tmp_path):
+    state, values = EdgeState(tmp_path, EDGE), np.ones((512, 1024), np.float32)
+    state.put(kept(tmp_path, own={f"client-{number}": {"a.lora_A": values} for number in range(16)}))
+    tracemalloc.start()
+    try:
+        found = state.get(RUN)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found.kept.own) == 16
+    assert peak_bytes < 17.5 * values.nbytes
