@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import uuid
 from collections.abc import Collection
 from contextlib import suppress
 from functools import partial
@@ -11,18 +10,16 @@ from elsa.errors import (
     CapacityError,
     DrainingError,
     ElsaError,
-    NotFoundError,
     PeerError,
     RoundGivenUpError,
-    StaleRoundError,
-    TakenError,
 )
 from elsa.model.adapter import initial_adapter
 from elsa.spec import RunSpec
 from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
-from services.edge.delivery import Delivery, config_to_proto, offered_rows_of, standings_of
+from services.edge.cloud_rounds import CloudRounds
+from services.edge.delivery import config_to_proto, offered_rows_of, standings_of
 from services.edge.fit import Fit
 from services.edge.global_round import GlobalRound
 from services.edge.own_trunks import Adapter
@@ -31,7 +28,7 @@ from services.edge.run import EdgeRun, EdgeRuns
 from services.edge.state import EdgeState
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import STOPPED, Worker
-from services.rpc.adapters import Pulled, pull_when_there, push
+from services.rpc.adapters import Pulled, push
 from services.rpc.ledger import Account, Ledger
 from services.rpc.node import CALL_TIMEOUT_S, CloudLink
 
@@ -40,8 +37,6 @@ log = logging.getLogger(__name__)
 EDGE_SHARE = 0.9
 """Part of what is left of a global round that its edge rounds may use together; the rest is for the way to the
 cloud."""
-PASSING = (PeerError, CapacityError)
-"""What a cloud may answer for a while: its disk or bucket fails once or is full, our rate is used up."""
 
 
 class RunDriver:
@@ -89,6 +84,7 @@ class RunDriver:
         self._may_begin = threading.Event()
         self._may_train = threading.Event()
         self._stop = threading.Event()
+        self._cloud = CloudRounds(run_id, link, self._stop)
         self._thread = threading.Thread(target=self._live, name=f"run-{run_id}", daemon=True)
 
     def start(self) -> None:
@@ -236,7 +232,7 @@ class RunDriver:
             self._run = run
             self._admit()
         if not self._may_train.is_set():
-            pulled = self._pull(0)
+            pulled = self._cloud.pull(0)
             self._open_round(run, pulled, decode_adapter(pulled.data))
 
     def _serve(self, run: EdgeRun, version: int) -> None:
@@ -244,7 +240,7 @@ class RunDriver:
         restarted = self._rejoins
         while not self._stop.is_set():
             run.rounds.wait_for_clients()
-            pulled = self._pull(version)
+            pulled = self._cloud.pull(version)
             adapter = decode_adapter(pulled.data)
             begun = GlobalRound(run, self._state, pulled, adapter)
             if restarted and begun.resume():
@@ -255,7 +251,9 @@ class RunDriver:
             if pulled.version >= self._spec.training.rounds:
                 break  # clients evaluate; the run's end comes as an assignment
             left_s = pulled.left_s or self._spec.rounds.deadline_s
-            delivered = self._deliver(run, begun.close_all(EDGE_SHARE * left_s), pulled.version)
+            made = begun.close_all(EDGE_SHARE * left_s)
+            edge_rounds, clusters_version = self._spec.training.edge_rounds, run.rounds.clusters_version
+            delivered = self._cloud.deliver(made, pulled.version, edge_rounds, clusters_version)
             if not delivered:
                 begun.forget()
             version = pulled.version + 1 if delivered else pulled.version
@@ -267,7 +265,7 @@ class RunDriver:
         Args:
             adapter: the run's of that version.
         """
-        own = {cluster: self._pull_cluster(pulled.version, cluster) for cluster in run.rounds.clusters()}
+        own = {cluster: self._cloud.pull_cluster(pulled.version, cluster) for cluster in run.rounds.clusters()}
         there = {cluster: tensors for cluster, tensors in own.items() if tensors is not None}
 
         def open_round() -> None:  # on the compute thread, so that no prediction falls between the two
@@ -276,59 +274,3 @@ class RunDriver:
             run.rounds.open(pulled.version, 0, adapter, pulled.data, there)
 
         self._worker.run(open_round)
-
-    def _deliver(self, run: EdgeRun, delivery: Delivery, version: int) -> bool:
-        """Push what was made of a version; whether there was anything and the cloud took it."""
-        if not delivery.adapters:
-            log.warning("run %s: no client delivered in version %d; nothing to push", self._run_id, version)
-        rounds, parcels = run.rounds, delivery.parcels()
-        attempt, clustered = uuid.uuid4().hex, rounds.clusters_version is not None
-        taken = False
-        for parcel in parcels:
-            header = adapter_pb2.AdapterHeader(
-                run_id=self._run_id,
-                node_id=self._link.node_id,
-                version=version,
-                edge_round=self._spec.training.edge_rounds,
-                rows=parcel.rows,
-                effective_steps=parcel.steps,
-                reports=parcel.reports,
-                cluster=parcel.cluster if clustered else None,
-                parts=len(parcels),
-                delivery_id=attempt,
-                clusters_version=rounds.clusters_version,
-                cut_short=delivery.cut_short,
-            )
-            taken = self._push(header, encode_adapter(parcel.adapter)) or taken
-        return taken
-
-    def _push(self, header: adapter_pb2.AdapterHeader, data: bytes) -> bool:
-        """Push one adapter; False if it came too late. True also where other work of ours of this version counts."""
-        try:
-            self._link.patiently(lambda: push(self._link.adapters, header, data))
-        except TakenError as error:  # as before a restart that lost what was kept
-            log.warning("run %s: what was delivered before counts: %s", self._run_id, error)
-        except StaleRoundError as error:
-            log.warning("run %s: came too late: %s", self._run_id, error)
-            return False
-        return True
-
-    def _pull(self, version: int, cluster: int | None = None) -> Pulled:
-        request = adapter_pb2.PullAdapterRequest(
-            run_id=self._run_id, node_id=self._link.node_id, version=version, cluster=cluster
-        )
-        return pull_when_there(
-            self._link.adapters,
-            request,
-            self._link.peer,
-            stop=self._stop,
-            patience_s=self._link.patience_s,
-            passing=PASSING,
-        )
-
-    def _pull_cluster(self, version: int, cluster: int) -> Adapter | None:
-        """The adapter of a cluster, None where it has none of this version."""
-        try:
-            return decode_adapter(self._pull(version, cluster).data)
-        except NotFoundError:
-            return None

@@ -13,6 +13,7 @@ from elsa.model.segment import Segment
 from elsa.v1 import fleet_pb2, run_pb2
 from services.client.trainer import RoundTrainer
 from services.edge import service as edge_service
+from services.edge.cloud_rounds import CloudRounds
 from services.edge.driver import RunDriver
 from services.edge.service import Edge
 from services.edge.settings import EdgeSettings
@@ -116,7 +117,7 @@ def test_an_edge_that_comes_back_under_its_name_and_port_finishes_the_run(tiny_b
 
 def test_a_client_that_waits_for_its_edge_goes_on_when_that_is_restarted(tiny_bert, tmp_path, monkeypatch):
     with system(tmp_path) as whole, monkeypatch.context() as patched:
-        patched.setattr(RunDriver, "_push", lambda driver, *_: driver._stop.wait(60))  # so that its clients wait
+        patched.setattr(CloudRounds, "push", lambda cloud, *_: cloud._stop.wait(60))  # so that its clients wait
         first = whole.edge("edge-1")
         client = whole.client("ann", write_rows(tmp_path / "ann.jsonl", 30, 1))
         run_id = whole.submit(spec_of(tiny_bert, training={"rounds": 2}, **WANTS))

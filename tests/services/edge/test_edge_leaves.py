@@ -9,6 +9,7 @@ from split_harness import spec_of
 
 from elsa.errors import StaleRoundError, TakenError, UnreachableError
 from elsa.v1 import adapter_pb2, fleet_pb2
+from services.edge.cloud_rounds import CloudRounds
 from services.edge.driver import RunDriver
 from services.edge.rooms import Rooms
 from services.edge.state import EdgeState
@@ -37,9 +38,9 @@ def test_nothing_is_kept_of_a_run_that_an_edge_left_by_itself(tiny_bert, tmp_pat
         assert not left[0]._thread.is_alive() and not list(tmp_path.rglob("*.round"))
 
 
-def driver_of(state, patiently):
-    """A driver of no run, whose cloud answers as `patiently` does."""
-    link = SimpleNamespace(patiently=patiently, stop=threading.Event(), adapters=None, node_id="edge-1", peer="cloud")
+def driver_of(state):
+    """A driver of no run, whose cloud cannot be told anything."""
+    link = SimpleNamespace(stop=threading.Event(), adapters=None, node_id="edge-1", peer="cloud")
     link.refuse = lambda run_id, reason: False
     runs = SimpleNamespace(remove=lambda run_id, gone: None)
     parts = dict.fromkeys(("worker", "profiler", "shelf", "ledger"))
@@ -50,18 +51,19 @@ def test_a_run_is_kept_that_the_cloud_does_not_know_to_be_left(tmp_path, monkeyp
     """As where the cloud is away for longer than the edge's patience: the edge ends, and is started again."""
     dropped = []
     monkeypatch.setattr(EdgeState, "drop", lambda state, run_id: dropped.append(run_id))
-    driver_of(EdgeState(tmp_path, "edge-1"), None)._leave(UnreachableError("the cloud did not answer"))
+    driver_of(EdgeState(tmp_path, "edge-1"))._leave(UnreachableError("the cloud did not answer"))
     assert not dropped
 
 
 @pytest.mark.parametrize(("answer", "goes_on"), [(TakenError("another"), True), (StaleRoundError("over"), False)])
-def test_an_edge_goes_on_from_a_version_of_which_the_cloud_has_its_work(tmp_path, answer, goes_on):
+def test_an_edge_goes_on_from_a_version_of_which_the_cloud_has_its_work(answer, goes_on):
     """Its clients would do it once more, for nothing."""
 
     def answering(call, *passing):
         raise answer
 
-    assert driver_of(EdgeState(tmp_path, "edge-1"), answering)._push(adapter_pb2.AdapterHeader(), b"") is goes_on
+    link = SimpleNamespace(patiently=answering, adapters=None)
+    assert CloudRounds("tiny-1", link, threading.Event()).push(adapter_pb2.AdapterHeader(), b"") is goes_on
 
 
 class NoRounds:
@@ -72,7 +74,7 @@ class NoRounds:
 def test_an_edge_that_has_left_a_run_takes_no_room_for_it_with_the_next_assignment(tmp_path):
     """As where the cloud could not be told, or an assignment was under way."""
     rooms, ledger, spec = Rooms(8), Ledger(lambda: 1000), spec_of("nowhere")
-    driver = driver_of(EdgeState(tmp_path, "edge-1"), None)
+    driver = driver_of(EdgeState(tmp_path, "edge-1"))
     sessions = SimpleNamespace(capacity=8)
     driver._runs = SimpleNamespace(remove=lambda run_id, gone: rooms.release(run_id), rooms=rooms, sessions=sessions)
     driver._run = SimpleNamespace(rounds=NoRounds())
