@@ -95,7 +95,7 @@ class Blobs:
 
     def names(self, prefix: str) -> list[str]:
         """The digests that begin with two hexadecimal digits, of those that are there."""
-        return sorted(name for name in self._in(f"{self._root}/{prefix}") if name.startswith(prefix))
+        return sorted(self._in(f"{self._root}/{prefix}"))
 
     def age_s(self, digest: str, now: float) -> float:
         """Seconds since a blob was written, at `now`, unix seconds; 0 if it is not there."""
