@@ -12,7 +12,7 @@ from elsa.wire.report import check_report
 from services.edge.idle import IdleStreams
 from services.edge.parts import Report, Update
 from services.edge.run import EdgeRun, EdgeRuns
-from services.edge.sessions import Committed
+from services.edge.session import Committed
 from services.rpc.adapters import MAX_WAIT_S, PushReceiver, pulled_messages
 
 MOST_ROWS = 2**40

@@ -16,7 +16,7 @@ from elsa.v1.tensor_pb2 import CodecSet
 from elsa.wire.codec.registry import codec_set_from_proto
 from elsa.wire.exchange import NAME_BYTES
 from elsa.wire.tensor import Layout, PayloadAssembler
-from services.edge.sessions import Agreed
+from services.edge.session import Agreed
 
 MAX_WINDOW = 16
 MOST_CALIBRATIONS = 16

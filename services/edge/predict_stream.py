@@ -18,7 +18,7 @@ from services.edge.opening import (
     turns_from_proto,
 )
 from services.edge.run import EdgeRun
-from services.edge.sessions import Session
+from services.edge.session import Session
 from services.edge.worker import Worker
 from services.rpc.payloads import feeding
 

@@ -21,7 +21,8 @@ from services.edge.own_trunks import NamesOf, none_of
 from services.edge.rooms import Rooms
 from services.edge.rounds import EdgeRounds
 from services.edge.served import Place
-from services.edge.sessions import Agreed, Committed, Session, Sessions
+from services.edge.session import Agreed, Committed, Session
+from services.edge.sessions import Sessions
 from services.edge.timetable import Timetable
 from services.edge.trunk import EdgeTrunk
 from services.edge.worker import Worker

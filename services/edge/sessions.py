@@ -5,74 +5,20 @@ of its client's update, until that is pushed or the round is over. All methods m
 """
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from elsa.errors import CapacityError, NotFoundError, PermissionDeniedError
-from elsa.spec import Split
-from elsa.train.edge_end import EdgeEnd, EdgeStream
-from elsa.train.phases import ByteCount, Stopwatch
-from elsa.train.session import TrunkSession
-from services.edge.answers import Answers
+from services.edge.session import Committed, Session, is_of
 from services.edge.tally import Tally
 
 log = logging.getLogger(__name__)
 
 REPLACED = "its client opened a new one"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreed:
-    """What a client and the edge agreed on when the session was opened."""
-
-    run_id: str
-    client: str
-    version: int
-    edge_round: int
-    split: Split
-    window: int
-    wants_gradient: bool
-
-
-@dataclass(kw_only=True, eq=False)
-class Session:
-    """One client's session; `release` gives its slot back, `cancel` ends the stream that it is on and names it.
-
-    `forget` drops what is kept of its client's rows.
-    """
-
-    agreed: Agreed
-    trunk: TrunkSession
-    end: EdgeEnd
-    exchange: EdgeStream
-    answers: Answers
-    release: Callable[[], object]
-    forget: Callable[[], object]
-    cancel: Callable[[], object]
-    session_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    resume_token: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
-    watch: Stopwatch = field(default_factory=Stopwatch)
-    bytes: ByteCount = field(default_factory=ByteCount)
-    last_s: float = 0.0
-    computing: int = 0
-    streams: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Committed:
-    """The trunk tensors of a finished session, by PEFT name; `answer` is what its client was told, encoded."""
-
-    session_id: str
-    resume_token: str = field(repr=False)
-    agreed: Agreed
-    answer: bytes = field(repr=False)
-    tensors: Mapping[str, np.ndarray] = field(repr=False)
 
 
 class Sessions:
@@ -128,7 +74,7 @@ class Sessions:
         """
         with self._lock:
             for session in self._open.values():
-                if _is_of(session, token, run_id, client):
+                if is_of(session, token, run_id, client):
                     break
             else:
                 raise NotFoundError("no session with this resume token; it was dropped: open a new one")
@@ -251,7 +197,7 @@ class Sessions:
     def committed_by(self, token: str, run_id: str, client: str) -> Committed | None:
         """What the session of that resume token committed, if it did."""
         with self._lock:
-            return next((kept for kept in self._committed.values() if _is_of(kept, token, run_id, client)), None)
+            return next((kept for kept in self._committed.values() if is_of(kept, token, run_id, client)), None)
 
     def forget_round(self, run_id: str) -> None:
         """A round of the run is over: drop its sessions and what they committed."""
@@ -295,8 +241,3 @@ class Sessions:
         self.tally.ended("dropped")
         session.cancel()
         session.release()
-
-
-def _is_of(kept: Session | Committed, token: str, run_id: str, client: str) -> bool:
-    same = (kept.agreed.run_id, kept.agreed.client) == (run_id, client)
-    return same and secrets.compare_digest(kept.resume_token.encode(), token.encode())

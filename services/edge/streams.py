@@ -21,7 +21,8 @@ from services.edge.answers import Answer
 from services.edge.opening import (
     checked_lengths,
 )
-from services.edge.sessions import Committed, Session, Sessions
+from services.edge.session import Committed, Session
+from services.edge.sessions import Sessions
 from services.edge.worker import Timed, Worker
 from services.rpc.payloads import feeding
 
