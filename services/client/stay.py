@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import grpc
 
-from elsa.errors import ElsaError, RoundGivenUpError, UnauthenticatedError
+from elsa.errors import ElsaError, HandshakeError, RoundGivenUpError, UnauthenticatedError
 from elsa.v1.adapter_pb2_grpc import AdapterServiceStub
 from elsa.v1.fleet_pb2 import Assignment, EdgePeer, RunState
 from elsa.v1.split_pb2_grpc import SplitServiceStub
@@ -46,7 +46,8 @@ class Stay:
 
     def ended_by(self, error: ElsaError) -> bool:
         """Whether `error` follows from the stay's end, or from a certificate that has been renewed meanwhile."""
-        renewed = isinstance(error, UnauthenticatedError) and self._dialer.certificate is not self._shown
+        refused = isinstance(error, UnauthenticatedError | HandshakeError)
+        renewed = refused and self._dialer.certificate is not self._shown
         return renewed or self.over.is_set()
 
     def end(self) -> None:

@@ -187,7 +187,8 @@ class CloudLink:
             self._watch.cancel()
 
     def _enter(self) -> None:
-        """Register."""
+        """Register, with the certificate that there is by now."""
+        self._redialed()
         self._answered(self._register(self.fleet))
         log.info("registered with %s as %s", self.peer, self.node_id)
 

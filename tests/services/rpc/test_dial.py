@@ -10,7 +10,7 @@ from certificates import Authority
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from rpc_servers import KINDS, WAIT_S, services_of, serving
 
-from elsa.errors import AddressError, InputError, UnauthenticatedError, UnreachableError
+from elsa.errors import AddressError, HandshakeError, InputError, UnauthenticatedError, UnreachableError
 from elsa.v1 import fleet_pb2, fleet_pb2_grpc, split_pb2, split_pb2_grpc
 from services.cli.operator import Operator
 from services.client.links import measure
@@ -195,21 +195,43 @@ def test_a_node_goes_on_with_its_renewed_certificate_without_a_restart(authority
         assert not following.is_alive()
 
 
-def test_a_stay_whose_certificate_was_renewed_is_left_for_one_that_shows_the_new_one(authority, tmp_path):
+def test_a_node_whose_files_are_put_right_while_it_waits_to_register_goes_on_with_them(authority, tmp_path):
+    other, asked = Authority(tmp_path / "other"), threading.Event()
+    files = TlsFiles(ca=tmp_path / "ca.pem", certificate=tmp_path / "own.pem", key=tmp_path / "own.key")
+    files.ca.write_bytes(other.ca.read_bytes())
+    put(other.issued(CLIENT), files)
+
+    def register(fleet):
+        if asked.is_set():
+            put(authority.issued(CLIENT), files)
+            files.ca.write_bytes(authority.ca.read_bytes())
+        asked.set()
+        _beat(fleet)
+        return 1.0
+
+    with serving("sync", services_of(fleet=Cloud()), credentials=credentials_of(authority, CLOUD)) as address:
+        dialer = Dialer(own=Own(files, "client", "c1"))
+        link = CloudLink(address, "c1", register, stop=threading.Event(), patience_s=WAIT_S, dialer=dialer)
+        link.start()
+        link.close()
+
+
+@pytest.mark.parametrize("fault", [UnauthenticatedError, HandshakeError])
+def test_a_stay_whose_certificate_was_renewed_is_left_for_one_that_shows_the_new_one(authority, tmp_path, fault):
     old, new = authority.issued(CLIENT), authority.issued(CLIENT)
     files = TlsFiles(ca=authority.ca, certificate=tmp_path / "own.pem", key=tmp_path / "own.key")
     put(old, files)
     stays = Stays("run-1", Dialer(own=Own(files, "client", "c1")))
     edge = fleet_pb2.EdgePeer(edge_id="edge-1", address="127.0.0.1:9")
     stays.tell(fleet_pb2.Assignment(run_id="run-1", state=fleet_pb2.RUN_STATE_TRAINING, edges=[edge]))
-    with pytest.raises(UnauthenticatedError), stays.take(fleet_pb2.RUN_STATE_TRAINING):
-        raise UnauthenticatedError("the certificate ran out")
+    with pytest.raises(fault), stays.take(fleet_pb2.RUN_STATE_TRAINING):
+        raise fault("the certificate ran out")
     with stays.take(fleet_pb2.RUN_STATE_TRAINING) as stay:
         put(new, files)
-        raise UnauthenticatedError("the certificate ran out")
+        raise fault("the certificate ran out")
     assert stay.over.is_set()
-    with pytest.raises(UnauthenticatedError), stays.take(fleet_pb2.RUN_STATE_TRAINING):
-        raise UnauthenticatedError("the new one is refused too")
+    with pytest.raises(fault), stays.take(fleet_pb2.RUN_STATE_TRAINING):
+        raise fault("the new one is refused too")
 
 
 def put(issued, files):
