@@ -678,8 +678,8 @@ class EdgeOffer(_message.Message):
     room: _builtins.int
     """Sessions that it has room for in this run; 1 to 2^31 - 1."""
     base_digest: _builtins.str
-    """Names the frozen base that it has: 64 lower-case hexadecimal digits, made of the run's tensors and their sampled
-    values (elsa/model/digest.py); empty: it does not say. The first edge to join that says it says it for the run: who
+    """Names the frozen base that it has: 64 lower-case hexadecimal digits, made of the model's configuration and of the
+    run's tensors and their sampled values (elsa/model/digest.py); empty: it does not say. The first edge to join that says it says it for the run: who
     says another is refused with INVALID_ARGUMENT, and clients that had joined with another are refused then.
     """
     @_builtins.property
