@@ -131,6 +131,6 @@ class RunWatch:
                         return
                     await change.wait()
         finally:
-            self._live[run_id].remove(live)
-            if not self._live[run_id]:
-                del self._live[run_id]
+            others = [queue for queue in self._live.pop(run_id) if queue is not live]  # equal ones may be others'
+            if others:
+                self._live[run_id] = others

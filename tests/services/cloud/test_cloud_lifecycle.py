@@ -102,6 +102,20 @@ async def test_progress_is_seen_by_those_who_watch_and_not_kept(tmp_path):
 
 
 @run_async
+async def test_who_stops_watching_takes_nothing_from_who_goes_on(tmp_path):
+    async with site(tmp_path) as at:
+        run = await at.started()
+        watching = at.events(run)
+        await anext(watching)
+        assert [event async for event in at.runs.WatchRun(run_pb2.WatchRunRequest(run_id=run, so_far=True))]
+        await at.heartbeat("client-1", run_id=run, version=0, activity="training", step=3, steps=20)
+        async for event in watching:
+            if event.HasField("node_progress"):
+                break
+        assert event.node_progress.node_id == "client-1"
+
+
+@run_async
 async def test_progress_is_bounded_and_printable(tmp_path):
     async with site(tmp_path) as at:
         run = await at.started()
