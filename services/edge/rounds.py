@@ -10,19 +10,13 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 
-from elsa.errors import (
-    DrainingError,
-    ElsaError,
-    NotFoundError,
-    RoundGivenUpError,
-    StaleRoundError,
-)
-from services.edge.own_trunks import Adapter, NamesOf, OwnTrunks, none_of
+from elsa.errors import DrainingError, ElsaError, RoundGivenUpError
+from services.edge.own_trunks import Adapter, NamesOf, none_of
 from services.edge.parts import Closed, Standing, Update, check_fit, check_steps, part_of
-from services.edge.roster import Roster
 from services.edge.saved import Kept
-from services.edge.served import NOTHING, Place, Served
-from services.edge.taken import Taken
+from services.edge.served import Place, Served
+from services.edge.serving import Serving
+from services.edge.waiting import Waits
 from services.rpc.adapters import Pulled
 
 log = logging.getLogger(__name__)
@@ -44,16 +38,12 @@ class EdgeRounds:
         self._quorum = quorum
         self._seed = seed
         self._most_steps = most_steps
-        self._own = OwnTrunks(own)
         self._changed = threading.Condition()
-        self._roster = Roster()
-        self._served = NOTHING
-        self._taken = Taken()
-        self._taking = False
-        self._waiting: dict[str, object] = {}
+        self._serving = Serving(own)
+        self._roster, self._taken, self._own = self._serving.roster, self._serving.taken, self._serving.own
+        self._waits = Waits(self._changed)
         self._draining = False
         self._making = False
-        self._ended: ElsaError | None = None
 
     def admit(
         self,
@@ -76,8 +66,8 @@ class EdgeRounds:
         """Wait until there is a client. Raises what `end` was given, if that came meanwhile."""
         with self._changed:
             self._making = False
-            self._changed.wait_for(lambda: self._ended or self._draining or self._roster.clients)
-            self._check_ended()
+            self._changed.wait_for(lambda: self._serving.ended or self._draining or self._roster.clients)
+            self._serving.check_ended()
             self._check_not_draining()
 
     def clusters(self) -> tuple[int, ...]:
@@ -111,11 +101,11 @@ class EdgeRounds:
         with self._changed:
             self._making = False
             self._check_not_draining()
-            self._taken.begin(self._served.place, served.place)
-            self._served = served
+            self._taken.begin(self._serving.served.place, served.place)
+            self._serving.served = served
             if edge_round == 0:
                 self._roster.begin()
-            self._taking = True
+            self._serving.taking = True
             self._changed.notify_all()
 
     def kept(self) -> Kept:
@@ -130,13 +120,7 @@ class EdgeRounds:
         Raises MalformedError for tensors that are not a client's own of the run's `adapter`.
         """
         with self._changed:
-            wanted = self._own.part_of(adapter)
-            own = {client: tensors for client, tensors in kept.own.items() if client in (self._roster.clients or ())}
-            for tensors in own.values():
-                check_fit(tensors, wanted)
-            self._own.resume(own)
-            if same_version:
-                self._roster.resume(kept.clusters, kept.clusters_version)
+            self._serving.resume(kept, adapter, same_version=same_version)
 
     def others_of(self, clients: Collection[str]) -> frozenset[str]:
         """Those of `clients` that are not ours."""
@@ -156,13 +140,15 @@ class EdgeRounds:
             finished: clients whose sessions have, and which may have to push their tensors yet.
         """
         with self._changed:
-            quorate = self._taking and self._roster.clients is not None and self._is_quorate()
-            return not (self._making or quorate) and (not self._taking or self._taken.updates.keys() >= set(finished))
+            quorate = self._serving.taking and self._roster.clients is not None and self._is_quorate()
+            return not (self._making or quorate) and (
+                not self._serving.taking or self._taken.updates.keys() >= set(finished)
+            )
 
     def end(self, error: ElsaError) -> None:
         """Answer every call, now and later, with `error`: what its clients are to make of it."""
         with self._changed:
-            self._ended = error
+            self._serving.ended = error
             self._changed.notify_all()
 
     def wake(self) -> None:
@@ -176,8 +162,7 @@ class EdgeRounds:
         Raises PermissionDeniedError for another edge's client, StaleRoundError for another round.
         """
         with self._changed:
-            self._check_open(client, version, edge_round)
-            return self._own.start(client, self._served.start(self._roster.cluster(client)), (version, edge_round))
+            return self._serving.start(client, (version, edge_round))
 
     def instead(self, client: str, cluster: int | None = None) -> Adapter | None:
         """What a client predicts with instead of the run's adapter of this version; None if that is it.
@@ -186,32 +171,24 @@ class EdgeRounds:
         that cluster has none of this version, or is not the client's.
         """
         with self._changed:
-            if cluster is None:
-                return self._own.of(client)
-            self._check(client)
-            if self._own_cluster(client) != cluster:
-                raise NotFoundError(f"cluster {cluster} has no adapter for {client} at this edge ({self._now()})")
-            return self._served.of_clusters[cluster]
+            return self._serving.instead(client, cluster)
 
     def check_version(self, client: str, version: int) -> None:
         """Raise StaleRoundError unless (version, any edge round) is the current one."""
         with self._changed:
-            self._check(client)
-            if self._served.place[0] != version:
-                raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
+            self._serving.check_version(client, version)
 
     def check_member(self, client: str) -> None:
         """Raise DrainingError while it is not known who our clients are, PermissionDeniedError for another client."""
         with self._changed:
-            self._check(client)
+            self._serving.check(client)
 
     def check_may_join(self, client: str) -> None:
         """As `check_member`, but for anyone while it is not known who our clients are: any of them may become one."""
         with self._changed:
-            if self._roster.clients is None:
-                self._check_ended()
-            else:
-                self._check(client)
+            self._serving.check_ended()
+            if self._roster.clients is not None:
+                self._serving.check(client)
 
     def counted_rows(self, client: str, rows: int) -> int:
         """The rows that an update of a client counts for that says it has so many: at most what it offered."""
@@ -225,13 +202,13 @@ class EdgeRounds:
     def place(self) -> Place:
         """The version that is served, and the edge rounds done on top of it; (-1, -1) before there is any."""
         with self._changed:
-            return self._served.place
+            return self._serving.served.place
 
     @property
     def most_bytes(self) -> int:
         """Size of the whole adapter's file, which no part of it exceeds."""
         with self._changed:
-            return self._served.most_bytes
+            return self._serving.served.most_bytes
 
     def wait_for(
         self,
@@ -248,35 +225,19 @@ class EdgeRounds:
         our clients are; StaleRoundError where what the client did before that is not here, as after a restart;
         PermissionDeniedError for another edge's client; what `end` was given.
         """
-        key, place = object(), (version, edge_round)
+        place, now = (version, edge_round), self._serving
         with self._changed:
-            self._check(client)
-            self._waiting[client] = key
-            self._changed.notify_all()
-            try:
-                self._changed.wait_for(lambda: self._has_answer(client, place, key, is_there), timeout=wait_s)
-                self._check(client)
-                if self._waiting.get(client) is not key:
-                    raise DrainingError(f"{client} asked again; the newer call is answered")
-            finally:
-                if self._waiting.get(client) is key:
-                    del self._waiting[client]
-            if self._is_unmade(client, place):
-                raise StaleRoundError(f"nothing of {client} is here ({self._now()}); do that round")
-            if not self._is_past(place):
-                raise DrainingError(f"version {version}, edge round {edge_round} is not there yet; ask again")
-            at_version, at_round = self._served.place
-            data, own = self._served.file(self._roster.cluster(client)), self._own_cluster(client)
-            return Pulled(version=at_version, edge_round=at_round, data=data, cluster=own)
+            now.check(client)
+            newest = self._waits.until(client, lambda: now.has_answer(client, place) or not is_there(), wait_s)
+            now.check(client)
+            if not newest:
+                raise DrainingError(f"{client} asked again; the newer call is answered")
+            return now.pulled(client, place)
 
     def of_cluster(self, client: str, version: int, cluster: int) -> Pulled:
         """The adapter of a client's cluster, of the current version. Raises StaleRoundError, and as `instead`."""
-        adapter = self.instead(client, cluster)
         with self._changed:
-            served = self._served
-            if served.place != (version, 0) or served.of_clusters.get(cluster) is not adapter:
-                raise StaleRoundError(f"version {version} is not the current one ({self._now()})")
-            return Pulled(version=version, data=served.encoded_of[cluster], cluster=cluster)
+            return self._serving.of_cluster(client, version, cluster)
 
     def add(self, version: int, edge_round: int, sha256: str, update: Update) -> bool:
         """Take a client's update; False if the same had come before.
@@ -289,8 +250,8 @@ class EdgeRounds:
         with self._changed:
             if self._taken.has(place, client, sha256):
                 return False
-            self._check_open(client, version, edge_round)
-            check_fit(update.tensors, self._served.adapter)
+            self._serving.check_open(client, place)
+            check_fit(update.tensors, self._serving.served.adapter)
             if self._most_steps is not None:
                 check_steps(update.report, self._most_steps)
             self._taken.add(place, sha256, update)
@@ -310,13 +271,13 @@ class EdgeRounds:
         Raises what `end` was given, if that came meanwhile.
         """
         with self._changed:
-            in_time = self._changed.wait_for(lambda: self._ended or self._is_quorate(), timeout=deadline_s)
-            self._check_ended()
-            self._taking = False  # what comes from now on is late
+            in_time = self._changed.wait_for(lambda: self._serving.ended or self._is_quorate(), timeout=deadline_s)
+            self._serving.check_ended()
+            self._serving.taking = False  # what comes from now on is late
             self._making = True
             missing = tuple(sorted((self._roster.clients or frozenset()) - self._taken.updates.keys()))
             of_cluster = self._taken.by_cluster(self._roster.cluster)
-            served, standings = self._served, dict(self._roster.standings)
+            served, standings = self._serving.served, dict(self._roster.standings)
         if missing:
             log.warning("round %s closes without %s", served.place, ", ".join(missing))
         parts = {
@@ -330,42 +291,9 @@ class EdgeRounds:
                 self._own.take(part.own, self._roster.clients or ())
         return Closed(parts=parts, missing=missing, cut_short=not in_time)
 
-    def _own_cluster(self, client: str) -> int | None:
-        """The cluster of a client where it has an adapter of this version; with the lock held."""
-        served, cluster = self._served, self._roster.cluster(client)
-        told = served.is_whole and client in self._roster.standings
-        return cluster if told and cluster in served.of_clusters else None
-
-    def _has_answer(self, client: str, place: Place, key: object, is_there: Callable[[], bool]) -> bool:
-        gone = self._ended or client not in (self._roster.clients or ()) or self._waiting.get(client) is not key
-        return bool(gone) or self._is_past(place) or self._is_unmade(client, place) or not is_there()
-
-    def _is_past(self, place: Place) -> bool:
-        return self._taking and self._served.place >= place
-
-    def _is_unmade(self, client: str, place: Place) -> bool:
-        """Whether a client asks for what comes after a round that is open and has nothing of it."""
-        return self._taking and self._served.place < place and client not in self._taken.updates
-
     def _is_quorate(self) -> bool:
         return self._taken.is_quorum(self._roster.clients or (), self._quorum)
-
-    def _check_ended(self) -> None:
-        if self._ended is not None:
-            raise type(self._ended)(str(self._ended))  # a new one: several threads raise it
 
     def _check_not_draining(self) -> None:
         if self._draining:
             raise RoundGivenUpError("this edge is stopping and opens no round any more")
-
-    def _check(self, client: str) -> None:
-        self._check_ended()
-        self._roster.check(client)
-
-    def _check_open(self, client: str, version: int, edge_round: int) -> None:
-        self._check(client)
-        if not self._taking or self._served.place != (version, edge_round):
-            raise StaleRoundError(f"version {version}, edge round {edge_round} is not open ({self._now()})")
-
-    def _now(self) -> str:
-        return self._served.state(taking=self._taking)

@@ -114,7 +114,7 @@ def test_a_client_that_waits_for_its_edge_leaves_it_at_once(tiny_bert, tmp_path)
         driver.update(told(spec, "edge-1", here.address))
         with first.rounds._changed:  # ann has delivered, and waits for bob
             assert first.rounds._changed.wait_for(
-                lambda: "ann" in first.rounds._taken.updates and "ann" in first.rounds._waiting, 30
+                lambda: "ann" in first.rounds._taken.updates and "ann" in first.rounds._waits.clients, 30
             )
         driver.update(told(spec, "edge-2", there.address))
         assert close_round(second, there, spec, (0, 0)) == ("ann",)

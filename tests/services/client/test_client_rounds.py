@@ -66,7 +66,7 @@ def loop_at(spec, data, address, link, stop, patience_s=20.0):
 
 def serve_rounds(run, edge, spec, before_round=lambda place: None):
     """What the edge's driver does, for one global round after the other."""
-    adapter, closed = run.rounds._served.adapter, []
+    adapter, closed = run.rounds._serving.served.adapter, []
     for version in range(spec.training.rounds):
         for edge_round in range(spec.training.edge_rounds):
             before_round((version, edge_round))

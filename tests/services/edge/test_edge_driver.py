@@ -124,7 +124,9 @@ def test_a_client_that_waits_for_its_edge_goes_on_when_that_is_restarted(tiny_be
         whole.wait(run_id, lambda e: e.node_progress.progress.activity == "training")
         rounds = first.node._runs.get(run_id).rounds
         with rounds._changed:
-            assert rounds._changed.wait_for(lambda: rounds._waiting and rounds._served.place[1] == 1, timeout=60)
+            assert rounds._changed.wait_for(
+                lambda: rounds._waits.clients and rounds._serving.served.place[1] == 1, timeout=60
+            )
         port = int(first.node.address.rsplit(":", 1)[1])
         first.close()
         patched.undo()

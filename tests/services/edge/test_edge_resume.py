@@ -230,9 +230,9 @@ def test_a_pull_that_its_caller_left_gives_its_thread_back(tiny_bert):
         run.rounds.close(0.01)  # a client waits for what follows a closed round
         request = adapter_pb2.PullAdapterRequest(run_id=run.run_id, node_id="ann", version=1, wait_s=60)
         call = edge.adapters.PullAdapter(request, timeout=70)
-        wait_until(lambda: run.rounds._waiting)
+        wait_until(lambda: run.rounds._waits.clients)
         call.cancel()
-        wait_until(lambda: not run.rounds._waiting)
+        wait_until(lambda: not run.rounds._waits.clients)
 
 
 def test_a_stream_that_nobody_reads_is_ended(tiny_bert):

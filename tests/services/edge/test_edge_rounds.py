@@ -94,7 +94,11 @@ def test_the_adapter_stays_where_nobody_is_trusted():
     rounds.admit(["ann"], {"ann": Standing(trust=0.0)})
     rounds.add(0, 0, "d", update("ann"))
     closed = rounds.close(5)
-    assert (closed.parts[0].adapter is rounds._served.adapter, closed.parts[0].rows, closed.missing) == (True, 1, ())
+    assert (closed.parts[0].adapter is rounds._serving.served.adapter, closed.parts[0].rows, closed.missing) == (
+        True,
+        1,
+        (),
+    )
 
 
 def test_one_client_is_identity():
@@ -256,7 +260,7 @@ def test_a_wait_ends_when_its_caller_leaves_or_asks_again():
     assert isinstance(answers[0], DrainingError)
     rounds.open(5, 0, START)
     second.join(5)
-    assert newer[0].version == 5 and not rounds._waiting
+    assert newer[0].version == 5 and not rounds._waits.clients
 
 
 def test_who_is_no_member_waits_for_nothing():
