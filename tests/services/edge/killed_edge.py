@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from services.edge import driver, state
+from services.edge import cloud_rounds, state
 from services.edge.settings import EdgeSettings
 from services.rpc.process import main
 
@@ -30,7 +30,7 @@ class Schedule:
 
 
 def set_up(schedule):
-    put, fsync, push = state.EdgeState.put, os.fsync, driver.push
+    put, fsync, push = state.EdgeState.put, os.fsync, cloud_rounds.push
 
     def putting(self, saved):
         schedule.at("before")
@@ -43,14 +43,12 @@ def set_up(schedule):
         fsync(opened)
 
     def pushing(stub, header, data):
-        if not header.initial:
-            schedule.at("delivery")
+        schedule.at("delivery")
         done = push(stub, header, data)
-        if not header.initial:
-            schedule.at("pushed")
+        schedule.at("pushed")
         return done
 
-    state.EdgeState.put, state.os.fsync, driver.push = putting, syncing, pushing
+    state.EdgeState.put, state.os.fsync, cloud_rounds.push = putting, syncing, pushing
 
 
 if __name__ == "__main__":
