@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.picture import check_picture
+from services.cli.printing import print_table
 from services.cli.reach import Reach, with_reach
 from services.cli.run import RunId
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from services.cli.standings import Clusters, Standing
 
-PIPE_WIDTH = 10_000
 NO_SCORES = "no cluster's own adapter has been evaluated: it takes a closed round, and two of its clients at one edge"
 LEGEND = (
     "ms: latency to the edge. Trust is made of cons: a client's answers to probes agree with its neighbours'; rept:\n"
@@ -84,12 +84,7 @@ def _draw(found: "Clusters", path: Path, *, quietly: bool) -> None:
 
 def print_clusters(run_id: str, found: "Clusters") -> None:
     """Print who learns with whom: a line a client, how it was decided, and a line a cluster."""
-    from rich.console import Console
-
-    table, console = _table(found), Console()
-    whole = console.measure(table, options=console.options.update(width=PIPE_WIDTH))
-    width = max(console.width, whole.minimum) if console.is_terminal else PIPE_WIDTH
-    Console(width=width).print(table)  # nothing is cut off; in a pipe a client stays on its line
+    print_table(_table(found))
     groups = f"{found.count} cluster{'' if found.count == 1 else 's'} of {len(found.clients)} clients"
     typer.echo(f"run {run_id}, from version {found.version} on: {groups}\n{found.how}\n")
     typer.echo("\n".join([*found.lines(), *([] if found.scores else [NO_SCORES]), "", LEGEND]))

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from elsa.errors import SpecError
+from services.cli.printing import print_table
 
-PIPE_WIDTH = 1000
 """Of a table that no terminal shows: a file stays on its line, whole."""
 
 
@@ -62,7 +62,6 @@ def partition(
 def print_shares(files: Mapping[str, Sequence[Mapping[str, object]]], label: str) -> None:
     """Print a line a file: its rows and the share of each label."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -77,4 +76,4 @@ def print_shares(files: Mapping[str, Sequence[Mapping[str, object]]], label: str
         table.add_column(Text(name))  # others' words: no markup
     for name, rows in files.items():
         table.add_row(name, str(len(rows)), *(f"{shares[name].get(one, 0):.2f}" for one in shown))
-    Console(width=None if Console().is_terminal else PIPE_WIDTH).print(table)
+    print_table(table)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from services.cli.printing import print_table
+
 if TYPE_CHECKING:
     from services.pki.shown import Row
-
-PIPE_WIDTH = 10_000
 
 
 def show(
@@ -49,7 +49,6 @@ def show(
 def print_rows(rows: Iterable["Row"]) -> None:
     """Print rows of a label and a value as a table."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -58,4 +57,4 @@ def print_rows(rows: Iterable["Row"]) -> None:
     table.add_column(overflow="fold")
     for label, value in rows:
         table.add_row(Text(label), Text(value))  # others' words: no markup
-    Console(width=None if Console().is_terminal else PIPE_WIDTH).print(table)
+    print_table(table)

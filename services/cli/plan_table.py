@@ -11,12 +11,12 @@ from elsa.plan.result import ClientPlan
 from elsa.plan.steps import step_seconds_of
 from elsa.train.phases import PhaseSeconds
 from services.cli.planned import Planned
+from services.cli.printing import print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 PHASES = tuple(one.name for one in fields(PhaseSeconds))
-PIPE_WIDTH = 10_000
 REASON_WIDTH = 50
 """Columns below which reasons go under the table of a terminal."""
 IN_MS_BELOW_S = 10.0
@@ -32,7 +32,7 @@ def print_plan(found: Planned) -> None:
     """Print a plan, the summary first."""
     typer.echo("\n".join([summary(found), _work(found), *found.notes]))
     _print_clients(found)
-    _print(_edges(found))
+    print_table(_edges(found))
     refused = found.plan.refused
     if refused:
         typer.secho(f"{len(refused)} refused", fg=typer.colors.RED)
@@ -77,23 +77,14 @@ def _print_clients(found: Planned) -> None:
     whole = [(*own, f"{one.bound}: {_why(one)}") for own, one in zip(cells, found.clients, strict=True)]
     console = Console()
     if not console.is_terminal or console.width >= sum(_widths((*left, *right, ""), cells)) + REASON_WIDTH:
-        _print(_table(left, right, "hangs on", whole, ends))
+        print_table(_table(left, right, "hangs on", whole, ends))
         return
     bounds = [(*own, client.bound) for own, client in zip(cells, found.clients, strict=True)]
-    _print(_table(left, right, "hangs on", bounds, ends))
+    print_table(_table(left, right, "hangs on", bounds, ends))
     who: dict[str, list[str]] = {}
     for client in found.clients:
         who.setdefault(f"{client.bound}: {_why(client)}", []).append(client.name)
     typer.echo("".join(f"{why}: {', '.join(names)}\n" for why, names in who.items()))
-
-
-def _print(table: "Table") -> None:
-    """Nothing is cut off; in a pipe a device stays on its line."""
-    from rich.console import Console
-
-    console = Console()
-    least = console.measure(table, options=console.options.update(width=PIPE_WIDTH)).minimum
-    Console(width=max(console.width, least) if console.is_terminal else PIPE_WIDTH).print(table)
 
 
 def _cells(found: Planned, client: ClientPlan) -> tuple[str, ...]:

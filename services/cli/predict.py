@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from elsa.errors import CheckpointError
+from services.cli.printing import print_table
 
 if TYPE_CHECKING:
     from services.cli.predictor import Predictor
@@ -73,11 +74,10 @@ def _continued(predictor: "Predictor", texts: Sequence[str], max_new_tokens: int
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table("label", "probability", "text", box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(Text(row["label"]), f"{row['probability']:.3f}", Text(row["text"]))
-    Console().print(table)
+    print_table(table)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from elsa.errors import InputError
+from services.cli.printing import print_table
 from services.cli.reach import Reach, with_reach
 
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ def list_runs(reach: Reach) -> None:
     Example: elsa run list --cloud cloud.example:7400
     """
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -132,7 +132,7 @@ def list_runs(reach: Reach) -> None:
         runs = operator.list()
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("run", "state", "round", "clients", "edges", "accuracy", "evaluated by", "submitted"):
-        table.add_column(heading, no_wrap=heading in ("run", "state"))
+        table.add_column(heading, no_wrap=heading in ("run", "state", "accuracy", "submitted"))
     for run in runs:
         newest = run.evaluations[-1] if run.evaluations else None
         by = behind(newest.clients, newest.rows) if newest else "–"
@@ -143,7 +143,7 @@ def list_runs(reach: Reach) -> None:
             *(f"{run.version}/{run.rounds}", *members, _accuracy(run), by, begun),
         )
     if runs:
-        Console().print(table)
+        print_table(table)
     else:
         typer.echo("no runs yet; elsa run submit SPEC.yaml makes one")
 
