@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
+TORCH := $(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-node test-docker check protos manifests release-protos format bench bench-wire bench-audit bench-cluster bench-plan bench-sizing bench-compose clean
@@ -12,9 +13,9 @@ help: ## Show this list
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("ELSA needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
-	@echo "setting up .venv (once; downloads about 600 MB)"
+	@echo "setting up .venv (once; downloads about 600 MB, gigabytes more where pip takes torch for CUDA: see README)"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,demo,dev]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check $(TORCH) -c constraints.txt -e '.[train,demo,dev]'
 	@touch $@
 
 demo: $(READY) ## Fine-tune a model over a cloud, two edges and four clients on this machine

@@ -106,7 +106,7 @@ def _spares(part: str, host: str) -> bool:
 
 def _fault(error: OSError, timeout_s: float) -> tuple[str, str]:
     if isinstance(error, ConnectionRefusedError):
-        return "refuses connections", "start the server, or check its --host and --port"
+        return "refuses connections", "start the server, check its --host and --port, or the address called here"
     if isinstance(error, TimeoutError):
         return (
             f"did not answer in {timeout_s:g} s",

@@ -134,7 +134,8 @@ class CloudLink:
                     return
                 if paused_s > self.patience_s:
                     raise
-                log.warning("lost %s: %s", self.peer, error)
+                if self._shown is shown:
+                    log.warning("lost %s: %s", self.peer, error)
             except UnauthenticatedError:
                 self._redialed()
                 if self._shown is shown:

@@ -1,8 +1,8 @@
 """The one table from errors to gRPC codes, read both ways.
 
 A server raises `ElsaError`s; the interceptors of `services.rpc.translating` turn them into a code, their text and, in
-the trailing metadata, their name. A caller's `translated` turns that back: by the name where there is one, else by the
-code. Whatever else is raised becomes INTERNAL, its detail in the log alone.
+the trailing metadata, their name. A caller's `translated` turns that back: by the name where there is one, else by
+the code. Whatever else is raised becomes INTERNAL, its detail in the log alone.
 """
 
 from collections.abc import Iterator
