@@ -832,6 +832,7 @@ class Assignment(_message.Message):
     CLUSTERS_VERSION_FIELD_NUMBER: _builtins.int
     SHARE_FIELD_NUMBER: _builtins.int
     TRAIN_ROWS_FIELD_NUMBER: _builtins.int
+    AWAY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """The run."""
     state: Global___RunState.ValueType
@@ -870,6 +871,14 @@ class Assignment(_message.Message):
         client_ids, in their order. What a client says later counts for so many at most.
         """
 
+    @_builtins.property
+    def away(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]:
+        """To an edge once the run warms up or trains: true for a client that is not waited for now, since it has not been
+        heard for too long or its certificate is good no more; one for each of client_ids, in their order. Such a client
+        does not count in the quorum of an edge round, unless it has delivered: what it delivers counts as any other's.
+        Empty: all are waited for.
+        """
+
     def __init__(
         self,
         *,
@@ -884,10 +893,11 @@ class Assignment(_message.Message):
         clusters_version: _builtins.int | None = ...,
         share: Global___ClientShare | None = ...,
         train_rows: _abc.Iterable[_builtins.int] | None = ...,
+        away: _abc.Iterable[_builtins.bool] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "clusters_version", b"clusters_version", "keys", b"keys", "share", b"share"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "client_ids", b"client_ids", "clusters_version", b"clusters_version", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "share", b"share", "spec", b"spec", "standings", b"standings", "state", b"state", "train_rows", b"train_rows", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version", "away", b"away", "client_ids", b"client_ids", "clusters_version", b"clusters_version", "edges", b"edges", "keys", b"keys", "run_id", b"run_id", "share", b"share", "spec", b"spec", "standings", b"standings", "state", b"state", "train_rows", b"train_rows", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__clusters_version: _TypeAlias = _typing.Literal["clusters_version"]  # noqa: Y015
     _WhichOneofArgType__clusters_version: _TypeAlias = _typing.Literal["_clusters_version", b"_clusters_version"]  # noqa: Y015

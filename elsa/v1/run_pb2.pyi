@@ -40,6 +40,8 @@ class Run(_message.Message):
     CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
     EVALUATIONS_FIELD_NUMBER: _builtins.int
     BEST_VERSION_FIELD_NUMBER: _builtins.int
+    AWAY_COUNT_FIELD_NUMBER: _builtins.int
+    AWAY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Unique id."""
     name: _builtins.str
@@ -58,6 +60,8 @@ class Run(_message.Message):
     """Unix seconds of the submission."""
     best_version: _builtins.int
     """The best version so far, of a run that may stop early: what is exported where no version is named. Not set in others."""
+    away_count: _builtins.int
+    """Of a run that has begun and not ended, the clients and edges that are not waited for now: how many."""
     @_builtins.property
     def client_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Clients that take part; those that left are not among them."""
@@ -69,6 +73,10 @@ class Run(_message.Message):
     @_builtins.property
     def evaluations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Evaluation]:
         """Weighted evaluation of each version, in order, as far as clients have reported; in ListRuns the newest alone."""
+
+    @_builtins.property
+    def away(self) -> _containers.RepeatedCompositeFieldContainer[Global___AwayMember]:
+        """The first 20 of them, in order of their names."""
 
     def __init__(
         self,
@@ -85,16 +93,44 @@ class Run(_message.Message):
         created_unix_s: _builtins.float = ...,
         evaluations: _abc.Iterable[Global___Evaluation] | None = ...,
         best_version: _builtins.int | None = ...,
+        away_count: _builtins.int = ...,
+        away: _abc.Iterable[Global___AwayMember] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_best_version", b"_best_version", "best_version", b"best_version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_version", b"_best_version", "best_version", b"best_version", "client_ids", b"client_ids", "created_unix_s", b"created_unix_s", "edge_ids", b"edge_ids", "evaluations", b"evaluations", "name", b"name", "reason", b"reason", "rounds", b"rounds", "run_id", b"run_id", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_version", b"_best_version", "away", b"away", "away_count", b"away_count", "best_version", b"best_version", "client_ids", b"client_ids", "created_unix_s", b"created_unix_s", "edge_ids", b"edge_ids", "evaluations", b"evaluations", "name", b"name", "reason", b"reason", "rounds", b"rounds", "run_id", b"run_id", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__best_version: _TypeAlias = _typing.Literal["best_version"]  # noqa: Y015
     _WhichOneofArgType__best_version: _TypeAlias = _typing.Literal["_best_version", b"_best_version"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__best_version) -> _WhichOneofReturnType__best_version | None: ...
 
 Global___Run: _TypeAlias = Run  # noqa: Y015
+
+@_typing.final
+class AwayMember(_message.Message):
+    """A client or edge that takes part in a run and is not waited for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    DETAIL_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    detail: _builtins.str
+    """Why, on one line: its certificate is revoked or has run out, or for how long it has not been heard of."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+        detail: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["detail", b"detail", "node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AwayMember: _TypeAlias = AwayMember  # noqa: Y015
 
 @_typing.final
 class Evaluation(_message.Message):
@@ -555,6 +591,44 @@ class AbsentClient(_message.Message):
 Global___AbsentClient: _TypeAlias = AbsentClient  # noqa: Y015
 
 @_typing.final
+class PresenceChanged(_message.Message):
+    """Clients or edges of a run that has begun are not waited for any more, or are waited for again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AWAY_FIELD_NUMBER: _builtins.int
+    FIRST_AWAY_FIELD_NUMBER: _builtins.int
+    BACK_FIELD_NUMBER: _builtins.int
+    FIRST_BACK_FIELD_NUMBER: _builtins.int
+    away: _builtins.int
+    """So many are not waited for from now on, or for another reason than before."""
+    back: _builtins.int
+    """So many are back."""
+    @_builtins.property
+    def first_away(self) -> _containers.RepeatedCompositeFieldContainer[Global___AwayMember]:
+        """The first 20 of them, in order of their names."""
+
+    @_builtins.property
+    def first_back(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The first 20 of them, in order of their names."""
+
+    def __init__(
+        self,
+        *,
+        away: _builtins.int = ...,
+        first_away: _abc.Iterable[Global___AwayMember] | None = ...,
+        back: _builtins.int = ...,
+        first_back: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["away", b"away", "back", b"back", "first_away", b"first_away", "first_back", b"first_back"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PresenceChanged: _TypeAlias = PresenceChanged  # noqa: Y015
+
+@_typing.final
 class EvaluationReported(_message.Message):
     """A client evaluated a version."""
 
@@ -803,6 +877,7 @@ class RunEvent(_message.Message):
     PLANNED_FIELD_NUMBER: _builtins.int
     TRUST_CHANGED_FIELD_NUMBER: _builtins.int
     ROUND_OPENED_FIELD_NUMBER: _builtins.int
+    PRESENCE_CHANGED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Rises by one within a run, from 1; 0 in events that are not kept."""
     unix_s: _builtins.float
@@ -851,6 +926,10 @@ class RunEvent(_message.Message):
     def round_opened(self) -> Global___RoundOpened:
         """A round was opened, or its deadline changed."""
 
+    @_builtins.property
+    def presence_changed(self) -> Global___PresenceChanged:
+        """Who is not waited for."""
+
     def __init__(
         self,
         *,
@@ -867,12 +946,13 @@ class RunEvent(_message.Message):
         planned: Global___Planned | None = ...,
         trust_changed: Global___TrustChanged | None = ...,
         round_opened: Global___RoundOpened | None = ...,
+        presence_changed: Global___PresenceChanged | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "round_opened", b"round_opened", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "update_received", b"update_received"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "presence_changed", b"presence_changed", "round_closed", b"round_closed", "round_opened", b"round_opened", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "update_received", b"update_received"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "round_closed", b"round_closed", "round_opened", b"round_opened", "sequence", b"sequence", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["client_assigned", b"client_assigned", "clustered", b"clustered", "evaluation_reported", b"evaluation_reported", "event", b"event", "node_joined", b"node_joined", "node_progress", b"node_progress", "planned", b"planned", "presence_changed", b"presence_changed", "round_closed", b"round_closed", "round_opened", b"round_opened", "sequence", b"sequence", "state_changed", b"state_changed", "trust_changed", b"trust_changed", "unix_s", b"unix_s", "update_received", b"update_received"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress", "clustered", "planned", "trust_changed", "round_opened"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["state_changed", "node_joined", "client_assigned", "update_received", "round_closed", "evaluation_reported", "node_progress", "clustered", "planned", "trust_changed", "round_opened", "presence_changed"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

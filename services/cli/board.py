@@ -69,6 +69,8 @@ class Board:
                 self._version(made).reports.extend(event.update_received.reports)
             case "round_closed":
                 self._close(event)
+            case "presence_changed":
+                self._presence(event)
             case "evaluation_reported":
                 self._evaluated(event.evaluation_reported)
             case "node_progress":
@@ -138,6 +140,13 @@ class Board:
             self._activity[absentee.client_id] = f"not in round {closed.version}: {absentee.detail}"
         if closed.absent:
             self._notice(event)
+
+    def _presence(self, event: pb.RunEvent) -> None:
+        for node in event.presence_changed.first_away:
+            self._activity[node.node_id] = f"not waited for: {node.detail}"
+        for name in event.presence_changed.first_back:
+            self._activity[name] = "back"
+        self._notice(event)
 
     def _notice(self, event: pb.RunEvent) -> None:
         self._notices.append(line(event) or "")

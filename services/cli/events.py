@@ -28,6 +28,7 @@ def line(event: pb.RunEvent) -> str | None:
         "update_received": _update_received,
         "round_opened": _round_opened,
         "round_closed": _round_closed,
+        "presence_changed": _presence_changed,
         "evaluation_reported": _evaluation_reported,
         "clustered": _clustered,
         "trust_changed": _trust_changed,
@@ -93,6 +94,16 @@ def _round_closed(event: pb.RunEvent) -> str:
         return done
     named = [f"{client.client_id} ({client.detail})" for client in closed.absentees]
     return f"{done}; {closed.absent} of {_count(closed.clients, 'client')} not in it: {_some(named, closed.absent)}"
+
+
+def _presence_changed(event: pb.RunEvent) -> str:
+    change = event.presence_changed
+    if (change.away, change.back) == (1, 0):
+        return f"{change.first_away[0].node_id} is not waited for: {change.first_away[0].detail}"
+    named = [f"{node.node_id} ({node.detail})" for node in change.first_away]
+    away = f"{change.away} not waited for: {_some(named, change.away)}" if change.away else ""
+    back = f"{_some(list(change.first_back), change.back)} {'is' if change.back == 1 else 'are'} back"
+    return "; ".join(filter(None, [away, back if change.back else ""]))
 
 
 def _evaluation_reported(event: pb.RunEvent) -> str:

@@ -21,13 +21,13 @@ def took_part(members: Sequence[Member]) -> list[Member]:
     return [member for member in members if member.role is Role.CLIENT and member.split is not None]
 
 
-def absent(members: Sequence[Member], updates: Sequence[Update], silent_s: Mapping[str, float]) -> list[Absent]:
+def absent(members: Sequence[Member], updates: Sequence[Update], silent: Mapping[str, str]) -> list[Absent]:
     """Those who took part and are not in `updates`, all of one version, in order of their names.
 
     Of an edge that reports nobody, all clients count as in it.
 
     Args:
-        silent_s: those not heard of lately, and for how many seconds.
+        silent: those not heard of lately, and why or for how long.
     """
     told = {report.client_id for update in updates for report in update.reports}
     unsaid = {update.edge_id for update in updates} - {update.edge_id for update in updates if update.reports}
@@ -35,14 +35,14 @@ def absent(members: Sequence[Member], updates: Sequence[Update], silent_s: Mappi
     edges = {update.edge_id: False for update in updates}
     for update in updates:
         edges[update.edge_id] |= update.cut_short
-    return [Absent(client_id=client.node_id, detail=_why(client, edges, silent_s)) for client in missing]
+    return [Absent(client_id=client.node_id, detail=_why(client, edges, silent)) for client in missing]
 
 
 def absent_at_the_end(
     members: Sequence[Member],
     updates: Sequence[Update],
     evaluations: Sequence[Evaluation],
-    silent_s: Mapping[str, float],
+    silent: Mapping[str, str],
     *,
     trained: bool,
     awaited: bool,
@@ -53,12 +53,12 @@ def absent_at_the_end(
         trained: whether there was a round at all; version 0 is in no update.
         awaited: whether the evaluations of all were waited for; else only those count who are silent besides.
     """
-    found = {each.client_id: each for each in absent(members, updates, silent_s)} if trained else {}
+    found = {each.client_id: each for each in absent(members, updates, silent)} if trained else {}
     evaluated = {evaluation.client_id for evaluation in evaluations}
     for client in took_part(members):
         name = client.node_id
-        if name not in found and name not in evaluated and (awaited or name in silent_s or not works(client)):
-            why = _gone(client, silent_s) or "had not evaluated the last version by the deadline"
+        if name not in found and name not in evaluated and (awaited or name in silent or not works(client)):
+            why = _gone(client, silent) or "had not evaluated the last version by the deadline"
             found[name] = Absent(client_id=name, detail=why)
     return [found[name] for name in sorted(found)]
 
@@ -72,24 +72,24 @@ def sentence(missing: Sequence[Absent], clients: int) -> str:
     return f"{len(missing)} of {clients} clients did not take part to the end: {named}{more}"
 
 
-def _why(client: Member, cut_short: Mapping[str, bool], silent_s: Mapping[str, float]) -> str:
+def _why(client: Member, cut_short: Mapping[str, bool], silent: Mapping[str, str]) -> str:
     """Why a client is not in a version.
 
     Args:
         cut_short: of the edges that are in it, whether a deadline ended an edge round there.
     """
     edge = client.edge_id or ""
-    if gone := _gone(client, silent_s):
+    if gone := _gone(client, silent):
         return gone
-    if edge in silent_s:
-        return f"its edge {edge} not heard of for {silent_s[edge]:.0f} s"
+    if edge in silent:
+        return f"its edge {edge}: {silent[edge]}"
     if edge not in cut_short:
         return f"its edge {edge} had not delivered"
     return f"not done by the deadline of {edge}" if cut_short[edge] else f"{edge} went on without it"
 
 
-def _gone(client: Member, silent_s: Mapping[str, float]) -> str:
+def _gone(client: Member, silent: Mapping[str, str]) -> str:
     """Why a client is not there; empty if it is."""
     if not works(client):
         return f"left: {client.detail}" if client.answer is Answer.REFUSED else f"left out: {client.detail}"
-    return f"not heard of for {silent_s[client.node_id]:.0f} s" if client.node_id in silent_s else ""
+    return silent.get(client.node_id, "")

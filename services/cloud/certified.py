@@ -26,4 +26,12 @@ class FleetGuard(Guard):
         if caller.identity.role in tuple(Role):  # an admin acts as no node
             with self.noting(method, caller):
                 self._fleet.check_role(caller.identity.name, caller.identity.role)
+            self._fleet.let_in(caller.identity.name, caller.serial)
         return caller
+
+    def fault(self, caller: Caller) -> str:
+        """As any guard; the fleet is told, so that nobody waits for a node that is not let in."""
+        fault = super().fault(caller)
+        if fault:
+            self._fleet.refuse(caller.identity.name, caller.identity.role, caller.serial, fault)
+        return fault

@@ -21,7 +21,7 @@ def close(
     updates: Sequence[Update],
     edges: Sequence[str],
     members: Sequence[Member],
-    silent_s: Mapping[str, float],
+    silent: Mapping[str, str],
     now: float,
 ) -> None:
     """Make a round's version the newest, with its event.
@@ -29,7 +29,7 @@ def close(
     Args:
         made: of `updates`.
         edges: those that were waited for.
-        silent_s: those of `members` not heard of lately, and for how many seconds.
+        silent: those of `members` not heard of lately, and why or for how long.
     """
     transaction.put(closed)
     transaction.put(replace(run, version=closed.version))
@@ -38,7 +38,7 @@ def close(
     for update in updates:
         if update.moved:
             transaction.put(replace(update, moved={}))
-    missing = absent(members, updates, silent_s)
+    missing = absent(members, updates, silent)
     event = RoundClosed(
         version=closed.version,
         edge_ids=closed.edge_ids,

@@ -76,6 +76,30 @@ class Absent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AwayMember:
+    """A client or edge for which nobody waits."""
+
+    node_id: str
+    detail: str
+    """Why, on one line."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresenceChanged:
+    """Members of a run that has begun are not waited for any more, or are again."""
+
+    kind: Literal["presence_changed"] = "presence_changed"
+    away: int
+    """For so many nobody waits from now on, or for another reason than before."""
+    first_away: tuple[AwayMember, ...]
+    """The first of them, in order of their names."""
+    back: int
+    """So many are waited for again."""
+    first_back: tuple[str, ...]
+    """The first of them, likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundClosed:
     """A new global version is there."""
 
@@ -205,6 +229,7 @@ KeptEvent = Annotated[
     | UpdateReceived
     | RoundOpened
     | RoundClosed
+    | PresenceChanged
     | EvaluationReported
     | Clustered
     | TrustChanged

@@ -49,6 +49,10 @@ class Fleet:
         self._clock = clock
         self.begin_unix_s = self._listens_unix_s = self._last_unix_s = clock()
         self._heard: dict[str, float] = {}
+        self._serials: dict[str, set[int]] = {}
+        """Numbers of the certificates under which who bears a name was let in and has not been refused."""
+        self._refused: dict[str, str] = {}
+        """Nodes that are not let in any more, with why."""
         with store.transaction() as transaction:
             self._roles = transaction.roles()
 
@@ -95,9 +99,37 @@ class Fleet:
         if known != role:
             raise _taken(name, known)
 
+    def let_in(self, name: str, serial: int) -> None:
+        """Note by which certificate somebody calls who may use that name."""
+        self._serials.setdefault(name, set()).add(serial)
+
+    def refuse(self, name: str, role: str, serial: int, why: str) -> None:
+        """Note that a certificate of the fleet's authority for that name and role is good no more.
+
+        Its node is silent from now on, at once if it has called by no other. While another certificate of the same
+        node is in use, or may be as after a restart, it is so only once it is not heard: whoever goes on with one
+        that was replaced, be it a thief, silences nobody.
+        """
+        if self._roles.get(name) != role:
+            return
+        serials = self._serials.get(name, set())
+        alone = serials == {serial}
+        serials.discard(serial)
+        if alone or not self.is_alive(name):
+            self._refused[name] = why
+
+    def refusal(self, node_id: str) -> str:
+        """Why a node is not let in, since it was heard last; empty where that is not known of it."""
+        return self._refused.get(node_id, "")
+
     def is_alive(self, node_id: str) -> bool:
-        """Whether a registered node was heard lately."""
-        return self._clock() - self._heard.get(node_id, self.begin_unix_s) <= self._lately_s
+        """Whether a registered node was heard lately, and has not been refused since."""
+        lately = self._clock() - self._heard.get(node_id, self.begin_unix_s) <= self._lately_s
+        return lately and node_id not in self._refused
+
+    def is_heard(self, node_id: str) -> bool:
+        """As `is_alive`, and for a fact: after a restart nobody is at first."""
+        return node_id in self._heard and self.is_alive(node_id)
 
     def silent_s(self, node_id: str) -> float:
         """Seconds since a registered node was heard, of those in which it could have been."""
@@ -114,6 +146,7 @@ class Fleet:
                 log.warning("nobody was heard for %.0f s; all nodes have time to come back", now - self._last_unix_s)
             self._listens_unix_s = now
         self._heard[node_id] = self._last_unix_s = now
+        self._refused.pop(node_id, None)
 
     def _register(self, node: Node) -> None:
         if not _NAME.fullmatch(node.node_id):

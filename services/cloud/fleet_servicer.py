@@ -167,6 +167,7 @@ def assignment_to_proto(assignment: Assignment) -> fleet_pb2.Assignment:
         edges=[fleet_pb2.EdgePeer(edge_id=edge.edge_id, address=edge.address) for edge in assignment.edges],
         client_ids=assignment.client_ids,
         train_rows=assignment.train_rows,
+        away=assignment.away,
         version=run.version or 0,
         keys=exchange_to_proto(assignment.keys),
         standings=standings_to_proto(assignment.standings),

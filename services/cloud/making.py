@@ -147,8 +147,8 @@ class Versions:
         """Make the version the newest, with what holds from it on, and open the next round if there is one."""
         run, closed = due.run, self._closed(due, made.merged, now)
         members = transaction.all(Member, run_id=run.run_id)  # somebody may have left meanwhile
-        silent_s = self._presence.silent(members)
-        close(transaction, run, closed, made.merged, due.updates, due.edges, members, silent_s, now)
+        silent = self._presence.silent(members)
+        close(transaction, run, closed, made.merged, due.updates, due.edges, members, silent, now)
         if made.renewal is not None:
             renew(transaction, run, made.renewal, closed.version, now)
         if made.replanned is not None:

@@ -13,7 +13,7 @@ Placed = TypeVar("Placed")
 
 
 class Presence:
-    """As the fleet's heartbeats say; a node silent for `gone_after_s` seconds is not waited for."""
+    """As the fleet's heartbeats say; a node silent for `gone_after_s` seconds, or refused, is not waited for."""
 
     def __init__(self, fleet: Fleet, *, gone_after_s: float) -> None:
         self._fleet, self._gone_after_s = fleet, gone_after_s
@@ -31,15 +31,29 @@ class Presence:
         """Seconds from then to `now`, from the cloud's start at the earliest."""
         return now - max(begin_unix_s, self.begin_unix_s)
 
-    def gone(self, members: Sequence[Member]) -> dict[str, float]:
-        """Those who have been silent for too long to be waited for, and for how many seconds."""
-        silent_s = {member.node_id: self._fleet.silent_s(member.node_id) for member in members}
-        return {node_id: seconds for node_id, seconds in silent_s.items() if seconds > self._gone_after_s}
+    def is_heard(self, node_id: str) -> bool:
+        """Whether a node was heard lately, and since the cloud started."""
+        return self._fleet.is_heard(node_id)
 
-    def silent(self, members: Sequence[Member]) -> dict[str, float]:
-        """Those who were not heard lately, and for how many seconds."""
+    def refusal(self, node_id: str) -> str:
+        """Why a node is not let in; empty where that is not known of it."""
+        return self._fleet.refusal(node_id)
+
+    def gone(self, members: Sequence[Member]) -> dict[str, str]:
+        """Those who have been silent for too long to be waited for or are not let in, with which of it."""
+        names = (member.node_id for member in members)
+        return {name: self._why(name) for name in names if self.refusal(name) or self._is_long_silent(name)}
+
+    def silent(self, members: Sequence[Member]) -> dict[str, str]:
+        """Those who were not heard lately, and why or for how long."""
         quiet = [member.node_id for member in members if not self._fleet.is_alive(member.node_id)]
-        return {node_id: self._fleet.silent_s(node_id) for node_id in quiet}
+        return {node_id: self._why(node_id) for node_id in quiet}
+
+    def _is_long_silent(self, node_id: str) -> bool:
+        return self._fleet.silent_s(node_id) > self._gone_after_s
+
+    def _why(self, node_id: str) -> str:
+        return self.refusal(node_id) or f"not heard of for {self._fleet.silent_s(node_id):.0f} s"
 
     def reachable(self, members: list[Member]) -> list[Member]:
         """The members but for edges that are gone; all of them where no edge is there."""

@@ -1,4 +1,4 @@
-"""Gives the clients of an edge that left its run, or that is silent for too long, to the edges that are still there.
+"""Gives the clients of an edge that left its run, or that is not waited for, to the edges that are still there.
 
 A client that finds none is left out with the reason. Where there is no other edge the clients of a silent one wait
 for it until the round's deadline, as those of a run with one edge must. An edge that delivered before it was lost
@@ -26,20 +26,20 @@ def rehome(
     transaction: Transaction,
     run: Run,
     members: Sequence[Member],
-    silent_s: Mapping[str, float],
+    gone: Mapping[str, str],
     is_alive: Callable[[str], bool],
     now: float,
 ) -> list[str] | None:
     """Move or leave out the clients of lost edges, with the events.
 
     Args:
-        silent_s: how long those have been silent who have been so for too long.
+        gone: those who are not waited for, and why.
         is_alive: whether a node was heard lately; no client is given to an edge that was not.
 
     Returns:
         The digests of the updates that this takes back; None where there was nobody to move.
     """
-    lost = _lost(members, silent_s) if run.state in LEAVABLE else {}
+    lost = _lost(members, gone) if run.state in LEAVABLE else {}
     homeless = [member for member in members if works(member) and member.edge_id in lost]
     if not homeless:
         return None
@@ -60,14 +60,14 @@ def _joined(member: Member) -> bool:
     return member.role is Role.EDGE and member.answer is Answer.JOINED
 
 
-def _lost(members: Sequence[Member], silent_s: Mapping[str, float]) -> dict[str, str]:
+def _lost(members: Sequence[Member], gone: Mapping[str, str]) -> dict[str, str]:
     """The edges that are lost, with what became of them."""
     lost = {}
     for member in members:
         if member.role is Role.EDGE and member.answer is Answer.REFUSED:
             lost[member.node_id] = f"{member.node_id} left: {member.detail}"
-        elif _joined(member) and member.node_id in silent_s:
-            lost[member.node_id] = f"{member.node_id} was silent for {silent_s[member.node_id]:.0f} s"
+        elif _joined(member) and member.node_id in gone:
+            lost[member.node_id] = f"{member.node_id} is gone: {gone[member.node_id]}"
     return lost
 
 

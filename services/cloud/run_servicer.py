@@ -11,6 +11,7 @@ from elsa.errors import MalformedError
 from elsa.v1 import fleet_pb2, run_pb2, run_pb2_grpc
 from elsa.wire.chunks import split_chunks
 from services.cloud import events
+from services.cloud.absent import SHOWN
 from services.cloud.cluster_messages import clustered_to_proto, clusters_to_proto, trust_changed_to_proto
 from services.cloud.cluster_view import ClusterView
 from services.cloud.convert import fitting, fitting_names, metrics_to_proto, reports_to_proto, state_to_proto
@@ -105,6 +106,8 @@ def run_to_proto(view: RunView) -> run_pb2.Run:
         created_unix_s=run.created_unix_s,
         evaluations=map(metrics_to_proto, view.evaluations),
         best_version=run.best,
+        away_count=len(view.away),
+        away=map(away_to_proto, view.away[:SHOWN]),
     )
     message.client_ids.extend(fitting_names(view.client_ids, message.ByteSize()))
     return message
@@ -153,6 +156,8 @@ def event_to_proto(event: events.Event) -> run_pb2.RunEvent:
             )
         case events.RoundClosed() as body:
             message.round_closed.CopyFrom(_closed(body))
+        case events.PresenceChanged() as body:
+            message.presence_changed.CopyFrom(_presence(body))
         case events.EvaluationReported() as body:
             message.evaluation_reported.CopyFrom(_evaluated(body))
         case events.Clustered() as body:
@@ -190,6 +195,20 @@ def _closed(body: events.RoundClosed) -> run_pb2.RoundClosed:
             run_pb2.AbsentClient(client_id=client.client_id, detail=client.detail) for client in body.absentees
         ),
     )
+
+
+def _presence(body: events.PresenceChanged) -> run_pb2.PresenceChanged:
+    return run_pb2.PresenceChanged(
+        away=body.away,
+        first_away=map(away_to_proto, body.first_away),
+        back=body.back,
+        first_back=body.first_back,
+    )
+
+
+def away_to_proto(member: events.AwayMember) -> run_pb2.AwayMember:
+    """A member for which nobody waits, as a message."""
+    return run_pb2.AwayMember(node_id=member.node_id, detail=member.detail)
 
 
 def _evaluated(body: events.EvaluationReported) -> run_pb2.EvaluationReported:

@@ -17,7 +17,7 @@ from services.cloud.bases import check_base, refuse_others
 from services.cloud.changes import Changes
 from services.cloud.engine import Engine
 from services.cloud.evaluations import check_evaluation, keep_evaluation
-from services.cloud.events import Metrics, NodeJoined, StateChanged
+from services.cloud.events import AwayMember, Metrics, NodeJoined, StateChanged
 from services.cloud.export import Made
 from services.cloud.fleet import known_node
 from services.cloud.leaving import LEAVABLE, leave
@@ -32,7 +32,7 @@ from services.cloud.offers import (
     profile_of,
     summary,
 )
-from services.cloud.records import Answer, KeyHolder, Member, Role, Run
+from services.cloud.records import Answer, Away, KeyHolder, Member, Role, Run
 from services.cloud.round_records import ClusterAdapter, Evaluation, Round
 from services.cloud.rounds import totals
 from services.cloud.store import Store, Transaction
@@ -49,6 +49,8 @@ class RunView:
     client_ids: tuple[str, ...]
     edge_ids: tuple[str, ...]
     evaluations: tuple[Metrics, ...]
+    away: tuple[AwayMember, ...] = ()
+    """Those for whom nobody waits now, in order of their names."""
 
 
 class Runs:
@@ -256,4 +258,10 @@ def _view(transaction: Transaction, run: Run, evaluations: Sequence[Evaluation])
         client_ids=tuple(name for name, is_a in members.items() if is_a == (Role.CLIENT, Answer.JOINED)),
         edge_ids=tuple(name for name, is_a in members.items() if is_a == (Role.EDGE, Answer.JOINED)),
         evaluations=totals(evaluations),
+        away=() if run.state.ended else _away(transaction, run.run_id),
     )
+
+
+def _away(transaction: Transaction, run_id: str) -> tuple[AwayMember, ...]:
+    noted = transaction.all(Away, run_id=run_id)
+    return tuple(AwayMember(node_id=away.node_id, detail=away.detail) for away in noted)

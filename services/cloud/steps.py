@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from elsa.spec import RunSpec
+from services.cloud.away import note_away
 from services.cloud.deadlines import open_round
 from services.cloud.ending import all_evaluated, complete, judge, why_over
 from services.cloud.enrolment import Verdict, after_enrolling, after_pending, after_warmup, fits, with_room
@@ -35,7 +36,7 @@ _SPECS = 64
 
 
 class Steps:
-    """Takes steps; a node silent for `gone_after_s` seconds is not waited for: its clients go to other edges.
+    """Takes steps; a node silent for `gone_after_s` seconds is not waited for: an edge's clients go to others.
 
     Deadlines count from the cloud's start at the earliest: nobody could deliver while it was down.
     """
@@ -58,6 +59,8 @@ class Steps:
                 if offers:
                     return True
             members = transaction.all(Member, run_id=run_id)
+            if note_away(transaction, run, members, self._presence, now):
+                return True
             taken_back = rehome(transaction, run, members, self._presence.gone(members), self._presence.is_alive, now)
             if taken_back is None:
                 if run.state is RunState.WARMUP:

@@ -28,6 +28,7 @@ from services.cloud.events import Event, KeptEvent
 from services.cloud.lifecycle import RunState
 from services.cloud.records import (
     Answer,
+    Away,
     Clustering,
     Course,
     Fingerprint,
@@ -254,6 +255,7 @@ STANDINGS = Table(
     Column("set_aside", Boolean, nullable=False),
     Column("detail", Text, nullable=False),
 )
+AWAY = Table("away", METADATA, _run(), _node("node_id"), Column("detail", Text, nullable=False))
 COURSES = Table(
     "courses",
     METADATA,
@@ -275,6 +277,7 @@ TABLE_OF: dict[type, Table] = {
     Node: NODES,
     Run: RUNS,
     Member: MEMBERS,
+    Away: AWAY,
     Profile: PROFILES,
     Round: ROUNDS,
     Update: UPDATES,

@@ -207,6 +207,17 @@ def offered_rows_of(assignment: fleet_pb2.Assignment) -> dict[str, int]:
     return dict(zip(clients, rows, strict=False))
 
 
+def away_of(assignment: fleet_pb2.Assignment) -> set[str]:
+    """The clients that are not waited for now; none where the cloud says nothing of it.
+
+    Raises MalformedError where it does not say it of each client.
+    """
+    clients, away = assignment.client_ids, assignment.away
+    if away and len(away) != len(clients):
+        raise MalformedError(f"assignment.away: {len(away)} for {len(clients)} clients; it needs one for each")
+    return {client for client, is_away in zip(clients, away, strict=False) if is_away}
+
+
 def config_to_proto(config: AdapterConfig) -> adapter_pb2.AdapterConfig:
     """The settings of an adapter as their message."""
     return adapter_pb2.AdapterConfig(

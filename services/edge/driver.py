@@ -19,7 +19,7 @@ from elsa.v1 import adapter_pb2, fleet_pb2
 from elsa.wire.adapter import decode_adapter, encode_adapter
 from elsa.wire.kept import Shelf
 from services.edge.cloud_rounds import CloudRounds
-from services.edge.delivery import config_to_proto, offered_rows_of, standings_of
+from services.edge.delivery import away_of, config_to_proto, offered_rows_of, standings_of
 from services.edge.fit import Fit
 from services.edge.global_round import GlobalRound
 from services.edge.own_trunks import Adapter
@@ -164,7 +164,8 @@ class RunDriver:
         told = self._assigned.HasField("clusters_version")
         version = self._assigned.clusters_version if told else None
         standings, rows = standings_of(self._assigned), offered_rows_of(self._assigned)
-        self._run.rounds.admit(self._assigned.client_ids, standings, version, rows)
+        away = away_of(self._assigned)
+        self._run.rounds.admit(self._assigned.client_ids, standings, version, rows, away)
         self._forget(self._assigned.client_ids)
 
     def _give_back(self) -> None:

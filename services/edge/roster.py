@@ -18,6 +18,7 @@ class Roster:
         """None until the cloud has told who they are."""
         self.offered_rows: Mapping[str, int] = {}
         """What each client offered to train on, as far as the cloud says."""
+        self._away: frozenset[str] = frozenset()
         self._told: dict[str, Standing] = {}
         self._version: int | None = None
         self._fixed: tuple[Mapping[str, int], int | None] | None = None
@@ -28,6 +29,7 @@ class Roster:
         standings: Mapping[str, Standing],
         clusters_version: int | None,
         offered_rows: Mapping[str, int],
+        away: Collection[str] = (),
     ) -> None:
         """Take these clients and no others.
 
@@ -35,9 +37,11 @@ class Roster:
             standings: of those of whom the cloud says anything.
             clusters_version: from which the clusters hold that these are of.
             offered_rows: likewise of those of whom it says anything.
+            away: those of whom it says that nobody is to wait for them now.
         """
         self.clients = frozenset(clients)
         self.offered_rows = dict(offered_rows)
+        self._away = frozenset(away)
         self._told |= standings
         self._version = clusters_version
 
@@ -47,6 +51,14 @@ class Roster:
             raise DrainingError("this edge does not know yet who its clients are; ask again")
         if client not in self.clients:
             raise PermissionDeniedError(f"{client} is not assigned to this edge in this run")
+
+    def expected(self, delivered: Collection[str]) -> frozenset[str]:
+        """Our clients of whom a round's quorum is: those who have delivered, and those who are waited for.
+
+        All of them where that is nobody: whoever comes back first may still deliver.
+        """
+        clients = self.clients or frozenset()
+        return clients - (self._away - frozenset(delivered)) or clients
 
     def begin(self) -> None:
         """A version begins: clusters are as told last, and those who left are forgotten."""

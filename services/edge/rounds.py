@@ -51,14 +51,17 @@ class EdgeRounds:
         standings: Mapping[str, Standing] | None = None,
         clusters_version: int | None = None,
         offered_rows: Mapping[str, int] | None = None,
+        away: Collection[str] = (),
     ) -> None:
         """Take these clients, and no others any more, as the run's members at this edge; the quorum is of them.
+
+        But for those who are `away`: nobody waits for them, and what they deliver counts as any other's.
 
         Where nothing is said of a client it is in cluster 0 and counts in full, with the rows that it claims. What
         one that has left delivered in this round still counts, as it stood.
         """
         with self._changed:
-            self._roster.admit(clients, standings or {}, clusters_version, offered_rows or {})
+            self._roster.admit(clients, standings or {}, clusters_version, offered_rows or {}, away)
             self._own.keep(clients)
             self._changed.notify_all()
 
@@ -292,7 +295,7 @@ class EdgeRounds:
         return Closed(parts=parts, missing=missing, cut_short=not in_time)
 
     def _is_quorate(self) -> bool:
-        return self._taken.is_quorum(self._roster.clients or (), self._quorum)
+        return self._taken.is_quorum(self._roster.expected(self._taken.updates), self._quorum)
 
     def _check_not_draining(self) -> None:
         if self._draining:

@@ -33,6 +33,13 @@ REASONS: Mapping[type[ElsaError], str] = {
     CapacityError: "rate",
 }
 """Why a guard refuses, in a word."""
+WORDS: Mapping[type[ElsaError], str] = {
+    UnauthenticatedError: "it shows no certificate of one identity",
+    PermissionDeniedError: "it may not call this, or not under that name",
+    CapacityError: "it calls, sends or keeps open more than it may",
+}
+"""The same for the log, where nothing is wrong with the certificate."""
+RAN_OUT, REVOKED = "its certificate has run out", "its certificate is revoked"
 
 
 def utc_now() -> datetime:
@@ -107,9 +114,11 @@ class Guard:
         with self.noting(method, caller):
             self._check_good(caller)
 
-    def is_over(self, caller: Caller) -> bool:
-        """Whether the caller's certificate is revoked or has run out."""
-        return self._clock() >= caller.not_after or self._revoked(caller.serial)
+    def fault(self, caller: Caller) -> str:
+        """What makes the caller's certificate good no more, in words; empty while nothing does."""
+        if self._clock() >= caller.not_after:
+            return RAN_OUT
+        return REVOKED if self._revoked(caller.serial) else ""
 
     @contextmanager
     def noting(self, method: str, caller: Caller | None) -> Iterator[None]:
@@ -121,13 +130,15 @@ class Guard:
                 self._refused[REASONS[type(error)]] += 1
                 loud = not self._lines.take(caller and caller.identity, 1, time.monotonic())
             if loud:
-                log.warning("refused %s: %s: %s", caller or "somebody unknown", method, type(error).__name__)
+                why = (caller and self.fault(caller)) or WORDS[type(error)]
+                log.warning("refused %s: %s: %s", caller or "somebody unknown", method, why)
             raise
 
     def _check_good(self, caller: Caller) -> None:
-        if self._clock() >= caller.not_after:
+        fault = self.fault(caller)
+        if fault == RAN_OUT:
             raise UnauthenticatedError(f"the certificate of {caller} ran out; renew it with elsa pki renew")
-        if self._revoked(caller.serial):
+        if fault:
             raise UnauthenticatedError(
                 f"the certificate of {caller} is revoked; have a new one signed by elsa pki sign"
             )
@@ -166,8 +177,8 @@ class Call:
 
     def why_over(self) -> str:
         """Why it is not to go on, or ''."""
-        if self._guard.is_over(self.caller):
-            return f"the certificate of {self.caller} is good no more"
+        if fault := self._guard.fault(self.caller):
+            return f"{self.caller}: {fault}"
         if time.monotonic() > self._awaits_until_s:
             return f"{self.caller} sent no request within {self._guard.request_s:g} s"
         return ""

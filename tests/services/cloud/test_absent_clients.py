@@ -122,11 +122,11 @@ def test_each_absentee_has_the_reason_that_is_nearest_to_it():
         client("without", edge="whole"),
     ]
     there = [update("short", "x", cut_short=True), update("whole", "y")]
-    assert why(members, there, {"silent": 70.4, "lost": 61.0}) == {
+    assert why(members, there, {"silent": "not heard of for 70 s", "lost": "its certificate is revoked"}) == {
         "gone": "left: no disk",
         "homeless": "left out: no edge has room",
         "late": "not done by the deadline of short",
-        "orphan": "its edge lost not heard of for 61 s",
+        "orphan": "its edge lost: its certificate is revoked",
         "silent": "not heard of for 70 s",
         "waiting": "its edge slow had not delivered",
         "without": "whole went on without it",
@@ -143,7 +143,8 @@ def test_evaluations_of_all_are_asked_after_only_where_they_were_awaited():
     done = [Evaluation(run_id="r", version=1, client_id="c", rows=1, loss=1.0, accuracy=0.5)]
 
     def missing(*, awaited):
-        found = absent_at_the_end(members, there, done, {"s": 50.0, "c": 50.0}, trained=True, awaited=awaited)
+        quiet = dict.fromkeys("sc", "not heard of for 50 s")
+        found = absent_at_the_end(members, there, done, quiet, trained=True, awaited=awaited)
         return {each.client_id: each.detail for each in found}
 
     assert missing(awaited=False) == {"s": "not heard of for 50 s"}

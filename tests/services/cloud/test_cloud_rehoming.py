@@ -110,7 +110,7 @@ async def test_clients_of_a_silent_edge_move_once_it_has_been_so_for_too_long(tm
         await at.silence("edge-1", seconds=2)
         await advance(at, run)
         assert await members_at(at, run, "edge-2") == list(CLIENTS)
-        told = "edge-1 was silent for 101 s; 20 ms to edge-2"
+        told = "edge-1 is gone: not heard of for 101 s; 20 ms to edge-2"
         assert await moves(at, run) == [(client, "edge-2", told) for client in AT_EDGE_1]
 
 

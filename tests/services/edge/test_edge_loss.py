@@ -70,7 +70,9 @@ def check_every_row_counts_once(events, moved):
     assert {r.client_id for u in last for r in u.reports} == set(HOMES)
     assert sum(u.rows for u in last) == sum({r.client_id: r.rows for u in last for r in u.reports}.values())
     assigned = [event.client_assigned for event in events if event.HasField("client_assigned")]
-    assert [a.client_id for a in assigned if "edge-1 was silent for" in a.detail and a.edge_id == "edge-2"] == moved
+    assert [
+        a.client_id for a in assigned if "edge-1 is gone: not heard of for" in a.detail and a.edge_id == "edge-2"
+    ] == moved
 
 
 def test_a_run_completes_without_an_edge_that_was_killed(tiny_bert, tmp_path, homes):
