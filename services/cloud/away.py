@@ -11,7 +11,7 @@ from services.cloud.events import AwayMember, PresenceChanged
 from services.cloud.keys import works
 from services.cloud.leaving import LEAVABLE
 from services.cloud.presence import Presence
-from services.cloud.records import Answer, Away, Member, Role, Run
+from services.cloud.records import Answer, Member, Role, Run
 from services.cloud.store import Transaction
 
 
@@ -22,7 +22,7 @@ def note_away(transaction: Transaction, run: Run, members: Sequence[Member], pre
     """
     if run.state not in LEAVABLE:
         return False
-    known = {away.node_id: away.detail for away in transaction.all(Away, run_id=run.run_id)}
+    known = transaction.away(run.run_id)
     working = [member for member in members if works(member) or _is_edge(member)]
     away = _away(working, known, presence)
     new = {
@@ -31,10 +31,7 @@ def note_away(transaction: Transaction, run: Run, members: Sequence[Member], pre
         if name not in known or presence.refusal(name) not in ("", known[name])
     }
     ended = known.keys() - away.keys()
-    for name, why in new.items():
-        transaction.put(Away(run_id=run.run_id, node_id=name, detail=why))
-    for name in ended:
-        transaction.delete(Away(run_id=run.run_id, node_id=name, detail=known[name]))
+    transaction.set_away(run.run_id, new, ended)
     back = ended & {member.node_id for member in working}
     if new or back:
         transaction.append(run.run_id, _event(new, back), now)

@@ -109,16 +109,6 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Away:
-    """A member of a run that has begun for which nobody waits now."""
-
-    run_id: str
-    node_id: str
-    detail: str
-    """Why, on one line."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Profile:
     """What a member of a run whose splits are planned measured of itself, as rounds have corrected it since."""
 

@@ -32,7 +32,7 @@ from services.cloud.offers import (
     profile_of,
     summary,
 )
-from services.cloud.records import Answer, Away, KeyHolder, Member, Role, Run
+from services.cloud.records import Answer, KeyHolder, Member, Role, Run
 from services.cloud.round_records import ClusterAdapter, Evaluation, Round
 from services.cloud.rounds import totals
 from services.cloud.store import Store, Transaction
@@ -263,5 +263,4 @@ def _view(transaction: Transaction, run: Run, evaluations: Sequence[Evaluation])
 
 
 def _away(transaction: Transaction, run_id: str) -> tuple[AwayMember, ...]:
-    noted = transaction.all(Away, run_id=run_id)
-    return tuple(AwayMember(node_id=away.node_id, detail=away.detail) for away in noted)
+    return tuple(AwayMember(node_id=name, detail=why) for name, why in transaction.away(run_id).items())

@@ -5,7 +5,7 @@ of them never interleave within a process.
 """
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     and_,
+    bindparam,
     delete,
     func,
     insert,
@@ -33,6 +34,7 @@ from services.cloud.lifecycle import MOVES, RunState, check_move
 from services.cloud.records import Answer, Fingerprint, Installation, KeyHolder, Member, Role, Run, Standing
 from services.cloud.round_records import Evaluation, Round, Update
 from services.cloud.tables import (
+    AWAY,
     CLUSTER_ADAPTERS,
     EVALUATIONS,
     EVENTS,
@@ -113,6 +115,21 @@ class Transaction:
         columns = select(MEMBERS.c.node_id, MEMBERS.c.role, MEMBERS.c.answer)
         found = self._connection.execute(columns.where(MEMBERS.c.run_id == run_id).order_by(MEMBERS.c.node_id))
         return {node_id: (role, answer) for node_id, role, answer in found}
+
+    def away(self, run_id: str) -> dict[str, str]:
+        """The members of a run for whom nobody waits, in order of their names, and why."""
+        noted = select(AWAY.c.node_id, AWAY.c.detail).where(AWAY.c.run_id == run_id).order_by(AWAY.c.node_id)
+        return dict(self._connection.execute(noted).tuples().all())
+
+    def set_away(self, run_id: str, why: Mapping[str, str], not_any_more: Collection[str]) -> None:
+        """Note for whom nobody waits from now on, and for whom again; thousands of them at once."""
+        former = [{"name": node_id} for node_id in {*why, *not_any_more}]
+        now = [{"run_id": run_id, "node_id": node_id, "detail": detail} for node_id, detail in why.items()]
+        if former:
+            own = (AWAY.c.run_id == run_id) & (AWAY.c.node_id == bindparam("name"))
+            self._connection.execute(delete(AWAY).where(own), former)
+        if now:
+            self._connection.execute(insert(AWAY), now)
 
     def newest_evaluations(self, run_id: str) -> list[Evaluation]:
         """The evaluations of the newest version that has any."""

@@ -28,7 +28,6 @@ from services.cloud.events import Event, KeptEvent
 from services.cloud.lifecycle import RunState
 from services.cloud.records import (
     Answer,
-    Away,
     Clustering,
     Course,
     Fingerprint,
@@ -256,6 +255,7 @@ STANDINGS = Table(
     Column("detail", Text, nullable=False),
 )
 AWAY = Table("away", METADATA, _run(), _node("node_id"), Column("detail", Text, nullable=False))
+"""Members of runs that have begun for whom nobody waits now, with why; `Transaction.away` reads it."""
 COURSES = Table(
     "courses",
     METADATA,
@@ -277,7 +277,6 @@ TABLE_OF: dict[type, Table] = {
     Node: NODES,
     Run: RUNS,
     Member: MEMBERS,
-    Away: AWAY,
     Profile: PROFILES,
     Round: ROUNDS,
     Update: UPDATES,

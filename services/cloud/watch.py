@@ -9,7 +9,7 @@ from services.cloud.events import Event, NodeProgress
 from services.cloud.fleet import MOST, known_node
 from services.cloud.keys import Exchange, exchange_of
 from services.cloud.lifecycle import RunState
-from services.cloud.records import Answer, Away, Clustering, Member, Node, Role, Run, Standing
+from services.cloud.records import Answer, Clustering, Member, Node, Role, Run, Standing
 from services.cloud.store import Store, Transaction
 
 
@@ -63,7 +63,7 @@ async def watch_assignments(
 def _assignment(transaction: Transaction, run: Run, member: Member) -> Assignment:
     if member.role is Role.EDGE:
         own = transaction.all(Member, run_id=run.run_id, edge_id=member.node_id)
-        away = {noted.node_id for noted in transaction.all(Away, run_id=run.run_id)}
+        away = transaction.away(run.run_id)
         standings = tuple(transaction.standings_at(run.run_id, member.node_id))
         made = transaction.get(Clustering, run_id=run.run_id)
         version = made.version if made else None

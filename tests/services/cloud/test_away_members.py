@@ -1,4 +1,4 @@
-"""Members of a run that has begun and that nobody waits for: events and edges' assignments say who, and until when."""
+"""Members of a run that has begun for whom nobody waits: events and edges' assignments say who, and until when."""
 
 from cloud_harness import CLIENTS, EDGES, Clock, run_async, site
 
@@ -86,7 +86,7 @@ async def test_of_one_that_leaves_the_run_nothing_is_noted_any_more(tmp_path):
     async with site(tmp_path, **GONE) as at:
         run = await at.started()
         await silenced(at, "client-3")
-        first = await at.wait(run, changes)
+        await at.wait(run, changes)
         await at.refuse(run, "client-3", "no disk")
         assert (await told(at, "edge-1", lambda pairs: len(pairs) == 1)) == {"client-1": False}
         assert (await at.get(run)).away_count == 0
