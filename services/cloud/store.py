@@ -119,7 +119,7 @@ class Transaction:
     def away(self, run_id: str) -> dict[str, str]:
         """The members of a run for whom nobody waits, in order of their names, and why."""
         noted = select(AWAY.c.node_id, AWAY.c.detail).where(AWAY.c.run_id == run_id).order_by(AWAY.c.node_id)
-        return dict(self._connection.execute(noted).tuples().all())
+        return {row.node_id: row.detail for row in self._connection.execute(noted)}
 
     def set_away(self, run_id: str, why: Mapping[str, str], not_any_more: Collection[str]) -> None:
         """Note for whom nobody waits from now on, and for whom again; thousands of them at once."""
