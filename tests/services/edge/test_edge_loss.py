@@ -100,7 +100,7 @@ def test_an_edge_that_comes_back_too_late_has_no_clients_and_stops_nobody(tiny_b
         run_id = whole.submit(spec_here(tiny_bert))
         trains(whole, run_id, "ann")
         lost.close()
-        whole.wait(run_id, lambda event: "was silent" in event.client_assigned.detail)
+        whole.wait(run_id, lambda event: "is gone" in event.client_assigned.detail)
         back = whole.edge("edge-1")
         events = list(whole.events(run_id))
         run = whole.get(run_id)
