@@ -252,6 +252,8 @@ def pull_when_there(
             away = None
             stop.wait(0.05)
         except again as error:
+            if stop.is_set():
+                break
             now = clock()
             away = away or _Away(peer, patience_s, now)
             stop.wait(away.pause_s(error, now))

@@ -134,7 +134,7 @@ class CloudLink:
                     return
                 if paused_s > self.patience_s:
                     raise
-                if self._shown is shown:
+                if self._watch is not None:  # else it was this node that ended it
                     log.warning("lost %s: %s", self.peer, error)
             except UnauthenticatedError:
                 self._redialed()
@@ -184,8 +184,9 @@ class CloudLink:
             return True
 
     def _end_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.cancel()
 
     def _enter(self) -> None:
         """Register, with the certificate that there is by now."""

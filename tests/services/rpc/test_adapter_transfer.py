@@ -304,3 +304,16 @@ def test_a_node_that_stops_asks_no_more(served):
     with pytest.raises(RoundGivenUpError, match="stopped"):
         waiting(stub, stop)
     assert servicer.asked == []
+
+
+def test_a_pull_that_ends_with_its_node_says_nothing_of_the_peer(caplog):
+    stop = threading.Event()
+
+    class Stub:
+        def PullAdapter(self, *_, **__):
+            stop.set()
+            raise UnreachableError("the call was cancelled")
+
+    with pytest.raises(RoundGivenUpError, match="stopped"):
+        waiting(Stub(), stop)
+    assert not caplog.records

@@ -176,7 +176,7 @@ class Cloud(fleet_pb2_grpc.FleetServiceServicer):
         self.over.clear()
 
 
-def test_a_node_goes_on_with_its_renewed_certificate_without_a_restart(authority, tmp_path):
+def test_a_node_goes_on_with_its_renewed_certificate_without_a_restart(authority, tmp_path, caplog):
     old, new, cloud, stop = authority.issued(CLIENT), authority.issued(CLIENT), Cloud(), threading.Event()
     files = TlsFiles(ca=authority.ca, certificate=tmp_path / "own.pem", key=tmp_path / "own.key")
     put(old, files)
@@ -193,6 +193,7 @@ def test_a_node_goes_on_with_its_renewed_certificate_without_a_restart(authority
         link.close()
         following.join(WAIT_S)
         assert not following.is_alive()
+    assert "lost" not in caplog.text
 
 
 def test_a_node_whose_files_are_put_right_while_it_waits_to_register_goes_on_with_them(authority, tmp_path):
