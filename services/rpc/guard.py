@@ -134,14 +134,20 @@ class Guard:
                 log.warning("refused %s: %s: %s", caller or "somebody unknown", method, why)
             raise
 
-    def _check_good(self, caller: Caller) -> None:
+    def refusal(self, caller: Caller) -> UnauthenticatedError | None:
+        """What a caller is told whose certificate is good no more; None while it is."""
         fault = self.fault(caller)
         if fault == RAN_OUT:
-            raise UnauthenticatedError(f"the certificate of {caller} ran out; renew it with elsa pki renew")
+            return UnauthenticatedError(f"the certificate of {caller} ran out; renew it with elsa pki renew")
         if fault:
-            raise UnauthenticatedError(
+            return UnauthenticatedError(
                 f"the certificate of {caller} is revoked; have a new one signed by elsa pki sign"
             )
+        return None
+
+    def _check_good(self, caller: Caller) -> None:
+        if refusal := self.refusal(caller):
+            raise refusal
 
 
 class Call:
@@ -182,6 +188,10 @@ class Call:
         if time.monotonic() > self._awaits_until_s:
             return f"{self.caller} sent no request within {self._guard.request_s:g} s"
         return ""
+
+    def over(self) -> UnauthenticatedError:
+        """What its caller is told once it is not to go on."""
+        return self._guard.refusal(self.caller) or UnauthenticatedError(self.why_over())
 
     def request(self, message: Any, size_bytes: int) -> Any:
         """The one message of a call. Raises as `Guard.check`, and CapacityError."""

@@ -14,8 +14,6 @@ from services.rpc.handlers import Behavior, Handler, behavior_of, with_behavior
 from services.rpc.open_streams import OpenStreams
 from services.rpc.status import code_of, name_of
 
-OVER = "the caller's certificate is good no more: it is revoked or has run out"
-
 
 class AioGuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Guards an asynchronous server."""
@@ -59,7 +57,7 @@ class AioGuardInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     def _hold(self, call: Call, ending: "_Ending") -> None:
         held = ExitStack()
         held.enter_context(call.holding(stream=True))
-        self._streams.add(call, call.why_over, ending.end)
+        self._streams.add(call, call.why_over, lambda: ending.end(call.over()))
         held.callback(self._streams.remove, call)
         ending.task.add_done_callback(lambda _: held.close())
 
@@ -73,17 +71,17 @@ class _Ending:
             raise RuntimeError("calls are handled in tasks")
         self.task = task
         self._context = context
-        self._ended = False
+        self._error: UnauthenticatedError | None = None
         self._away = False
         self._abort: asyncio.Task[None] | None = None
 
-    def end(self) -> None:
-        """End the call."""
-        if self._ended:
+    def end(self, error: UnauthenticatedError) -> None:
+        """End the call with `error`."""
+        if self._error is not None:
             return
-        self._ended = True
+        self._error = error
         if self._away:  # a cancellation would end the task and tell the caller nothing
-            self._abort = asyncio.get_running_loop().create_task(self._tell())
+            self._abort = asyncio.get_running_loop().create_task(self._tell(error))
             asyncio.get_running_loop().call_soon(self.task.cancel)
         else:
             self.task.cancel()
@@ -101,12 +99,11 @@ class _Ending:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
-        if self._ended and kind is asyncio.CancelledError:
+        if self._error is not None and kind is asyncio.CancelledError:
             self.task.uncancel()
-            raise UnauthenticatedError(OVER) from error
+            raise self._error from error
 
-    async def _tell(self) -> None:
-        error = UnauthenticatedError(OVER)
+    async def _tell(self, error: UnauthenticatedError) -> None:
         with suppress(grpc.aio.AbortError):
             await self._context.abort(code_of(error), str(error), name_of(error))
 
