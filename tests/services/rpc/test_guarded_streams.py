@@ -121,6 +121,7 @@ def test_a_silent_stream_of_a_revoked_caller_is_told_so_by_a_cloud(authority, cl
         next(stream)
         cloud.told.revoked.add(files.serial)
         assert code_of(stream) is grpc.StatusCode.UNAUTHENTICATED
+        assert "edge mine is revoked" in stream.details()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -132,6 +133,7 @@ def test_a_silent_stream_is_ended_once_its_callers_certificate_runs_out(authorit
             assert not push.done()
         server.told.now = server.told.now.replace(year=server.told.now.year + 1)
         assert push.code() is {"edge": grpc.StatusCode.CANCELLED, "cloud": grpc.StatusCode.UNAUTHENTICATED}[kind]
+        assert ("ran out" in push.details()) == (kind == "cloud")
         sent.end()
 
 
@@ -188,6 +190,7 @@ def test_a_stream_whose_caller_takes_no_answers_is_ended_and_told(authority):
             while not _begins(stub.WatchAssignment(request, timeout=WAIT_S)):  # there is room for one again
                 pass
         assert code_of(stream) is grpc.StatusCode.UNAUTHENTICATED
+        assert "edge flooded is revoked" in stream.details()
 
 
 def _begins(stream):
