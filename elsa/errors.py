@@ -131,3 +131,8 @@ class PeerError(ElsaError):
 
 class RoleDiedError(ElsaError):
     """A process of the testbed that ended by itself."""
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; the name of its class where it says nothing."""
+    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from elsa.errors import ChecksumError, FullDiskError, InputError, NotFoundError, UnreachableError
+from elsa.errors import ChecksumError, FullDiskError, InputError, NotFoundError, UnreachableError, first_line
 from elsa.parsing import masked
 
 log = logging.getLogger(__name__)
@@ -58,12 +58,12 @@ class Blobs:
             self._files.makedirs(self._aside, exist_ok=True)
         except ImportError as error:
             raise InputError(
-                f"cannot keep blobs at {masked(url)} ({_first_line(error)}); a bucket needs its package for fsspec, "
+                f"cannot keep blobs at {masked(url)} ({first_line(error)}); a bucket needs its package for fsspec, "
                 "as s3fs, gcsfs or adlfs, where the cloud runs"
             ) from error
         except (OSError, ValueError) as error:
             raise InputError(
-                f"cannot keep blobs at {masked(url)} ({masked(_first_line(error))}); check ELSA_BLOBS_URL"
+                f"cannot keep blobs at {masked(url)} ({masked(first_line(error))}); check ELSA_BLOBS_URL"
             ) from error
 
     def claim(self, owner: str, *, new: bool) -> None:
@@ -215,7 +215,3 @@ class Blobs:
             if isinstance(self._files, LocalFileSystem):  # on the disk before it gets its name
                 file.flush()
                 os.fsync(file.fileno())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from elsa.errors import ElsaError, FullDiskError, RoundGivenUpError, UnreachableError
+from elsa.errors import ElsaError, FullDiskError, RoundGivenUpError, UnreachableError, first_line
 from services.cloud.changes import Changes
 from services.cloud.lifecycle import RunState
 from services.cloud.steps import Steps
@@ -79,7 +79,7 @@ class Engine:
                 self.kick()
                 self.ticked_unix_s = self._clock()
             except _PASSING as error:
-                log.warning("the database did not answer (%s); trying again", _first_line(error))
+                log.warning("the database did not answer (%s); trying again", first_line(error))
             except Exception:  # the outermost loop of all runs
                 log.exception("the runs could not be looked at; trying again")
             await asyncio.sleep(every_s)
@@ -126,7 +126,7 @@ class Engine:
                 try:
                     await self.advance(run_id, self._clock())
                 except _PASSING as error:
-                    log.warning("run %s waits: %s; trying again in %g s", run_id, _first_line(error), pause_s)
+                    log.warning("run %s waits: %s; trying again in %g s", run_id, first_line(error), pause_s)
                     await self._sleep(pause_s)
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     self._again.add(run_id)
@@ -151,14 +151,10 @@ class Engine:
         try:
             self.end(run_id, RunState.FAILED, self._clock(), "internal fault; see the cloud's log")
         except (ElsaError, OSError, SQLAlchemyError) as unable:  # cancelled meanwhile, or no database: the next tick
-            log.warning("run %s could not be failed: %s", run_id, _first_line(unable))
+            log.warning("run %s could not be failed: %s", run_id, first_line(unable))
 
 
 def _fault(error: Exception) -> Fault:
     """What was raised and where; texts may differ from time to time."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     return type(error), place.filename, place.lineno
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,6 +5,7 @@ By default both are in the folder of its state, which is looked at as a disk is.
 
 from pathlib import Path
 
+from elsa.errors import first_line
 from elsa.parsing import masked
 from services.doctor.bounded import within
 from services.doctor.finding import Finding, Kind, Verdict
@@ -47,7 +48,7 @@ def check_database(url: str, timeout_s: float) -> Finding:
         return _found("bad", f"{place}: its driver is not installed", "pip install 'elsa[postgres]'")
     except (SQLAlchemyError, OSError, ValueError) as error:  # of time, too
         remedy = "check database_url (ELSA_DATABASE_URL): host, port, user, password, name; and that it runs"
-        return _found("bad", f"{place} lets nobody in ({_first_line(error)})", remedy)
+        return _found("bad", f"{place} lets nobody in ({_told(error)})", remedy)
     return _found("good", f"{place} lets us in (PostgreSQL {version})")
 
 
@@ -68,10 +69,10 @@ def check_blobs(url: str, timeout_s: float) -> Finding:
         folder = within(timeout_s, look)
     except ImportError as error:
         remedy = "a bucket needs its package for fsspec, as s3fs, gcsfs or adlfs, where the cloud runs"
-        return _found("bad", f"the blobs at {masked(url)} cannot be reached ({_first_line(error)})", remedy)
+        return _found("bad", f"the blobs at {masked(url)} cannot be reached ({_told(error)})", remedy)
     except Exception as error:  # noqa: BLE001 - a bucket's library has errors of its own
         remedy = "check blobs_url (ELSA_BLOBS_URL), its credentials and the way there"
-        return _found("bad", f"the blobs at {masked(url)} cannot be reached ({_first_line(error)})", remedy)
+        return _found("bad", f"the blobs at {masked(url)} cannot be reached ({_told(error)})", remedy)
     if folder:
         return check_disk(Folder(path=Path(folder), use="blobs"))
     return _found("good", f"the bucket of {masked(url)} answers; whether it may be written is seen at the start")
@@ -83,9 +84,9 @@ def _sqlite(database: str | None) -> Finding:
     return check_disk(Folder(path=Path(str(database)).parent, use="database"))
 
 
-def _first_line(error: Exception) -> str:
+def _told(error: Exception) -> str:
     """Of others' words, without passwords."""
-    return masked((str(error).splitlines() or [""])[0] or type(error).__name__)[:200]
+    return masked(first_line(error))[:200]
 
 
 def _found(verdict: Verdict, what: str, remedy: str = "") -> Finding:
